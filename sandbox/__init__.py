@@ -1,0 +1,59 @@
+"""A self-hosted code interpreter: untrusted Python in warm, forked, contained Jupyter kernels.
+
+Theory of operation
+===================
+
+Five kinds of process work together on one machine::
+
+    server          parses requests, holds no kernel code           (your program, or `sandbox run`)
+      └─ launcher   makes namespaces, cgroups and uids; small       runtime/embedded/launcher.py
+           ├─ zygote    one per image: heavy imports, then forks    guest/zygote.py
+           └─ init      PID 1 of each sandbox: relay and deadline   guest/init.py
+                └─ kernel   forked by the zygote INTO the sandbox   guest/kernel.py
+
+A *sandbox* is one isolated process tree: its own user, mount, network, pid, ipc, uts and cgroup namespaces, an own
+uid, no capabilities, a seccomp allow-list, Landlock, hard caps on memory, processes, disk and time. It serves one
+*session* and is never used again. Starting one is a fork: the zygote has imported numpy, pandas and matplotlib and
+built the kernel's objects once, so a contained kernel with all of them costs some tens of milliseconds of work,
+and nothing when the *pool* has made it beforehand.
+
+An *execution* travels as one frame over the sandbox's *channel*, a socketpair inherited at fork, to init; init
+speaks Jupyter to the kernel over abstract sockets inside; outputs come back the same way, bounded and counted.
+Everything that leaves a sandbox is taken as written by an attacker: user code shares the kernel's process. So how an
+execution ended (`Status`) is decided by the host, from the cgroup's counters, the wait status and our own clock.
+
+Time is kept twice. Init interrupts at the deadline, kills after two more seconds and asks the launcher for a new
+kernel; if init itself should fail, the host destroys the whole sandbox. Files live in `/mnt/data` and are read and
+written by init, inside, with the program's own rights; the host never opens a path a program can influence.
+
+If the server dies, the launcher sees its socket close and ends every sandbox; if the launcher dies, every init gets
+SIGKILL from the kernel. The next engine removes what cgroups are left. The jail itself is one flat list of
+steps in `runtime/embedded/jail.py`; a step that fails ends the sandbox, and nothing runs in it unverified.
+
+Imports point one way: cli → engine → session → pool → kernel → runtime, with values and errors at the bottom;
+`guest` is an island.
+"""
+
+from sandbox.engine import Engine, run
+from sandbox.errors import SandboxError
+from sandbox.execution import Artifact, Error, Execution, Limits, Result, Spec, Status, Stream, Truncated
+from sandbox.kernel import File
+from sandbox.session import Session
+
+__version__ = "0.1.0"
+__all__ = [
+    "Artifact",
+    "Engine",
+    "Error",
+    "Execution",
+    "File",
+    "Limits",
+    "Result",
+    "SandboxError",
+    "Session",
+    "Spec",
+    "Status",
+    "Stream",
+    "Truncated",
+    "run",
+]

@@ -1,0 +1,318 @@
+"""Every setting: type, default, environment name, one sentence. Stops at the engine.
+
+A value comes from the first of these that has it: an argument of `Settings`, the environment variable
+`SANDBOX_<NAME>`, the settings file, the default. The settings file is optional TOML, one flat table: the file that
+`SANDBOX_CONFIG` names, else the user's `~/.config/sandbox/config.toml`, else `/etc/sandbox/config.toml`.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sandbox.errors import InvalidSetting
+
+PREFIX = "SANDBOX_"
+FILE_VARIABLE = "SANDBOX_CONFIG"
+"""The environment variable that names the settings file; not itself a setting."""
+_SYSTEM_FILE = Path("/etc/sandbox/config.toml")
+_RESERVED_MB = 96
+"""What a workspace must leave of the memory cap, because its files count towards it."""
+
+
+def _home(variable: str, fallback: str) -> Path:
+    """An XDG base directory. Raises `InvalidSetting` for a user who has no home directory."""
+    named = Path(os.environ.get(variable, ""))
+    if named.is_absolute():  # the XDG specification has relative ones ignored
+        return named
+    try:
+        return Path.home() / fallback
+    except RuntimeError as error:
+        raise InvalidSetting(f"this user has no home directory; set {PREFIX}DATA_DIR and {FILE_VARIABLE}") from error
+
+
+def _default_data_dir() -> Path:
+    return Path("/var/lib/sandbox") if os.geteuid() == 0 else _home("XDG_DATA_HOME", ".local/share") / "sandbox"
+
+
+def _default_max_memory_mb(validated: dict[str, Any]) -> int:
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 << 20)
+    memory_mb: int = validated["memory_mb"]
+    return max(half, memory_mb)
+
+
+class Settings(BaseSettings):
+    """All settings, read and checked.
+
+    Raises `InvalidSetting`, which names the value, where it is from and what would do.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        default_factory=_default_data_dir,
+        description="Where built images and everything else that outlives a process is kept.",
+        json_schema_extra={
+            "default": "`/var/lib/sandbox` for root, else `$XDG_DATA_HOME/sandbox` or `~/.local/share/sandbox`"
+        },
+    )
+    runtime: Literal["auto", "embedded", "docker"] = Field(
+        default="auto",
+        description="What makes sandboxes; `auto` takes the best this host can do. Only `embedded` exists yet.",
+    )
+    image: str = Field(
+        default="python",
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="The image of sandboxes for which no other is asked.",
+    )
+    pool_size: int = Field(
+        default=4,
+        ge=0,
+        le=1000,
+        description="How many sandboxes are kept warm before anyone asks; 0 starts each on demand.",
+    )
+    memory_mb: int = Field(
+        default=512,
+        ge=192,
+        le=1 << 20,
+        description="Hard memory cap of one sandbox in MiB, its files in `/mnt/data` and `/tmp` included.",
+    )
+    max_memory_mb: int = Field(
+        default_factory=_default_max_memory_mb,
+        ge=192,
+        le=1 << 20,
+        description="The largest memory cap in MiB that a caller may ask for; not below `memory_mb`.",
+        json_schema_extra={"default": "half of the machine's memory, at least `memory_mb`"},
+    )
+    cpus: float = Field(
+        default=1.0, ge=0.05, le=1024, description="Processor time of one sandbox, in cores' worth per second."
+    )
+    processes: int = Field(
+        default=128, ge=16, le=4096, description="Most processes and threads that one sandbox may have at a time."
+    )
+    disk_mb: int | None = Field(
+        default=None,
+        ge=1,
+        le=1 << 20,
+        description=f"Size of `/mnt/data` in MiB; must be at least {_RESERVED_MB} below `memory_mb`.",
+        json_schema_extra={"default": "half of the sandbox's memory cap, at most 256"},
+    )
+    files: int = Field(
+        default=8192, ge=16, le=1_000_000, description="Most files and directories in one sandbox's `/mnt/data`."
+    )
+    output_bytes: int = Field(
+        default=1 << 20,
+        ge=1024,
+        le=64 << 20,
+        description="Bytes kept of an execution's stdout, and again of its stderr; the middle of more is dropped.",
+    )
+    timeout_s: float = Field(
+        default=30.0, gt=0, le=86_400, description="Seconds of wall clock for an execution that asks for no timeout."
+    )
+    max_timeout_s: float = Field(
+        default=3600.0,
+        gt=0,
+        le=86_400,
+        description="The longest timeout in seconds that a caller may ask for; not below `timeout_s`.",
+    )
+    idle_timeout_s: float = Field(
+        default=3600.0,
+        gt=0,
+        le=30 * 86_400,
+        description="Seconds after its last execution at which a session expires.",
+    )
+    queue_size: int = Field(
+        default=16, ge=0, le=1000, description="Executions that may wait in a session behind the running one."
+    )
+
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **arguments: Any) -> None:
+        file = _read_file()
+        environment = EnvSettingsSource(type(self))()
+        _refuse_near_misses()
+        origins = dict.fromkeys(file.values, str(file.path))
+        origins |= {name: PREFIX + name.upper() for name in environment}
+        origins |= dict.fromkeys(arguments, "argument")
+        try:
+            super().__init__(**{**file.values, **environment, **arguments})
+        except ValidationError as error:
+            raise InvalidSetting("\n".join(_explain(detail, origins) for detail in _relevant(error))) from None
+        self._origins = origins
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `__init__` has merged all sources already, because it has to know the origin of each value.
+        return (init_settings,)
+
+    @classmethod
+    def load(cls) -> Self:
+        """From the environment and the settings file alone."""
+        return cls()
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _check_data_dir(cls, value: Any) -> Any:
+        if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+            raise ValueError("must be a directory")
+        return Path(value)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _resolve_data_dir(cls, value: Path) -> Path:
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError("must be a path written in full, because that user has no home directory") from error
+
+    @field_validator("max_memory_mb", "max_timeout_s", "disk_mb")
+    @classmethod
+    def _check_pair(cls, value: float | None, info: ValidationInfo) -> float | None:
+        name = str(info.field_name)
+        if value is None or (other := {"disk_mb": "memory_mb"}.get(name, name.removeprefix("max_"))) not in info.data:
+            return value
+        bound = info.data[other]
+        if name == "disk_mb" and value > bound - _RESERVED_MB:
+            raise ValueError(f"must be at most {bound - _RESERVED_MB}, which is memory_mb less {_RESERVED_MB}")
+        if name != "disk_mb" and value < bound:
+            raise ValueError(f"must be at least {other}, which is {bound:g}")
+        return value
+
+    def explain(self) -> tuple["Setting", ...]:
+        """Every setting with its value and where it is from."""
+        return tuple(
+            Setting(name, getattr(self, name), self._origins.get(name, "default"), field.description or "")
+            for name, field in type(self).model_fields.items()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as it is in force."""
+
+    name: str
+    value: object
+    origin: str
+    """`argument`, an environment variable's name, the settings file's path, or `default`."""
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The settings file; without one it is empty."""
+
+    path: Path | None
+    values: Mapping[str, Any]
+
+
+def _read_file() -> _File:
+    """The settings file in force. Raises `InvalidSetting` when it is named but missing, damaged or has unknown keys."""
+    path = _find_file()
+    if path is None:
+        return _File(None, {})
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise InvalidSetting(f"the settings file {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise InvalidSetting(f"the settings file {path} is not valid TOML: {error}") from error
+    for name in values:
+        if name not in Settings.model_fields:
+            raise InvalidSetting(f"{path}: {_unknown(name)}")
+    return _File(path, values)
+
+
+def _find_file() -> Path | None:
+    if named := os.environ.get(FILE_VARIABLE):
+        return Path(named)
+    for path in (_home("XDG_CONFIG_HOME", ".config") / "sandbox" / "config.toml", _SYSTEM_FILE):
+        if path.exists():
+            return path
+    return None
+
+
+def unknown_variables() -> list[str]:
+    """Environment variables that begin like ours and are not ours, sorted."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {FILE_VARIABLE}
+    return sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def _refuse_near_misses() -> None:
+    """A misspelt variable would leave a limit at its default. Others with our prefix may be somebody else's."""
+    for variable in unknown_variables():
+        name = variable.upper().removeprefix(PREFIX).lower()
+        if _nearest(name):
+            raise InvalidSetting(f"the environment has {variable}: {_unknown(name)}")
+
+
+def _nearest(name: str) -> str | None:
+    known = list(Settings.model_fields)
+    beginnings = [field for field in known if field.startswith(f"{name}_")]  # the unit was forgotten
+    return next(iter(beginnings or difflib.get_close_matches(name, known, n=1, cutoff=0.75)), None)
+
+
+def _unknown(name: str) -> str:
+    near = _nearest(name)
+    advice = f"did you mean {near}?" if near else f"choose from: {', '.join(sorted(Settings.model_fields))}"
+    return f"there is no setting {name!r}; {advice}"
+
+
+def _relevant(error: ValidationError) -> list[ErrorDetails]:
+    """Without the defaults that could not be computed because of the others."""
+    return [detail for detail in error.errors() if detail["type"] != "default_factory_not_called"]
+
+
+def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
+    name = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        return _unknown(name)
+    origin = origins.get(name, "default")
+    if detail["type"] == "value_error":
+        wanted = str(detail["ctx"]["error"])
+    else:
+        wanted = f"must be {allowed(Settings.model_fields[name])}"
+    return f"{name} is {detail['input']!r} (from {origin}); it {wanted}"
+
+
+def allowed(field: FieldInfo) -> str:
+    """The values that a field takes, in words."""
+    choices = [choice for choice in get_args(field.annotation) if choice is not type(None)]
+    if choices and all(isinstance(choice, str) for choice in choices):
+        *others, last = (f"`{choice}`" for choice in choices)
+        return f"{', '.join(others)} or {last}"
+    kind = choices[0] if choices else field.annotation
+    if kind is Path:
+        return "a directory"
+    if kind is str:
+        return "a name of lower-case letters, digits, `.`, `_` and `-`"
+    words = "a whole number" if kind is int else "a number"
+    low, high = _bound(field, "ge"), _bound(field, "le")
+    if low is None:
+        return f"{words} above {_bound(field, 'gt')}, at most {high}"
+    return f"{words} from {low} to {high}"
+
+
+def _bound(field: FieldInfo, name: str) -> float | None:
+    return next((getattr(bound, name) for bound in field.metadata if hasattr(bound, name)), None)
+
+
+def table() -> str:
+    """Every setting as a Markdown table, which is what `docs/settings.md` shows."""
+    lines = ["| setting | environment variable | allowed | default | meaning |", "|---|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        computed = field.json_schema_extra
+        default = computed["default"] if isinstance(computed, dict) else f"`{field.default}`"
+        meaning = field.description or ""
+        lines.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {allowed(field)} | {default} | {meaning} |")
+    return "\n".join(lines) + "\n"

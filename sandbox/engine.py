@@ -1,0 +1,150 @@
+"""The opened whole: chooses the runtime, opens every part in order, closes them in reverse."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from typing import Self
+
+from sandbox.config import Settings
+from sandbox.errors import HostUnfit, InvalidLimits
+from sandbox.execution import Execution, Limits, Spec
+from sandbox.pool import Pool
+from sandbox.runtime import Runtime
+from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from sandbox.session import Session
+
+
+class Engine:
+    """Sessions on warm sandboxes. Use `open`."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, pool: Pool) -> None:
+        self.settings = settings
+        self.runtime = runtime
+        self.pool = pool
+        self._sessions: dict[str, Session] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, settings: Settings | None = None, *, warm: bool = True) -> AsyncIterator[Self]:
+        """Open everything; at the end, close every session and leave nothing behind.
+
+        settings: default is the environment and the settings file. warm: keep a pool; without one every session
+        is a cold start. Raises `HostUnfit`, `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
+        """
+        settings = settings or Settings.load()
+        if settings.runtime not in ("embedded", "auto"):
+            raise HostUnfit(f"the {settings.runtime} runtime is not part of this version; set SANDBOX_RUNTIME=embedded")
+        async with contextlib.AsyncExitStack() as stack:
+            runtime = await stack.enter_async_context(EmbeddedRuntime.open(settings.data_dir))
+            spec = _spec(settings)
+            await runtime.prepare(spec.image)
+            pool = await stack.enter_async_context(Pool.open(runtime, spec, settings.pool_size if warm else 0))
+            engine = cls(settings, runtime, pool)
+            stack.push_async_callback(engine._close_sessions)
+            yield engine
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self,
+        *,
+        image: str | None = None,
+        memory_mb: int | None = None,
+        limits: Limits | None = None,
+        idle_timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Session]:
+        """A session that ends with the block. See `open_session`."""
+        session = await self.open_session(
+            image=image, memory_mb=memory_mb, limits=limits, idle_timeout=idle_timeout, env=env
+        )
+        try:
+            yield session
+        finally:
+            await self.close_session(session)
+
+    async def open_session(
+        self,
+        *,
+        image: str | None = None,
+        memory_mb: int | None = None,
+        limits: Limits | None = None,
+        idle_timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Session:
+        """A session that lives until `close_session`, its idle timeout (seconds) or the engine's end.
+
+        What differs from the settings' spec is started cold. Raises `InvalidLimits`, `UnknownImage`,
+        `ImageNotBuilt`, `SandboxFailed`.
+        """
+        wanted = _spec(self.settings)
+        chosen = limits or wanted.limits
+        if memory_mb is not None and memory_mb != chosen.memory_mb:
+            chosen = dataclasses.replace(chosen, memory_mb=memory_mb)
+        if chosen.memory_mb > self.settings.max_memory_mb:
+            raise InvalidLimits(f"memory_mb is {chosen.memory_mb}; this host allows {self.settings.max_memory_mb}")
+        spec = Spec(image or wanted.image, chosen, env=tuple(sorted((env or {}).items())))
+        idle = self.settings.idle_timeout_s if idle_timeout is None else idle_timeout
+        if not 0 < idle <= 30 * 86_400:
+            raise InvalidLimits(f"idle_timeout is {idle:g} s; choose a value above 0, 30 days at most")
+        session = Session(
+            await self.pool.claim(spec),
+            timeout=self.settings.timeout_s,
+            max_timeout=self.settings.max_timeout_s,
+            idle_timeout=idle,
+            queue=self.settings.queue_size,
+        )
+        self._sessions[session.id] = session
+        return session
+
+    async def close_session(self, session: Session) -> None:
+        """End a session and its sandbox."""
+        self._sessions.pop(session.id, None)
+        await session.close()
+
+    async def run(
+        self,
+        code: str | bytes,
+        *,
+        timeout: float | None = None,
+        memory_mb: int | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> Execution:
+        """One fresh sandbox, one execution, gone."""
+        async with self.session(memory_mb=memory_mb) as session:
+            for path, data in (files or {}).items():
+                await session.upload(path, data)
+            return await session.execute(code, timeout)
+
+    async def _close_sessions(self) -> None:
+        await asyncio.gather(*(session.close() for session in self._sessions.values()), return_exceptions=True)
+        self._sessions.clear()
+
+
+def _spec(settings: Settings) -> Spec:
+    limits = Limits(
+        memory_mb=settings.memory_mb,
+        cpus=settings.cpus,
+        processes=settings.processes,
+        disk_mb=settings.disk_mb,
+        files=settings.files,
+        output_bytes=settings.output_bytes,
+    )
+    return Spec(settings.image, limits)
+
+
+def run(
+    code: str | bytes,
+    *,
+    timeout: float | None = None,
+    memory_mb: int | None = None,
+    files: Mapping[str, bytes] | None = None,
+    settings: Settings | None = None,
+) -> Execution:
+    """For scripts: open an engine, run the code in a fresh sandbox, close everything. Seconds, not milliseconds."""
+
+    async def once() -> Execution:
+        async with Engine.open(settings, warm=False) as engine:
+            return await engine.run(code, timeout=timeout, memory_mb=memory_mb, files=files)
+
+    return asyncio.run(once())

@@ -1,0 +1,107 @@
+"""The channel between the host and a sandbox's init: a byte stream of frames.
+
+    u32 length (big endian, of what follows) | u8 type | body
+
+Both ends treat the other's bytes as hostile: lengths are capped before anything is allocated, bodies are text,
+JSON, or a JSON head, one newline and raw bytes. Nothing is ever unpickled, and no name in a body is ever used
+as a path on the host.
+"""
+
+import json
+import struct
+from enum import IntEnum
+from typing import Any
+
+HEADER = struct.Struct(">IB")
+MAX_BODY = 20 << 20
+"""No body is longer. The largest honest ones are rich results (16 MiB at most by `Limits`)."""
+CHUNK = 1 << 20
+"""File contents travel in pieces of this many bytes."""
+
+
+class Frame(IntEnum):
+    """What a frame says. Host to init below 64, init to host from 64 up."""
+
+    EXECUTE = 1
+    """{id, code, timeout}: run code; `timeout` in seconds."""
+    INTERRUPT = 2
+    """{}: SIGINT to every process; kill them after a grace."""
+    RESTART = 3
+    """{}: replace the kernel."""
+    CALL = 4
+    """{call, op, …} newline bytes: a file operation, answered by one REPLY."""
+
+    READY = 64
+    """{epoch}: a kernel listens; `epoch` counts the kernels this sandbox has had."""
+    STARTED = 65
+    """{id}: the code has been handed to the kernel."""
+    STDOUT = 66
+    """UTF-8 text."""
+    STDERR = 67
+    """UTF-8 text."""
+    RESULT = 68
+    """{data, execution_count}: a MIME bundle."""
+    ERROR = 69
+    """{name, value, traceback}."""
+    DONE = 70
+    """{id, …}: the execution's end as init saw it; see `init.Ending`."""
+    REPLY = 71
+    """{call, …} newline bytes, or {call, error: {kind, text}}."""
+
+
+class BadFrame(ValueError):
+    """The peer sent bytes that are no frame."""
+
+
+def encode(kind: Frame, body: bytes) -> bytes:
+    """One frame. Raises `BadFrame` when the body is over `MAX_BODY`."""
+    if len(body) > MAX_BODY:
+        raise BadFrame(f"a body of {len(body)} bytes is over the cap of {MAX_BODY}")
+    return HEADER.pack(len(body) + 1, kind) + body
+
+
+def encode_json(kind: Frame, value: dict[str, Any], payload: bytes | None = None) -> bytes:
+    """One frame with a JSON body, and raw bytes behind it when `payload` is given."""
+    head = json.dumps(value, separators=(",", ":")).encode()
+    return encode(kind, head if payload is None else head + b"\n" + payload)
+
+
+def decode_json(body: bytes | bytearray | memoryview) -> tuple[dict[str, Any], bytes]:
+    """The JSON object and the raw bytes of a body. Raises `BadFrame`."""
+    head, _, payload = bytes(body).partition(b"\n")
+    try:
+        value = json.loads(head)
+    except (ValueError, RecursionError) as error:
+        raise BadFrame("a body is not JSON") from error
+    if not isinstance(value, dict):
+        raise BadFrame("a body is not a JSON object")
+    return value, payload
+
+
+class Decoder:
+    """Bytes in, whole frames out, in any cutting."""
+
+    def __init__(self, max_body: int = MAX_BODY) -> None:
+        self._buffer = bytearray()
+        self._max_body = max_body
+
+    def feed(self, data: bytes) -> list[tuple[Frame, bytes]]:
+        """The frames that `data` completes. Raises `BadFrame` for a length over the cap or an unknown type."""
+        self._buffer += data
+        frames = []
+        start = 0
+        while len(self._buffer) - start >= HEADER.size:
+            length, number = HEADER.unpack_from(self._buffer, start)
+            if not 1 <= length <= self._max_body + 1:
+                raise BadFrame(f"a frame of {length} bytes")
+            try:
+                kind = Frame(number)
+            except ValueError:
+                raise BadFrame(f"a frame of unknown type {number}") from None
+            end = start + 4 + length
+            if len(self._buffer) < end:
+                break
+            frames.append((kind, bytes(self._buffer[start + HEADER.size : end])))
+            start = end
+        del self._buffer[:start]
+        return frames

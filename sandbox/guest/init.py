@@ -1,0 +1,517 @@
+"""PID 1 of a sandbox: reaper, relay between the kernel's ZMQ and the host's frames, keeper of the deadline.
+
+One thread, one poll. It runs as a uid of its own, so a program can neither signal nor trace it; CAP_KILL lets it
+end whatever the program started. The path of an execution: a frame EXECUTE arrives → an execute_request goes to
+the kernel → stream, result and error messages are bounded and become frames → `execute_reply` and `idle` (or a
+short grace, for a program can lose its own `idle`) end it → DONE tells what was seen. Where it can fail: the
+kernel dies (the spawner says so: DONE says `died`, everything else in the sandbox is killed, a new kernel is asked
+for); the deadline passes (SIGINT, grace, SIGKILL); the host stops reading (the kernel is no longer read, so it
+blocks, and the deadline goes on); the host goes away (we end, and with PID 1 the sandbox).
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import zmq
+
+from sandbox.guest.frames import BadFrame, Decoder, Frame, decode_json, encode, encode_json
+from sandbox.guest.jupyter import Connection, Message
+from sandbox.guest.output import Spill, Text
+from sandbox.guest.workspace import Refused, Seen, Workspace
+
+GRACE_S = 2.0
+"""Between SIGINT and SIGKILL, and between a reply and an `idle` that may never come."""
+_OUTBOX_FULL = 4 << 20
+_PIPE_CHUNK = 256 << 10
+_ERROR_TEXT = 64 << 10
+_MIME_TYPES = frozenset(
+    {
+        "text/plain",
+        "text/html",
+        "text/markdown",
+        "text/latex",
+        "image/png",
+        "image/jpeg",
+        "image/gif",
+        "image/webp",
+        "image/svg+xml",
+        "application/json",
+        "application/pdf",
+        "application/geo+json",
+        "application/vnd.plotly.v1+json",
+        "application/vnd.dataresource+json",
+    }
+)
+"""What may pass; scripts and widgets may not."""
+
+
+class Spawner(Protocol):
+    """Whoever can put a kernel into this sandbox: the launcher, or a zygote of our own."""
+
+    def fileno(self) -> int:
+        """Readable when `news` has something."""
+
+    def request(self) -> None:
+        """Ask for a kernel."""
+
+    def news(self) -> "Born | Died | None":
+        """What happened; None for nothing of interest. Raises `EOFError` when the spawner is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    """A contained kernel process waits on `link` for its start message."""
+
+    pid: int
+    """As seen in this sandbox."""
+    link: socket.socket
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The kernel process ended."""
+
+    status: int
+    """A wait status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What init enforces and what it tells its kernels."""
+
+    workspace: str
+    output_bytes: int
+    results: int
+    result_bytes: int
+    spill_bytes: int
+    env: dict[str, str]
+
+
+@dataclass(slots=True)
+class Running:
+    """The execution in flight."""
+
+    id: str
+    deadline: float
+    stdout: Text
+    stderr: Text
+    before: dict[str, Seen]
+    before_complete: bool
+    result_room: int
+    """Bytes of rich results that may still be kept, in all."""
+    timed_out: bool = False
+    interrupted: bool = False
+    kill_at: float | None = None
+    reply: dict[str, Any] | None = None
+    reply_at: float = 0.0
+    idle: bool = False
+    results: int = 0
+    dropped_results: int = 0
+    error_sent: bool = False
+
+
+@dataclass(slots=True)
+class Live:
+    """The kernel in being, from its birth on."""
+
+    pid: int
+    link: socket.socket | None
+    connection: Connection | None = None
+    pipes: dict[int, str] = field(default_factory=dict)
+    """Read ends of the kernel's descriptors 1 and 2, by stream name."""
+    ready: bool = False
+
+
+class Relay:
+    """The state of one sandbox's init."""
+
+    def __init__(self, channel: socket.socket, spawner: Spawner, policy: Policy) -> None:
+        channel.setblocking(False)
+        self._channel = channel
+        self._spawner = spawner
+        self._policy = policy
+        self._workspace = Workspace(policy.workspace)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._decoder = Decoder()
+        self._outbox = bytearray()
+        self._kernel: Live | None = None
+        self._running: Running | None = None
+        self._waiting: dict[str, Any] | None = None
+        """An EXECUTE that came before a kernel was ready."""
+        self._epoch = 0
+        self._deaths_in_a_row = 0
+
+    def run(self) -> NoReturn:
+        """Relay until the host or the spawner goes away; then end, and with PID 1 the whole sandbox."""
+        self._spawner.request()
+        with contextlib.suppress(EOFError, ConnectionError, BadFrame):
+            while True:
+                self._turn()
+        os._exit(0)
+
+    def _turn(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._channel.fileno(), zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0))
+        poller.register(self._spawner.fileno(), zmq.POLLIN)
+        kernel = self._kernel
+        # A host that does not read must not make us hoard: leave the kernel blocked on its full queues instead.
+        if kernel is not None and len(self._outbox) < _OUTBOX_FULL:
+            if kernel.link is not None:
+                poller.register(kernel.link.fileno(), zmq.POLLIN)
+            for fd in kernel.pipes:
+                poller.register(fd, zmq.POLLIN)
+            if kernel.connection is not None:
+                poller.register(kernel.connection.iopub, zmq.POLLIN)
+                poller.register(kernel.connection.shell, zmq.POLLIN)
+        events = dict(poller.poll(self._milliseconds()))
+        if self._channel.fileno() in events:
+            self._on_channel(events[self._channel.fileno()])
+        if kernel is not None and len(self._outbox) < _OUTBOX_FULL:
+            self._on_kernel(kernel, events)
+        if self._spawner.fileno() in events:
+            self._on_spawner()
+        self._reap()
+        self._keep_time()
+        self._flush()
+
+    # Time.
+
+    def _milliseconds(self) -> int | None:
+        running = self._running
+        if running is None:
+            return None
+        moments = [running.kill_at if running.kill_at is not None else running.deadline]
+        if running.reply is not None:
+            moments.append(running.reply_at + GRACE_S)
+        return max(0, int((min(moments) - time.monotonic()) * 1000) + 1)
+
+    def _keep_time(self) -> None:
+        running = self._running
+        if running is None:
+            return
+        now = time.monotonic()
+        if running.reply is not None and (running.idle or now >= running.reply_at + GRACE_S):
+            self._end(died=None)
+        elif running.kill_at is not None:
+            if now >= running.kill_at:
+                running.kill_at = now + GRACE_S
+                self._signal_all(signal.SIGKILL)
+        elif now >= running.deadline:
+            running.timed_out = True
+            self._interrupt(running)
+
+    def _interrupt(self, running: Running) -> None:
+        if running.kill_at is None:
+            running.kill_at = time.monotonic() + GRACE_S
+            self._signal_all(signal.SIGINT)
+
+    def _signal_all(self, number: int) -> None:
+        # As PID 1, -1 is everybody else in this sandbox, as Ctrl-C is everybody in a terminal's foreground.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, number)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+
+    # The host.
+
+    def _on_channel(self, event: int) -> None:
+        if event & zmq.POLLIN:
+            data = self._channel.recv(1 << 20)
+            if not data:
+                raise EOFError
+            for kind, body in self._decoder.feed(data):
+                self._on_frame(kind, body)
+
+    def _on_frame(self, kind: Frame, body: bytes) -> None:
+        value, payload = decode_json(body)
+        if kind is Frame.EXECUTE:
+            self._execute(value)
+        elif kind is Frame.INTERRUPT:
+            self._on_interrupt()
+        elif kind is Frame.RESTART:
+            self._signal_all(signal.SIGKILL)
+        elif kind is Frame.CALL:
+            self._call(value, payload)
+        else:
+            raise BadFrame(f"the host sent {kind.name}")
+
+    def _on_interrupt(self) -> None:
+        if self._running is not None:
+            self._running.interrupted = True
+            self._interrupt(self._running)
+        elif self._waiting is not None:
+            running = self._prepare(self._waiting)
+            running.interrupted = True
+            self._waiting, self._running = None, running
+            self._end(died=None)
+
+    def _call(self, request: dict[str, Any], payload: bytes) -> None:
+        try:
+            answer, data = self._workspace.call(request, payload)
+        except Refused as error:
+            answer, data = {"error": {"kind": error.kind, "text": str(error)}}, b""
+        self._send(encode_json(Frame.REPLY, {"call": request.get("call")} | answer, data))
+
+    def _send(self, frame: bytes) -> None:
+        self._outbox += frame
+
+    def _flush(self) -> None:
+        while self._outbox:
+            try:
+                sent = self._channel.send(memoryview(self._outbox)[: 1 << 20])
+            except BlockingIOError:
+                return
+            del self._outbox[:sent]
+
+    # The spawner.
+
+    def _on_spawner(self) -> None:
+        news = self._spawner.news()
+        if isinstance(news, Born):
+            self._born(news)
+        elif isinstance(news, Died):
+            self._died(news.status)
+
+    def _born(self, news: Born) -> None:
+        self._epoch += 1
+        self._kernel = Live(news.pid, news.link)
+        news.link.sendall(json.dumps({"env": self._policy.env}).encode() + b"\n")
+
+    def _died(self, status: int) -> None:
+        kernel, self._kernel = self._kernel, None
+        self._signal_all(signal.SIGKILL)
+        if kernel is not None:
+            self._drain(kernel)
+            self._close(kernel)
+        if self._running is not None:
+            self._end(died=status)
+        # A kernel that cannot even start (no memory left, say) must not be tried for ever: the host gives up first.
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row > 3:
+            raise EOFError
+        self._spawner.request()
+
+    def _close(self, kernel: Live) -> None:
+        if kernel.connection is not None:
+            kernel.connection.close()
+        if kernel.link is not None:
+            kernel.link.close()
+        for fd in kernel.pipes:
+            os.close(fd)
+
+    # The kernel.
+
+    def _on_kernel(self, kernel: Live, events: dict[Any, int]) -> None:
+        # Descriptors before messages: what a subprocess wrote was there before the kernel's next words.
+        for fd in list(kernel.pipes):
+            if fd in events:
+                self._read_pipe(kernel, fd)
+        if kernel.link is not None and kernel.link.fileno() in events:
+            self._connect(kernel, kernel.link)
+        if kernel.connection is not None:
+            if kernel.connection.iopub in events:
+                for message in kernel.connection.receive(kernel.connection.iopub, 64):
+                    self._on_iopub(kernel, message)
+            if kernel.connection.shell in events:
+                for message in kernel.connection.receive(kernel.connection.shell, 8):
+                    self._on_shell(message)
+
+    def _connect(self, kernel: Live, link: socket.socket) -> None:
+        line, fds, _, _ = socket.recv_fds(link, 4096, 2)
+        link.close()
+        kernel.link = None
+        if len(fds) != 2:
+            return  # it died on the way; the spawner will say so
+        for fd, name in zip(fds, ("stdout", "stderr"), strict=True):
+            os.set_blocking(fd, False)
+            kernel.pipes[fd] = name
+        kernel.connection = Connection(self._context, json.loads(line))
+
+    def _read_pipe(self, kernel: Live, fd: int) -> bool:
+        try:
+            data = os.read(fd, _PIPE_CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            os.close(fd)
+            del kernel.pipes[fd]
+            return False
+        self._text(kernel.pipes[fd], data)
+        return True
+
+    def _text(self, name: str, data: bytes) -> None:
+        running = self._running
+        if running is not None:  # else: a leftover of an execution that has ended, and nobody's output now
+            (running.stdout if name == "stdout" else running.stderr).write(data)
+
+    def _on_iopub(self, kernel: Live, message: Message) -> None:
+        if message.kind == "iopub_welcome":
+            if not kernel.ready:
+                kernel.ready = True
+                self._deaths_in_a_row = 0
+                self._send(encode_json(Frame.READY, {"epoch": self._epoch}))
+                self._start_waiting()
+            return
+        running = self._running
+        if running is None or message.parent != running.id:
+            return
+        if message.kind == "stream":
+            content = message.read()
+            self._text(str(content.get("name")), str(content.get("text", "")).encode("utf-8", "backslashreplace"))
+        elif message.kind in ("display_data", "update_display_data", "execute_result"):
+            self._result(running, message)
+        elif message.kind == "error":
+            self._error(running, message.read())
+        elif message.kind == "status" and message.read().get("execution_state") == "idle":
+            running.idle = True
+
+    def _on_shell(self, message: Message) -> None:
+        running = self._running
+        if running is not None and message.parent == running.id and message.kind == "execute_reply":
+            if running.reply is None:
+                running.reply_at = time.monotonic()
+            running.reply = message.read()
+
+    def _result(self, running: Running, message: Message) -> None:
+        if running.results >= self._policy.results:
+            running.dropped_results += 1
+            return
+        content = message.read()
+        data = content.get("data")
+        kept = {}
+        room = min(self._policy.result_bytes, running.result_room)
+        # text/plain first: it is what remains when the rich forms are too large.
+        for mime in sorted(data, key=lambda mime: mime != "text/plain") if isinstance(data, dict) else ():
+            size = len(json.dumps(data[mime]))
+            if mime in _MIME_TYPES and size <= room:
+                kept[mime] = data[mime]
+                room -= size
+        if not kept:
+            running.dropped_results += 1
+            return
+        running.results += 1
+        running.result_room -= sum(len(json.dumps(item)) for item in kept.values())
+        count = content.get("execution_count") if message.kind == "execute_result" else None
+        self._send(encode_json(Frame.RESULT, {"data": kept, "execution_count": count}))
+
+    def _error(self, running: Running, content: dict[str, Any]) -> None:
+        if running.error_sent:
+            return
+        running.error_sent = True
+        lines = content.get("traceback")
+        text = "\n".join(str(line) for line in lines) if isinstance(lines, list) else ""
+        value = {"name": content.get("ename"), "value": content.get("evalue"), "traceback": text}
+        bounded = {key: str(item or "")[:_ERROR_TEXT] for key, item in value.items()}
+        self._send(encode_json(Frame.ERROR, bounded))
+
+    # The execution.
+
+    def _execute(self, value: dict[str, Any]) -> None:
+        if self._running is not None or self._waiting is not None:
+            raise BadFrame("EXECUTE while another execution is in flight")
+        self._waiting = value
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        kernel, value = self._kernel, self._waiting
+        if value is None or kernel is None or not kernel.ready or kernel.connection is None:
+            return
+        self._waiting = None
+        self._discard_leftovers(kernel)
+        self._running = self._prepare(value)
+        kernel.connection.execute(self._running.id, str(value["code"]))
+        self._send(encode_json(Frame.STARTED, {"id": self._running.id}))
+
+    def _prepare(self, value: dict[str, Any]) -> Running:
+        execution_id, timeout = str(value["id"]), float(value["timeout"])
+        before, complete = self._workspace.walk()
+        return Running(
+            execution_id,
+            time.monotonic() + timeout,
+            self._text_of(execution_id, "stdout", Frame.STDOUT),
+            self._text_of(execution_id, "stderr", Frame.STDERR),
+            before,
+            complete,
+            result_room=4 * self._policy.result_bytes,
+        )
+
+    def _text_of(self, execution_id: str, name: str, kind: Frame) -> Text:
+        def emit(text: str) -> None:
+            if text:
+                self._send(encode(kind, text.encode()))
+
+        spill = Spill(self._policy.workspace, f"{execution_id}.{name}.txt", self._policy.spill_bytes)
+        return Text(self._policy.output_bytes, emit, spill)
+
+    def _discard_leftovers(self, kernel: Live) -> None:
+        for fd in list(kernel.pipes):
+            for _ in range(16):
+                if not self._read_pipe(kernel, fd):
+                    break
+
+    def _drain(self, kernel: Live) -> None:
+        """What the kernel said last is still on its way; bounded, because a leftover may talk for ever."""
+        for fd in list(kernel.pipes):
+            for _ in range(64):
+                if not self._read_pipe(kernel, fd):
+                    break
+        if kernel.connection is not None:
+            for message in kernel.connection.receive(kernel.connection.iopub, 1024):
+                self._on_iopub(kernel, message)
+
+    def _end(self, died: int | None) -> None:
+        running = self._running
+        assert running is not None
+        if died is None and self._kernel is not None:
+            self._drain(self._kernel)
+        reply = running.reply or {}
+        if died is None and reply.get("status") == "error" and not running.error_sent:
+            self._error(running, reply)
+        self._running = None
+        if died is None and (running.timed_out or running.interrupted):
+            self._kill_helpers()
+        running.stdout.end()
+        running.stderr.end()
+        ending = {
+            "id": running.id,
+            "died": died,
+            "reply": reply.get("status"),
+            "execution_count": reply.get("execution_count"),
+            "timed_out": running.timed_out,
+            "interrupted": running.interrupted,
+            "dropped": [running.stdout.dropped, running.stderr.dropped, running.dropped_results],
+            "artifacts": self._artifacts(running),
+        }
+        self._send(encode_json(Frame.DONE, ending))
+
+    def _kill_helpers(self) -> None:
+        """After a timeout or an interrupt nothing but the kernel goes on running."""
+        kernel = self._kernel
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) != 1 and kernel is not None and int(name) != kernel.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(name), signal.SIGKILL)
+
+    def _artifacts(self, running: Running) -> list[list[Any]]:
+        after, _ = self._workspace.walk()
+        changed = []
+        for path, seen in sorted(after.items()):
+            if running.before.get(path) != seen:
+                known = path in running.before or not running.before_complete
+                changed.append([path, seen.size, "changed" if known else "created"])
+        return changed
+
+
+def run(channel: socket.socket, spawner: Spawner, policy: Policy) -> NoReturn:
+    """Be the init of a sandbox whose containment is done."""
+    Relay(channel, spawner, policy).run()

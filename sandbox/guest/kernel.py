@@ -1,0 +1,376 @@
+"""The kernel: an ordinary ipykernel in one thread, most of it built before the fork.
+
+`Kernel.prepare()` runs in the zygote and makes everything that holds no socket, thread or randomness. `serve()` runs
+after the fork: it makes the sockets, tells init where they are, and runs the loop. `python -m sandbox.guest.kernel
+-f FILE` serves a Jupyter connection file instead, so that any Jupyter client can talk to this very kernel.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import glob
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import uuid
+import warnings
+from concurrent.futures import thread as pool_thread
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import zmq
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.jsonutil import json_clean
+from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.error import UsageError
+from jupyter_client.session import Session, extract_header
+from tornado.ioloop import IOLoop
+from traitlets.config import Config
+from zmq.eventloop.zmqstream import ZMQStream
+
+from sandbox.guest import tracebacks
+from sandbox.guest.streams import Output, Publisher
+
+_SEND_QUEUE = 64
+"""IOPub messages that may wait for a slow reader before the writer blocks."""
+
+
+class _Compiler(CachingCompiler):
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return f"Cell In[{number}]"
+
+
+class Shell(ZMQInteractiveShell):
+    """IPython's shell, plain: no colour, no pager, no pty, no way to end the kernel by leaving it."""
+
+    def init_environment(self) -> None:
+        os.environ.update(TERM="dumb", NO_COLOR="1", PAGER="cat", GIT_PAGER="cat")
+
+    def init_user_ns(self) -> None:
+        super().init_user_ns()
+        # IPython's own would end the kernel; a program that leaves is done, and its session goes on.
+        self.user_ns["exit"] = self.user_ns["quit"] = sys.exit
+
+    def enable_gui(self, gui: Any = None) -> None:
+        if gui not in (None, "", "none", "inline", "asyncio"):
+            raise UsageError(f"there is no screen for {gui} here; figures are shown inline")
+
+    def system(self, command: str) -> None:
+        """`!command`: its output streamed, without the pty that IPython would open."""
+        if command.rstrip().endswith("&"):
+            raise OSError("background processes are not supported by !; use subprocess.Popen")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        expanded = self.var_expand(command, depth=1)
+        self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)  # noqa: S602
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        try:
+            kind, value, tb = self._get_exc_info(exc_tuple)
+        except ValueError:
+            print("No traceback available to show.", file=sys.stderr)
+            return
+        if issubclass(kind, SystemExit) and not value.code:
+            self._last_traceback = []
+        elif issubclass(kind, UsageError):
+            self._showtraceback(kind, value, [f"UsageError: {value}"])
+        else:
+            self._showtraceback(kind, value, [tracebacks.render(kind, value, tb)])
+
+    def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
+        self.showtraceback()
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        hook = self.displayhook
+        if getattr(hook, "msg", None) is not None:
+            self._last_traceback_during_displayhook = True
+        content = {"ename": etype.__name__, "evalue": tracebacks.safe_text(evalue), "traceback": stb}
+        hook.session.send(hook.pub_socket, "error", json_clean(content), hook.parent_header, ident=b"error")
+        self._last_traceback = stb
+
+
+class Kernel(IPythonKernel):
+    """ipykernel's kernel without its threads: shell and control are served by the main thread's loop."""
+
+    shell_class = Shell
+    compiler_class = _Compiler
+
+    @classmethod
+    def prepare(cls) -> "Kernel":
+        """Build what survives a fork. No socket, no thread, no file descriptor."""
+        config = Config()
+        config.HistoryManager.enabled = False
+        config.InteractiveShell.colors = "nocolor"
+        config.InteractiveShell.xmode = "Context"
+        config.Completer.use_jedi = False
+        publisher = Publisher()
+        # Its import is 60 % of ipykernel's own start-up; a kernel without it has no debugger.
+        sys.modules["debugpy"] = None
+        kernel: Kernel = cls.instance(config=config, session=Session(key=b""), iopub_socket=publisher, log=_log())
+        del sys.modules["debugpy"]
+        kernel.publisher = publisher
+        kernel._execute_sleep = 0.0
+        # do_execute asks which thread owns the shell channel.
+        kernel.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
+        kernel.outputs = [
+            Output(name, fd, kernel.publish_stream, kernel.current_parent)
+            for name, fd in (("stdout", 1), ("stderr", 2))
+        ]
+        kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
+        if "matplotlib" in sys.modules:
+            kernel.shell.enable_matplotlib("inline")
+        # The first cell pays for caches and lazily made objects; pay here, once, before the fork.
+        kernel.shell.run_cell("1", silent=True)
+        warnings.filterwarnings("ignore", message="To exit: use 'exit'")
+        _follow_threads(kernel)
+        return kernel
+
+    publisher: Publisher
+    outputs: list[Output]
+
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return False
+
+    def publish_stream(self, name: str, text: str, parent: Any) -> None:
+        """A stream message on behalf of the execution in `parent`."""
+        content = {"name": name, "text": text}
+        self.session.send(self.publisher, "stream", content, parent, ident=b"stream." + name.encode())
+
+    def current_parent(self) -> Any:
+        """The request that the calling thread works for: threads belong to the execution that started them."""
+        return getattr(threading.current_thread(), "sandbox_parent", None) or self.get_parent("shell")
+
+    def start(self) -> None:
+        """Register the dispatchers; both channels are served by the main thread's loop."""
+        self.io_loop = IOLoop.current()
+        self._control_lock = asyncio.Lock()
+        self._cell_context = contextvars.copy_context()
+        self.control_stream.on_recv(self.dispatch_control, copy=False)
+        self.shell_stream.on_recv(self._on_shell, copy=False)
+        self._publish_status("starting", "shell")
+
+    def _on_shell(self, message: Any) -> None:
+        # One context for all cells: a context variable set in one is there in the next.
+        self._request = asyncio.create_task(self.shell_main(None, message), context=self._cell_context)
+        self._request.add_done_callback(_insist)
+
+    async def shell_channel_thread_main(self, msg: Any) -> None:
+        raise NotImplementedError("there is no shell channel thread")
+
+    def _abort_queues(self, subshell_id: str | None = None) -> None:
+        # A client that wants it: requests that are already here when one fails are answered, not run.
+        self._aborting = True
+        self.shell_stream.flush()
+        self.io_loop.add_callback(self._stop_aborting)
+
+    def _stop_aborting(self) -> None:
+        self._aborting = False
+
+    def pre_handler_hook(self) -> None:
+        self.saved_sigint_handler = signal.signal(signal.SIGINT, self.publisher.on_sigint)
+
+    def raw_input(self, prompt: str = "") -> str:
+        raise EOFError("input() has nobody to ask in this sandbox; put the value into the code or a file")
+
+    def getpass(self, prompt: str = "", stream: Any = None) -> str:
+        raise EOFError("getpass() has nobody to ask in this sandbox; put the value into the code or a file")
+
+    async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Run a cell. A fork made by the cell ends with the cell, as it would at the end of a script."""
+        pid = os.getpid()
+        status = 1
+        try:
+            reply: dict[str, Any] = await super().do_execute(code, silent, *args, **kwargs)
+            status = 0 if reply["status"] == "ok" else 1
+        finally:
+            if os.getpid() != pid:
+                os._exit(status)
+        if reply["status"] == "error" and reply["ename"] == "SystemExit" and reply["evalue"] in ("", "0", "None"):
+            # Leaving with success is not a failure.
+            reply = {"status": "ok", "execution_count": reply["execution_count"], "payload": [], "user_expressions": {}}
+        return reply
+
+    def do_shutdown(self, restart: bool) -> dict[str, Any]:
+        self.io_loop.call_later(0.05, self.io_loop.stop)
+        return {"status": "ok", "restart": restart}
+
+
+def _log() -> logging.Logger:
+    """Errors of the kernel itself, apart from whatever logging the program sets up."""
+    log = logging.getLogger("sandbox.kernel")
+    log.propagate = False
+    log.setLevel(logging.ERROR)
+    log.addHandler(logging.StreamHandler(sys.__stderr__))
+    return log
+
+
+def _insist(request: "asyncio.Task[None]") -> None:
+    """A request that failed outside the program would never be answered: better no kernel than a silent one."""
+    if not request.cancelled() and request.exception() is not None:
+        traceback.print_exception(request.exception(), file=sys.__stderr__)
+        os._exit(70)
+
+
+def _follow_threads(kernel: Kernel) -> None:
+    """Remember which execution started a thread, so that what it prints later is not the next one's output."""
+    start = threading.Thread.start
+
+    def start_for_parent(thread: threading.Thread) -> None:
+        # A pool's workers serve whoever submits to them, not the execution that happened to start them.
+        if getattr(thread, "_target", None) is not pool_thread._worker:
+            thread.sandbox_parent = kernel.current_parent()
+        start(thread)
+
+    threading.Thread.start = start_for_parent
+
+
+def reseed() -> None:
+    """Give this fork randomness of its own; every child of one zygote starts with the same state."""
+    random.seed(os.urandom(32))
+    if "numpy" in sys.modules:
+        sys.modules["numpy.random"].seed([int.from_bytes(os.urandom(4), "little") for _ in range(4)])
+    uuid._last_timestamp = None
+    uuid._node = None
+    tempfile._name_sequence = None
+
+
+def link_font_cache() -> None:
+    """Give matplotlib the image's ready-made font list; without it every process would scan for seconds."""
+    directory = os.environ.get("MPLCONFIGDIR")
+    if directory:
+        os.makedirs(directory, exist_ok=True)
+        for path in _FONT_LISTS:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(path, os.path.join(directory, os.path.basename(path)))
+
+
+_FONT_LISTS = tuple(glob.glob(f"{sys.prefix}/share/matplotlib/fontlist-*.json"))
+
+
+def _adopt_process(kernel: Kernel) -> None:
+    """Everything in the prepared kernel that remembers a process."""
+    kernel.ident = str(uuid.uuid4())
+    kernel.session.pid = os.getpid()
+    kernel.session.session = uuid.uuid4().hex
+    for output in kernel.outputs:
+        output.adopt()
+    kernel._stdout, kernel._stderr = kernel.outputs
+    sys.stdout, sys.stderr = kernel.outputs
+    os.register_at_fork(before=_flush, after_in_child=lambda: _forget(kernel))
+    sys.addaudithook(_flush_before_spawn)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _forget(kernel: Kernel) -> None:
+    kernel.publisher.detach()
+    for output in kernel.outputs:
+        output.after_fork_in_child()
+
+
+_SPAWNS = frozenset({"subprocess.Popen", "os.system", "os.posix_spawn"})
+
+
+def _flush_before_spawn(event: str, args: Any) -> None:
+    # A child writes to the descriptors directly; what was printed before it must come before it.
+    if event in _SPAWNS:
+        _flush()
+
+
+def _bind(kernel: Kernel, context: "zmq.Context[zmq.Socket[bytes]]", endpoints: dict[str, str]) -> None:
+    loop = IOLoop.current()
+    sockets = {}
+    for name, kind in (("shell", zmq.ROUTER), ("control", zmq.ROUTER), ("iopub", zmq.XPUB)):
+        sockets[name] = context.socket(kind)
+        sockets[name].linger = 1000
+        if name == "iopub":
+            # Block rather than drop: lost output, or a lost `idle`, would be a lie.
+            sockets[name].setsockopt(zmq.XPUB_NODROP, 1)
+            sockets[name].setsockopt(zmq.SNDHWM, _SEND_QUEUE)
+        sockets[name].bind(endpoints[name])
+    kernel.publisher.attach(sockets["iopub"])
+    kernel.shell_stream = ZMQStream(sockets["shell"], loop)
+    kernel.control_stream = ZMQStream(sockets["control"], loop)
+    welcome = ZMQStream(sockets["iopub"], loop)
+    welcome.on_recv(lambda frames: _welcome(kernel, frames))
+
+
+def _welcome(kernel: Kernel, frames: list[bytes]) -> None:
+    """Tell a new subscriber that it is subscribed: what is published from now on reaches it."""
+    for frame in frames:
+        if frame[:1] == b"\x01":
+            kernel.session.send(
+                kernel.publisher, "iopub_welcome", {"subscription": frame[1:].decode()}, ident=frame[1:] or None
+            )
+
+
+def _serve(kernel: Kernel) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    kernel.start()
+    kernel.io_loop.start()
+
+
+def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
+    """Become init's kernel. `link` is a stream to init: one JSON line in, one JSON line with two descriptors out."""
+    request = json.loads(link.makefile("rb").readline())
+    os.environ.clear()
+    os.environ.update(request["env"])
+    kernel.shell.init_environment()
+    link_font_cache()
+    reseed()
+    readers = []
+    for fd in (1, 2):
+        reader, writer = os.pipe()
+        os.dup2(writer, fd)
+        os.close(writer)
+        readers.append(reader)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    _adopt_process(kernel)
+    endpoints = {name: f"ipc://@{name}-{uuid.uuid4().hex}" for name in ("shell", "control", "iopub")}
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    _bind(kernel, context, endpoints)
+    socket.send_fds(link, [json.dumps(endpoints).encode() + b"\n"], readers)
+    for reader in readers:
+        os.close(reader)
+    link.close()
+    _serve(kernel)
+    os._exit(0)
+
+
+def main(argv: list[str]) -> None:
+    """Serve a Jupyter connection file: `-f FILE`."""
+    from ipykernel.heartbeat import Heartbeat
+
+    with open(argv[argv.index("-f") + 1]) as file:
+        connection = json.load(file)
+    kernel = Kernel.prepare()
+    kernel.session.key = connection["key"].encode()
+    _adopt_process(kernel)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    address = f"{connection['transport']}://{connection['ip']}:"
+    _bind(kernel, context, {name: address + str(connection[f"{name}_port"]) for name in ("shell", "control", "iopub")})
+    heartbeat = Heartbeat(zmq.Context(), (connection["transport"], connection["ip"], connection["hb_port"]))
+    heartbeat.start()
+    _serve(kernel)
+
+
+if __name__ == "__main__":
+    main(sys.argv)

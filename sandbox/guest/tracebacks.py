@@ -1,0 +1,93 @@
+"""How an exception is told: plain text, the user's own frames first.
+
+A model repairs its code from this text, so frames of the runner are left out, frames of libraries come after the
+user's and are few, and nothing is coloured.
+"""
+
+import traceback
+from types import TracebackType
+
+_LIBRARY_FRAMES = 6
+_USER_FRAMES = 20
+_VALUE = 16 << 10
+
+
+def safe_text(value: BaseException) -> str:
+    """`str(value)`, bounded, also when its `__str__` raises."""
+    try:
+        text = str(value)
+    except Exception as error:
+        return f"<{type(value).__name__} whose __str__ raised {type(error).__name__}>"
+    return text if len(text) <= _VALUE else f"{text[:_VALUE]}… [{len(text) - _VALUE} more characters]"
+
+
+def is_users(filename: str) -> bool:
+    """Whether a frame's file is a cell, a file of the workspace, or text given to exec()."""
+    return filename.startswith(("Cell In[", "/mnt/data/", "/tmp/", "<string>", "<stdin>"))
+
+
+def render(kind: type[BaseException], value: BaseException, tb: TracebackType | None) -> str:
+    """The whole story of one exception, its causes first."""
+    told = traceback.TracebackException(kind, value, _from_users(tb), compact=True)
+    return _render(told, depth=0)
+
+
+def _from_users(tb: TracebackType | None) -> TracebackType | None:
+    """Without the runner's frames, whose sources would be read from disk only to be left out."""
+    start = tb
+    while start is not None and not is_users(start.tb_frame.f_code.co_filename):
+        start = start.tb_next
+    return start if start is not None else tb
+
+
+def _render(told: traceback.TracebackException, depth: int) -> str:
+    parts = []
+    if depth < 4:
+        if told.__cause__ is not None:
+            parts.append(_render(told.__cause__, depth + 1))
+            parts.append("\nThe above exception was the direct cause of the following exception:\n")
+        elif told.__context__ is not None and not told.__suppress_context__:
+            parts.append(_render(told.__context__, depth + 1))
+            parts.append("\nDuring handling of the above exception, another exception occurred:\n")
+    frames = _frames(told.stack)
+    if frames:
+        parts += ["Traceback (most recent call last):", *frames]
+    parts.append(_bounded("".join(told.format_exception_only()).rstrip("\n")))
+    for inner in (told.exceptions or [])[:8]:
+        parts.append(_indent(_render(inner, depth + 1)))
+    return "\n".join(parts)
+
+
+def _frames(stack: traceback.StackSummary) -> list[str]:
+    first = next((i for i, frame in enumerate(stack) if is_users(frame.filename)), None)
+    if first is None:
+        # Nothing of the user's on the stack: the end of it is what says something.
+        return [_frame(frame) for frame in stack[-2:]]
+    below = stack[first:]
+    users = [frame for frame in below if is_users(frame.filename)]
+    library = [frame for frame in below if not is_users(frame.filename) and not frame.filename.startswith("<frozen")]
+    lines = [_frame(frame) for frame in users[: _USER_FRAMES // 2]]
+    if len(users) > _USER_FRAMES:
+        lines.append(f"  … {len(users) - _USER_FRAMES} more of your frames …")
+    lines += [_frame(frame) for frame in users[_USER_FRAMES // 2 :][-_USER_FRAMES // 2 :]]
+    if library:
+        hidden = len(library) - _LIBRARY_FRAMES
+        lines.append(
+            "Library frames:" if hidden <= 0 else f"Library frames (last {_LIBRARY_FRAMES} of {len(library)}):"
+        )
+        lines += [_frame(frame) for frame in library[-_LIBRARY_FRAMES:]]
+    return lines
+
+
+def _frame(frame: traceback.FrameSummary) -> str:
+    where = frame.filename if frame.filename.startswith("Cell In[") else f'File "{frame.filename}"'
+    line = (frame.line or "").strip()
+    return f"  {where}, line {frame.lineno}, in {frame.name}" + (f"\n    {line[:500]}" if line else "")
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _VALUE else f"{text[:_VALUE]}… [{len(text) - _VALUE} more characters]"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.splitlines())

@@ -1,0 +1,239 @@
+"""Files of the workspace, read and written from inside the sandbox by init, with the program's own file rights.
+
+The host sends names as data and never opens a path that a program can influence. Here every path is resolved
+beneath the workspace without following any link, and only regular files are opened.
+"""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import stat
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.guest.frames import CHUNK
+from sandbox.guest.output import OUTPUTS
+
+MAX_ENTRIES = 5_000
+"""A listing stops here and says so."""
+MAX_DEPTH = 16
+_WALK_SECONDS = 2.0
+_NR_OPENAT2 = 437
+_RESOLVE = 0x08 | 0x04 | 0x02 | 0x01  # BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV
+_MAX_HANDLES = 32
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class Refused(Exception):
+    """A file operation that cannot be; `kind` is one of missing, invalid, full, limit."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A regular file as a walk saw it. The change time cannot be forged with utime(2)."""
+
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+def _beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _RESOLVE)
+    fd: int = _libc.syscall(
+        ctypes.c_long(_NR_OPENAT2), ctypes.c_int(root), path.encode(), how, ctypes.c_size_t(len(how))
+    )
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    return fd
+
+
+class Workspace:
+    """`/mnt/data`, by an open directory that no program can move."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._handles: dict[int, tuple[int, str | None, str | None]] = {}
+        self._next = 1
+
+    def call(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """One file operation of the host. Raises `Refused`."""
+        operations = {
+            "list": self._list,
+            "open": self._open,
+            "read": self._read,
+            "create": self._create,
+            "write": self._write,
+            "commit": self._commit,
+            "close": self._close,
+            "remove": self._remove,
+        }
+        try:
+            return operations[request["op"]](request, payload)
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refused("invalid", f"malformed file operation: {error}") from error
+        except FileNotFoundError as error:
+            raise Refused("missing", f"there is no file {error.filename}") from error
+        except OSError as error:
+            raise Refused(_kind_of(error), os.strerror(error.errno or 0)) from error
+
+    def walk(self) -> tuple[dict[str, Seen], bool]:
+        """Every regular file by its path, and whether the walk saw all of them."""
+        found: dict[str, Seen] = {}
+        deadline = time.monotonic() + _WALK_SECONDS
+        directories = [""]
+        entries = 0
+        complete = True
+        while directories:
+            relative = directories.pop()
+            try:
+                fd = _beneath(self._root, relative or ".", os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                continue
+            try:
+                with os.scandir(fd) as scan:
+                    for entry in scan:
+                        entries += 1
+                        if entries > MAX_ENTRIES or time.monotonic() > deadline:
+                            return found, False
+                        path = f"{relative}/{entry.name}" if relative else entry.name
+                        complete &= self._see(entry, path, directories, found)
+            finally:
+                os.close(fd)
+        return found, complete
+
+    def _see(self, entry: "os.DirEntry[str]", path: str, directories: list[str], found: dict[str, Seen]) -> bool:
+        try:
+            path.encode()
+            status = entry.stat(follow_symlinks=False)
+        except (UnicodeEncodeError, OSError):
+            return False
+        if stat.S_ISDIR(status.st_mode):
+            if path == OUTPUTS:
+                return True
+            if path.count("/") + 1 >= MAX_DEPTH:
+                return False
+            directories.append(path)
+        elif stat.S_ISREG(status.st_mode):
+            found[path] = Seen(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return True
+
+    def _list(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        found, complete = self.walk()
+        files = [[path, seen.size, seen.modified_ns] for path, seen in sorted(found.items())]
+        return {"files": files, "complete": complete}, b""
+
+    def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        path = str(request["path"])
+        # Without O_NONBLOCK a FIFO would hold init until somebody writes to it.
+        fd = _beneath(self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise Refused("missing", f"{path} is not a regular file")
+        return {"handle": self._keep(fd, None, None), "size": status.st_size}, b""
+
+    def _read(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        fd = self._handles[request["handle"]][0]
+        return {}, os.read(fd, CHUNK)
+
+    def _create(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        path = str(request["path"])
+        directory, _, name = path.rpartition("/")
+        self._make_directories(directory)
+        temporary = f"{directory}/.{secrets.token_hex(8)}.upload".lstrip("/")
+        if not name:
+            raise Refused("invalid", "a file needs a name")
+        fd = _beneath(self._root, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        return {"handle": self._keep(fd, temporary, path)}, b""
+
+    def _make_directories(self, directory: str) -> None:
+        path = ""
+        for part in directory.split("/") if directory else ():
+            parent = _beneath(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=parent)
+            finally:
+                os.close(parent)
+            path = f"{path}/{part}" if path else part
+
+    def _write(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        fd = self._handles[request["handle"]][0]
+        view = memoryview(payload)
+        while view:
+            view = view[os.write(fd, view) :]
+        return {}, b""
+
+    def _commit(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        fd, temporary, path = self._handles[request["handle"]]
+        if temporary is None or path is None:
+            raise Refused("invalid", "this handle was opened for reading")
+        self._rename(temporary, path)
+        size = os.fstat(fd).st_size
+        del self._handles[request["handle"]]
+        os.close(fd)
+        return {"size": size}, b""
+
+    def _rename(self, temporary: str, path: str) -> None:
+        directory, _, name = path.rpartition("/")
+        parent = _beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.rename(temporary.rpartition("/")[2], name, src_dir_fd=parent, dst_dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def _close(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        entry = self._handles.pop(request["handle"], None)
+        if entry is not None:
+            os.close(entry[0])
+            if entry[1] is not None:
+                self._unlink(entry[1])
+        return {}, b""
+
+    def _remove(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        path = str(request["path"])
+        fd = _beneath(self._root, path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise Refused("missing", f"{path} is a directory")
+        finally:
+            os.close(fd)
+        self._unlink(path)
+        return {}, b""
+
+    def _unlink(self, path: str) -> None:
+        directory, _, name = path.rpartition("/")
+        parent = _beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.unlink(name, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def _keep(self, fd: int, temporary: str | None, path: str | None) -> int:
+        if len(self._handles) >= _MAX_HANDLES:
+            os.close(fd)
+            raise Refused("limit", "too many open files; close some")
+        handle = self._next
+        self._next += 1
+        self._handles[handle] = (fd, temporary, path)
+        return handle
+
+
+def _kind_of(error: OSError) -> str:
+    if error.errno in (28, 122, 27):  # ENOSPC, EDQUOT, EFBIG
+        return "full"
+    if error.errno in (20, 21, 40, 18, 36, 22):  # ENOTDIR, EISDIR, ELOOP, EXDEV, ENAMETOOLONG, EINVAL
+        return "invalid"
+    return "missing"

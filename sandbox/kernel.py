@@ -1,0 +1,427 @@
+"""The conversation with a kernel: frames in, outputs out.
+
+`Kernel` is our client of the init at the other end of a sandbox's channel, and the judge: how an execution ended is
+decided here, from init's account, the cgroup's counters and our own clock, never from what a program claims.
+"""
+
+import asyncio
+import contextlib
+import mimetypes
+import os
+import re
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from sandbox.errors import FileMissing, InvalidPath, ProtocolError, SandboxFailed, SessionClosed, WorkspaceFull
+from sandbox.execution import Artifact, Error, Output, Result, Spec, Status, Stream, Truncated
+from sandbox.guest.frames import CHUNK, BadFrame, Decoder, Frame, decode_json, encode_json
+from sandbox.runtime import Exit, Runtime, Sandbox, Usage
+
+READY_SECONDS = 60.0
+"""A kernel that is not there by then never will be."""
+_OVERTIME_SECONDS = 8.0
+"""Init interrupts at the deadline and kills two seconds later; past this we no longer believe in it."""
+MAX_CODE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file in the workspace."""
+
+    path: str
+    """Relative to `/mnt/data`."""
+    size: int
+    modified: float
+    """Seconds since the epoch, by the sandbox's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an execution ended, and what it cost."""
+
+    status: Status
+    reason: str
+    execution_count: int | None
+    duration_ms: float
+    cpu_ms: float
+    peak_memory_bytes: int
+    artifacts: tuple[Artifact, ...]
+    truncated: Truncated
+    state_lost: bool
+
+
+@dataclass(slots=True)
+class _Running:
+    id: str
+    before: Usage
+    items: "asyncio.Queue[Output | dict[str, Any] | Exit]"
+    """Outputs, then init's DONE or the sandbox's end."""
+    sent: float
+    started: float | None = None
+
+
+def checked_path(path: str) -> str:
+    """A workspace path in its canonical relative form. Raises `InvalidPath`.
+
+    Accepts paths relative to `/mnt/data` or absolute below it.
+    """
+    relative = path.removeprefix("/mnt/data/")
+    parts = relative.split("/")
+    if not path or relative.startswith("/") or len(parts) > 16:
+        raise InvalidPath(f"{path!r} is not a path below /mnt/data")
+    for part in parts:
+        if part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255:
+            raise InvalidPath(f"{path!r} leaves /mnt/data or has an impossible part; use a plain relative path")
+        if re.search(r"[\x00-\x1f\x7f\\]", part) or not part.isprintable():
+            raise InvalidPath(f"{path!r} has control characters or a backslash; use a plain relative path")
+    return relative
+
+
+class Kernel:
+    """A live kernel in a sandbox of its own. Use `start`; end with `stop`."""
+
+    def __init__(self, sandbox: Sandbox, spec: Spec) -> None:
+        self.sandbox = sandbox
+        self.spec = spec
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running: _Running | None = None
+        self._calls: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
+        self._next_call = 0
+        self._restart_expected = False
+        self._state_lost = False
+        self._restarted = asyncio.Event()
+        self._stopping = False
+        self._reader = asyncio.create_task(self._read(), name=f"kernel {sandbox.id}")
+
+    @classmethod
+    async def start(cls, runtime: Runtime, spec: Spec) -> Self:
+        """A kernel that waits for code. Raises `SandboxFailed`, `Unready`; leaves nothing behind when it does."""
+        kernel = cls(await runtime.start(spec), spec)
+        try:
+            await asyncio.wait_for(asyncio.shield(kernel._ready), READY_SECONDS)
+        except BaseException as error:
+            await kernel.stop()
+            if isinstance(error, TimeoutError):
+                raise SandboxFailed(f"no kernel within {READY_SECONDS:g} s") from error
+            raise
+        return kernel
+
+    @property
+    def alive(self) -> bool:
+        """Whether its sandbox can still take an execution."""
+        return not self._stopping and self.sandbox.exited() is None and not self._reader.done()
+
+    # Executions.
+
+    async def stream(self, execution_id: str, code: str, timeout: float) -> AsyncIterator[Output | Ending]:
+        """Run `code`; yield outputs as they come and one `Ending` last. One at a time.
+
+        timeout: seconds of wall clock. Leaving the iterator early interrupts the program. Raises `SessionClosed`
+        when the sandbox is gone before the code was handed over.
+        """
+        if not self.alive or self._running is not None:
+            raise SessionClosed("this kernel cannot take an execution: its sandbox is gone or busy")
+        self.sandbox.reset_peak()
+        running = _Running(execution_id, self.sandbox.usage(), asyncio.Queue(), time.monotonic())
+        self._running = running
+        try:
+            with contextlib.suppress(ConnectionError):  # the reader will say so
+                await self._send(Frame.EXECUTE, {"id": execution_id, "code": code, "timeout": timeout})
+            async for item in self._outputs(running, timeout):
+                yield item
+        finally:
+            if self._running is running:
+                await asyncio.shield(self._abandon(running))
+
+    async def _outputs(self, running: _Running, timeout: float) -> AsyncIterator[Output | Ending]:
+        while True:
+            # The kernel may have to be replaced first; once it has started, only the timeout counts.
+            allowed = timeout + _OVERTIME_SECONDS + (READY_SECONDS if running.started is None else 0.0)
+            left = (running.started or running.sent) + allowed - time.monotonic()
+            try:
+                item = await asyncio.wait_for(running.items.get(), max(left, 0.0))
+            except TimeoutError:
+                if running.started is not None and time.monotonic() < running.started + timeout + _OVERTIME_SECONDS:
+                    continue
+                item = await self._overdue()
+            if isinstance(item, dict):
+                self._running = None
+                yield self._judge(running, item)
+                return
+            if isinstance(item, Exit):
+                self._running = None
+                yield self._judge_exit(running, item)
+                return
+            yield item
+
+    async def _overdue(self) -> Exit:
+        """Init broke its promise to end the execution: end the sandbox from outside."""
+        await self.sandbox.stop()
+        return Exit("overdue")
+
+    async def _abandon(self, running: _Running) -> None:
+        """The caller no longer listens: stop the program, so that the session's next one can run."""
+        with contextlib.suppress(ConnectionError):
+            await self._send(Frame.INTERRUPT, {})
+        deadline = time.monotonic() + _OVERTIME_SECONDS
+        while self._running is running:
+            try:
+                item = await asyncio.wait_for(running.items.get(), max(deadline - time.monotonic(), 0.0))
+            except TimeoutError:
+                item = await self._overdue()
+            if isinstance(item, dict):
+                self._state_lost |= item.get("died") is not None
+            if isinstance(item, dict | Exit):
+                self._running = None
+
+    def _judge(self, running: _Running, done: dict[str, Any]) -> Ending:
+        """From init's account and the meters to a status."""
+        now = time.monotonic()
+        after = self.sandbox.usage()
+        status, reason = _status(done, after.oom_kills - running.before.oom_kills, self.spec)
+        died = done.get("died") is not None
+        lost, self._state_lost = died or self._state_lost, False
+        dropped = done.get("dropped") or [0, 0, 0]
+        return Ending(
+            status,
+            reason,
+            done.get("execution_count"),
+            (now - (running.started or running.sent)) * 1000,
+            (after.cpu_ns - running.before.cpu_ns) / 1e6,
+            after.peak_bytes,
+            tuple(_artifact(*entry) for entry in done.get("artifacts") or ()),
+            Truncated(*dropped),
+            lost,
+        )
+
+    def _judge_exit(self, running: _Running, end: Exit) -> Ending:
+        after = self.sandbox.usage()
+        if end.reason == "overdue":
+            status, reason = Status.TIMEOUT, "the time was over and the sandbox had to be destroyed with its files"
+        elif self._stopping:
+            status, reason = Status.CANCELLED, "its session was closed"
+        elif after.oom_kills > running.before.oom_kills:
+            status, reason = Status.OOM, f"{_oom_words(self.spec)}; the sandbox died of it, with its files"
+        else:
+            status, reason = Status.KILLED, f"the sandbox ended: {end.reason}"
+        duration = (time.monotonic() - (running.started or running.sent)) * 1000
+        cpu = (after.cpu_ns - running.before.cpu_ns) / 1e6
+        return Ending(status, reason, None, duration, cpu, after.peak_bytes, (), Truncated(), True)
+
+    async def interrupt(self) -> None:
+        """SIGINT to the running program, as Ctrl-C; it is killed when it does not end within two seconds."""
+        with contextlib.suppress(ConnectionError):
+            await self._send(Frame.INTERRUPT, {})
+
+    async def restart(self) -> None:
+        """Replace the kernel; files stay, variables go. An execution in flight ends as `killed`."""
+        if not self.alive:
+            raise SessionClosed("the sandbox is gone; open a new session")
+        self._restart_expected = True
+        self._restarted.clear()
+        await self._send(Frame.RESTART, {})
+        try:
+            await asyncio.wait_for(self._restarted.wait(), READY_SECONDS)
+        except TimeoutError as error:
+            raise SandboxFailed("the kernel did not come back after a restart") from error
+        if not self.alive:
+            raise SessionClosed("the sandbox did not survive the restart; open a new session")
+
+    async def stop(self) -> None:
+        """End the sandbox and everything in it. May be called twice."""
+        self._stopping = True
+        try:
+            await self.sandbox.stop()
+        finally:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+            self._fail(Exit("stopped"))
+
+    # Files.
+
+    async def list(self) -> list[File]:
+        """Every regular file in the workspace, sorted by path; 5,000 at most."""
+        answer, _ = await self._call("list")
+        return [File(str(path), int(size), int(modified) / 1e9) for path, size, modified in answer["files"]]
+
+    async def read(self, path: str) -> AsyncIterator[bytes]:
+        """The contents in pieces. A file that changes meanwhile ends at the size it had at the start, or before.
+
+        Raises `FileMissing`, `InvalidPath`.
+        """
+        answer, _ = await self._call("open", path=checked_path(path))
+        handle, left = answer["handle"], int(answer["size"])
+        try:
+            while left > 0:
+                _, data = await self._call("read", handle=handle)
+                if not data:
+                    return
+                yield data[:left]
+                left -= len(data)
+        finally:
+            if self.alive:
+                await self._call("close", handle=handle)
+
+    async def write(self, path: str, data: bytes | AsyncIterable[bytes]) -> int:
+        """Store a file, wholly or not at all; its size in bytes. Raises `WorkspaceFull`, `InvalidPath`."""
+        answer, _ = await self._call("create", path=checked_path(path))
+        handle = answer["handle"]
+        try:
+            async for piece in _pieces(data):
+                await self._call("write", piece, handle=handle)
+            answer, _ = await self._call("commit", handle=handle)
+        except BaseException:
+            if self.alive:
+                await asyncio.shield(self._call("close", handle=handle))
+            raise
+        return int(answer["size"])
+
+    async def remove(self, path: str) -> None:
+        """Delete a file. Raises `FileMissing`, `InvalidPath`."""
+        await self._call("remove", path=checked_path(path))
+
+    async def _call(self, op: str, payload: bytes = b"", **arguments: Any) -> tuple[dict[str, Any], bytes]:
+        if not self.alive:
+            raise SessionClosed("the sandbox is gone; open a new session")
+        self._next_call += 1
+        number = self._next_call
+        future = self._calls[number] = asyncio.get_running_loop().create_future()
+        try:
+            try:
+                await self.sandbox.channel.write(
+                    encode_json(Frame.CALL, {"call": number, "op": op, **arguments}, payload)
+                )
+            except ConnectionError as error:
+                raise SessionClosed("the sandbox is gone; open a new session") from error
+            answer, data = await future
+        finally:
+            self._calls.pop(number, None)
+        if "error" in answer:
+            raise _file_error(answer["error"])
+        return answer, data
+
+    # Frames.
+
+    async def _send(self, kind: Frame, value: dict[str, Any]) -> None:
+        await self.sandbox.channel.write(encode_json(kind, value))
+
+    async def _read(self) -> None:
+        decoder = Decoder()
+        try:
+            while data := await self.sandbox.channel.read():
+                for kind, body in decoder.feed(data):
+                    self._on_frame(kind, body)
+        except (BadFrame, KeyError, TypeError, ValueError) as error:
+            self._fail(Exit(f"protocol error: {error}"))
+            await self.sandbox.stop()
+            return
+        self._fail(await self.sandbox.wait())
+
+    def _fail(self, end: Exit) -> None:
+        """The sandbox is gone: everybody who waits for something of it is told."""
+        self._restarted.set()
+        if not self._ready.done():
+            kind = ProtocolError if end.reason.startswith("protocol") else SandboxFailed
+            self._ready.set_exception(kind(f"the sandbox ended before its kernel was ready: {end.reason}"))
+            self._ready.exception()  # marked as seen: `start` may have been cancelled
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(SessionClosed(f"the sandbox is gone ({end.reason}); open a new session"))
+        if self._running is not None:
+            self._running.items.put_nowait(end)
+
+    def _on_frame(self, kind: Frame, body: bytes) -> None:
+        if kind is Frame.READY:
+            self._on_ready(decode_json(body)[0])
+        elif kind is Frame.REPLY:
+            value, payload = decode_json(body)
+            future = self._calls.get(value["call"])
+            if future is not None and not future.done():
+                future.set_result((value, payload))
+        elif self._running is not None:
+            self._on_output(self._running, kind, body)
+
+    def _on_ready(self, value: dict[str, Any]) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+        elif self._restart_expected:
+            self._restart_expected = False
+        else:
+            # Nobody asked for a new kernel, so the next result has to say that the state is gone.
+            self._state_lost = True
+        self._restarted.set()
+
+    def _on_output(self, running: _Running, kind: Frame, body: bytes) -> None:
+        if kind is Frame.STARTED:
+            running.started = time.monotonic()
+        elif kind is Frame.STDOUT or kind is Frame.STDERR:
+            name: Literal["stdout", "stderr"] = "stdout" if kind is Frame.STDOUT else "stderr"
+            running.items.put_nowait(Stream(name, body.decode("utf-8", "replace")))
+        elif kind is Frame.RESULT:
+            value, _ = decode_json(body)
+            running.items.put_nowait(Result(dict(value["data"]), value.get("execution_count")))
+        elif kind is Frame.ERROR:
+            value, _ = decode_json(body)
+            running.items.put_nowait(Error(str(value["name"]), str(value["value"]), str(value["traceback"])))
+        elif kind is Frame.DONE:
+            value, _ = decode_json(body)
+            if value["id"] == running.id:
+                if value.get("died") is not None:
+                    self._restart_expected = True  # this execution's own result will say it
+                running.items.put_nowait(value)
+
+
+def _status(done: dict[str, Any], oom_kills: int, spec: Spec) -> tuple[Status, str]:
+    died = done.get("died")
+    if died is not None and oom_kills > 0:
+        return Status.OOM, _oom_words(spec)
+    if done.get("timed_out"):
+        return Status.TIMEOUT, "" if died is None else "it ignored the interrupt and was killed"
+    if died is not None:
+        if done.get("interrupted"):
+            return Status.INTERRUPTED, "it ignored the interrupt and was killed"
+        return Status.KILLED, _exit_words(int(died))
+    if done.get("reply") == "ok":
+        return Status.OK, ""
+    if done.get("interrupted"):
+        return Status.INTERRUPTED, ""
+    return Status.ERROR, ""
+
+
+def _oom_words(spec: Spec) -> str:
+    return f"the memory limit of {spec.limits.memory_mb} MB was reached"
+
+
+def _exit_words(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        names = {9: "SIGKILL", 11: "SIGSEGV", 6: "SIGABRT", 15: "SIGTERM", 7: "SIGBUS", 8: "SIGFPE", 31: "SIGSYS"}
+        return f"the kernel process died of signal {number} ({names.get(number, 'see signal(7)')})"
+    return f"the kernel process exited with code {os.WEXITSTATUS(status)}"
+
+
+def _artifact(path: str, size: int, change: str) -> Artifact:
+    mime = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    return Artifact(str(path), int(size), mime, "created" if change == "created" else "changed")
+
+
+def _file_error(error: dict[str, Any]) -> Exception:
+    kind, text = str(error.get("kind")), str(error.get("text"))
+    if kind == "full":
+        return WorkspaceFull(f"/mnt/data is full: {text}. Delete files or ask for a larger disk limit")
+    if kind == "missing":
+        return FileMissing(text)
+    return InvalidPath(text)
+
+
+async def _pieces(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(data, bytes | bytearray | memoryview):
+        for start in range(0, len(data), CHUNK):
+            yield bytes(data[start : start + CHUNK])
+        return
+    async for piece in data:
+        for start in range(0, len(piece), CHUNK):
+            yield piece[start : start + CHUNK]

@@ -1,0 +1,95 @@
+"""Sandboxes started before anyone asks.
+
+One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. Replenishing starts one
+sandbox at a time in the background, and backs off when starts fail so that a broken image cannot spin the host.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Self
+
+from sandbox.errors import SandboxError
+from sandbox.execution import Spec
+from sandbox.kernel import Kernel
+from sandbox.runtime import Runtime
+
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
+
+
+class Pool:
+    """Warm kernels of one spec. Use `open`."""
+
+    def __init__(self, runtime: Runtime, spec: Spec, size: int) -> None:
+        self._runtime = runtime
+        self._spec = spec
+        self._size = size
+        self._warm: deque[Kernel] = deque()
+        self._wanted = asyncio.Event()
+        self._filled = asyncio.Condition()
+        self._failure: SandboxError | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, runtime: Runtime, spec: Spec, size: int) -> AsyncIterator[Self]:
+        """Start filling in the background; at the end, stop what nobody claimed."""
+        pool = cls(runtime, spec, size)
+        replenisher = asyncio.create_task(pool._replenish(), name="pool")
+        pool._wanted.set()
+        try:
+            yield pool
+        finally:
+            replenisher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await replenisher
+            await asyncio.gather(*(kernel.stop() for kernel in pool._warm), return_exceptions=True)
+            pool._warm.clear()
+
+    @property
+    def warm(self) -> int:
+        """How many kernels wait to be claimed."""
+        return len(self._warm)
+
+    async def claim(self, spec: Spec) -> Kernel:
+        """A kernel for good: a warm one when there is one of this spec, else a cold start.
+
+        Raises what `Kernel.start` raises.
+        """
+        while self._warm and spec == self._spec:
+            kernel = self._warm.popleft()
+            self._wanted.set()
+            if kernel.alive:
+                return kernel
+            await kernel.stop()
+        return await Kernel.start(self._runtime, spec)
+
+    async def fill(self, count: int | None = None) -> None:
+        """Wait until `count` kernels (default: the target size) are warm. Raises what made the last start fail."""
+        target = self._size if count is None else count
+        async with self._filled:
+            await self._filled.wait_for(lambda: len(self._warm) >= target or self._failure is not None)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _replenish(self) -> None:
+        backoff = _BACKOFF_FIRST_S
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while len(self._warm) < self._size:
+                try:
+                    kernel = await Kernel.start(self._runtime, self._spec)
+                except SandboxError as error:
+                    await self._tell(error)
+                    await asyncio.sleep(backoff)
+                    backoff = min(backoff * 2, _BACKOFF_MAX_S)
+                    continue
+                backoff = _BACKOFF_FIRST_S
+                self._warm.append(kernel)
+                await self._tell(None)
+
+    async def _tell(self, failure: SandboxError | None) -> None:
+        async with self._filled:
+            self._failure = failure
+            self._filled.notify_all()

@@ -1,0 +1,83 @@
+"""Who makes sandboxes: the whole seam between us and a backend.
+
+A runtime knows namespaces, containers or pods, and nothing of Jupyter, sessions or HTTP. What it hands out is
+contained and verified, and has a channel: a byte stream of `guest.frames` with init at its other end.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sandbox.execution import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a sandbox ended."""
+
+    reason: str
+    """For a person: `stopped`, or what went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The meters of a sandbox at one moment, from outside it."""
+
+    cpu_ns: int
+    """CPU time of all its processes since it was made."""
+    peak_bytes: int
+    """Most memory held since the last `reset_peak`."""
+    oom_kills: int
+    """How often the memory cap has killed a process in it."""
+
+
+class Channel(Protocol):
+    """A byte stream to a sandbox's init."""
+
+    async def read(self) -> bytes:
+        """Some bytes; empty when the other end is gone. Called by the kernel's one reader task."""
+
+    async def write(self, data: bytes) -> None:
+        """All of `data`, waiting while the other end does not read. Raises `ConnectionError` when it is gone."""
+
+    async def aclose(self) -> None:
+        """Give the stream up. May be called twice."""
+
+
+class Sandbox(Protocol):
+    """One isolated process tree, for exactly one session."""
+
+    @property
+    def id(self) -> str:
+        """Unique among all sandboxes of all runtimes."""
+
+    @property
+    def channel(self) -> Channel:
+        """To its init."""
+
+    def exited(self) -> Exit | None:
+        """How it ended, or None while it lives."""
+
+    async def wait(self) -> Exit:
+        """Until it has ended and nothing of it is left."""
+
+    def usage(self) -> Usage:
+        """What it has used. After its end: the last known."""
+
+    def reset_peak(self) -> None:
+        """Start measuring the peak anew."""
+
+    async def stop(self) -> None:
+        """End it and wait until nothing is left: no process, mount, cgroup or directory. May be called twice."""
+
+
+class Runtime(Protocol):
+    """What makes and destroys sandboxes."""
+
+    async def prepare(self, image: str) -> None:
+        """Make ready whatever starts of this image share. Raises `ImageNotBuilt`, `UnknownImage`, `SandboxFailed`."""
+
+    async def start(self, spec: Spec) -> Sandbox:
+        """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`."""
+
+    async def aclose(self) -> None:
+        """End every sandbox of this runtime. May be called twice."""

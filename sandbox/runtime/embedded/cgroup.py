@@ -1,0 +1,255 @@
+"""Memory, CPU and process limits, what was used of them, and how a sandbox died.
+
+Version 1 hierarchies, a pure version 2 tree, and hybrid hosts (version 1 controllers beside an empty version 2
+tree) are the same three verbs here: create with every limit before any process enters, attach, remove.
+"""
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+_PERIOD_US = 100_000
+_CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
+
+
+class NoCgroups(Exception):
+    """The controllers that a hard cap needs are not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where this host keeps its controllers."""
+
+    version: int
+    roots: Mapping[str, Path]
+    """Controller to mount point. Version 2 has one entry, `unified`."""
+
+    @classmethod
+    def detect(cls, mountinfo: str) -> "Layout":
+        """From the text of `/proc/self/mountinfo`. Raises `NoCgroups`."""
+        v1: dict[str, Path] = {}
+        unified: Path | None = None
+        for line in mountinfo.splitlines():
+            before, _, after = line.partition(" - ")
+            mount_point = Path(before.split()[4])
+            kind, _, options = after.split(maxsplit=2)
+            if kind == "cgroup2":
+                unified = mount_point
+            elif kind == "cgroup":
+                v1 |= {name: mount_point for name in options.split(",") if name in _CONTROLLERS_V1}
+        if {"memory", "pids", "cpu", "cpuacct"} <= v1.keys():
+            return cls(1, v1)
+        if unified is not None and {"memory", "pids", "cpu"} <= _words(unified / "cgroup.controllers"):
+            return cls(2, {"unified": unified})
+        found = sorted(v1) or ["none"]
+        raise NoCgroups(f"the memory, pids and cpu controllers are needed; found: {', '.join(found)}")
+
+
+def _words(path: Path) -> set[str]:
+    try:
+        return set(path.read_text().split())
+    except OSError:
+        return set()
+
+
+def _write(path: Path, value: str) -> None:
+    # One write(2) and no buffering, so that the kernel's verdict on the value is what raises here.
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"writing {value} to {path}: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What one group may use."""
+
+    memory_bytes: int
+    processes: int
+    cpus: float | None = None
+    """None: no quota (the aggregate group)."""
+
+
+class Group:
+    """One directory in every hierarchy of the layout."""
+
+    def __init__(self, layout: Layout, name: str) -> None:
+        self._layout = layout
+        self.name = name
+        self._paths = {controller: root / name for controller, root in layout.roots.items()}
+
+    def create(self, caps: Caps, *, leaf: bool) -> None:
+        """Make the directories and write every limit. `leaf` groups hold processes, the others hold groups."""
+        for controller, path in self._paths.items():
+            path.mkdir(exist_ok=True)
+            if self._layout.version == 1:
+                self._limit_v1(controller, path, caps)
+        if self._layout.version == 2:
+            self._limit_v2(self._paths["unified"], caps, leaf=leaf)
+
+    def _limit_v1(self, controller: str, path: Path, caps: Caps) -> None:
+        if controller == "memory":
+            _write(path / "memory.limit_in_bytes", str(caps.memory_bytes))
+            if (path / "memory.memsw.limit_in_bytes").exists():
+                _write(path / "memory.memsw.limit_in_bytes", str(caps.memory_bytes))
+            _write(path / "memory.swappiness", "0")
+        elif controller == "pids":
+            _write(path / "pids.max", str(caps.processes))
+        elif controller == "cpu" and caps.cpus is not None:
+            _write(path / "cpu.cfs_period_us", str(_PERIOD_US))
+            _write(path / "cpu.cfs_quota_us", str(int(caps.cpus * _PERIOD_US)))
+            _write(path / "cpu.shares", "256")
+
+    def _limit_v2(self, path: Path, caps: Caps, *, leaf: bool) -> None:
+        _write(path / "memory.max", str(caps.memory_bytes))
+        for name in ("memory.swap.max", "memory.zswap.max"):
+            if (path / name).exists():
+                _write(path / name, "0")
+        _write(path / "pids.max", str(caps.processes))
+        if caps.cpus is not None:
+            _write(path / "cpu.max", f"{int(caps.cpus * _PERIOD_US)} {_PERIOD_US}")
+            _write(path / "cpu.weight", "50")
+        if leaf:
+            _write(path / "cgroup.max.descendants", "0")
+        else:
+            _write(path / "cgroup.subtree_control", "+memory +pids +cpu")
+
+    def attach(self, pid: int) -> None:
+        """Move a process in; its later children are born inside."""
+        for path in self._paths.values():
+            _write(path / "cgroup.procs", str(pid))
+
+    def holds(self, pid: int) -> bool:
+        """Whether `/proc/PID/cgroup` names this group in every hierarchy of ours."""
+        named = {}
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            named |= {controller or "unified": path for controller in controllers.split(",")}
+        return all(named.get(controller, "").endswith(f"/{self.name}") for controller in self._paths)
+
+    def processes(self) -> set[int]:
+        """Everybody inside, by host pid."""
+        pids: set[int] = set()
+        for path in self._paths.values():
+            pids |= {int(word) for word in _words(path / "cgroup.procs")}
+        return pids
+
+    def open_meters(self) -> list[int]:
+        """Descriptors for `Meters`, so that a process without privileges can read and reset them."""
+        if self._layout.version == 2:
+            path = self._paths["unified"]
+            files = [(path, "memory.peak", os.O_RDWR), (path, "memory.events", os.O_RDONLY)]
+            files.append((path, "cpu.stat", os.O_RDONLY))
+        else:
+            memory = self._paths["memory"]
+            files = [(memory, "memory.max_usage_in_bytes", os.O_RDWR), (memory, "memory.oom_control", os.O_RDONLY)]
+            files.append((self._paths["cpuacct"], "cpuacct.usage", os.O_RDONLY))
+        return [os.open(path / name, flags | os.O_CLOEXEC) for path, name, flags in files]
+
+    def remove(self) -> bool:
+        """Remove the directories; False while a process or a dying mount still holds one. May be called again."""
+        gone = True
+        for path in self._paths.values():
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                gone = False
+        return gone
+
+    def children(self) -> set[str]:
+        """Names of the groups directly below, over all hierarchies."""
+        return {
+            entry.name for path in self._paths.values() if path.is_dir() for entry in path.iterdir() if entry.is_dir()
+        }
+
+    def destroy(self, deadline: float) -> bool:
+        """Kill everybody below and remove the whole subtree; False if something outlives `deadline` (monotonic)."""
+        groups = [Group(self._layout, f"{self.name}/{child}") for child in sorted(self.children())]
+        while True:
+            for group in [*groups, self]:
+                _kill(group.processes())
+            if all([group.remove() for group in groups]) and self.remove():
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def open_parent(layout: Layout, name: str) -> Group:
+    """Make the groups above all instances, `name` like `sandbox/3`, capped so that the host keeps breathing.
+
+    Memory is what the machine has less 15 %, at least 1 GiB less; processes 32,768 in all.
+    """
+    if layout.version == 2:
+        root = layout.roots["unified"]
+        _write(root / "cgroup.subtree_control", "+memory +pids +cpu")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    caps = Caps(max(total - max(1024 * MIB, total * 15 // 100), 256 * MIB), 32_768)
+    parent = Group(layout, name.split("/")[0])
+    parent.create(caps, leaf=False)
+    group = Group(layout, name)
+    group.create(caps, leaf=False)
+    return group
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The meters of one group at one moment."""
+
+    cpu_ns: int
+    """Since the group was made."""
+    peak_bytes: int
+    """Since the last reset."""
+    oom_kills: int
+    """Since the group was made."""
+
+
+class Meters:
+    """A group's counters through inherited descriptors."""
+
+    def __init__(self, fds: list[int]) -> None:
+        self._peak, self._oom, self._cpu = fds
+
+    def reset_peak(self) -> None:
+        """Start the peak anew. Kernels before 6.12 cannot in version 2; there it stays the peak since the start."""
+        try:
+            os.pwrite(self._peak, b"0", 0)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF, errno.EACCES, errno.EPERM):
+                raise
+
+    def read(self) -> Reading:
+        """All three counters. Raises `OSError` (ENODEV) when the group is gone."""
+        cpu = os.pread(self._cpu, 4096, 0).decode()
+        stat = cpu.split()
+        cpu_ns = int(stat[stat.index("usage_usec") + 1]) * 1000 if "usage_usec" in stat else int(cpu)
+        peak = int(os.pread(self._peak, 64, 0))
+        events = os.pread(self._oom, 4096, 0).decode().split()
+        return Reading(cpu_ns, peak, int(events[events.index("oom_kill") + 1]) if "oom_kill" in events else 0)
+
+    def close(self) -> None:
+        """Give the descriptors back. May be called twice."""
+        for fd in (self._peak, self._oom, self._cpu):
+            if fd >= 0:
+                os.close(fd)
+        self._peak = self._oom = self._cpu = -1

@@ -1,0 +1,184 @@
+"""The steps of containment, in order; any failure ends the process that fails.
+
+Three processes go through here. `enter_namespaces` is the short-lived set-up process of a sandbox, still host
+root; `confine_init` is PID 1 after its mounts; `contain_kernel` is the zygote's child on its way into a sandbox.
+Read each from top to bottom: that is the jail. Standard library only: the zygote runs this with the image's
+Python.
+"""
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sandbox.runtime.embedded import linux, mounts, seccomp
+
+NAMESPACES = {
+    "mnt": linux.CLONE_NEWNS,
+    "net": linux.CLONE_NEWNET,
+    "ipc": linux.CLONE_NEWIPC,
+    "uts": linux.CLONE_NEWUTS,
+    "cgroup": linux.CLONE_NEWCGROUP,
+    "pid": linux.CLONE_NEWPID,
+}
+"""Every namespace a sandbox has of its own, by its name in `/proc/PID/ns`."""
+
+ZYGOTE_CAPABILITIES = {
+    linux.CAP_SYS_ADMIN,
+    linux.CAP_SYS_CHROOT,
+    linux.CAP_SETUID,
+    linux.CAP_SETGID,
+    linux.CAP_SETPCAP,
+}
+"""What putting a child into a sandbox takes; all relative to the user namespace, none of it valid on the host."""
+
+_NR_OPENAT2 = 437
+
+_LANDLOCK_EXECUTE, _LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1, 2, 4, 8
+_LANDLOCK_MAKE_CHAR, _LANDLOCK_MAKE_BLOCK = 1 << 6, 1 << 11
+_LANDLOCK_REFER, _LANDLOCK_TRUNCATE, _LANDLOCK_IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+_LANDLOCK_SCOPE_ABSTRACT_UNIX, _LANDLOCK_SCOPE_SIGNAL = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What the kernel's way into one sandbox needs to know. Crosses to the zygote as JSON."""
+
+    uid: int
+    file_bytes: int
+    """RLIMIT_FSIZE: no single file may be larger."""
+    processes: int
+    readable: Sequence[str]
+    """Trees that may be read and executed from."""
+
+
+def reset_signals() -> None:
+    """Default dispositions and an empty mask, whatever the parent had."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except OSError:
+            continue  # glibc keeps 32 and 33 for itself
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def become_user_root(user_namespace: int) -> None:
+    """Join the user namespace of all sandboxes and become its root, which is nobody on the host."""
+    linux.setns(user_namespace, linux.CLONE_NEWUSER)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def enter_namespaces(user_namespace: int, wanted: Sequence[str] = tuple(NAMESPACES)) -> None:
+    """New namespaces, owned by the user namespace, for this process (pid: for its next child)."""
+    become_user_root(user_namespace)
+    flags = 0
+    for name in wanted:
+        flags |= NAMESPACES[name]
+    linux.unshare(flags)
+
+
+def confine_init(ids: mounts.Ids) -> None:
+    """PID 1 keeps one capability, CAP_KILL, whose reach ends at its pid namespace.
+
+    Its files are opened as the kernel's uid, so it can read what a program made with any umask, yet the program
+    cannot signal or trace it.
+    """
+    linux.raise_loopback()
+    socket.sethostname("sandbox")
+    linux.new_session_keyring()
+    keep = {linux.CAP_KILL, linux.CAP_SETUID, linux.CAP_SETGID}
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    linux.drop_bounding({linux.CAP_KILL})
+    linux.keep_capabilities_over_setuid(True)
+    os.setresgid(ids.init, ids.init, ids.init)
+    os.setresuid(ids.init, ids.init, ids.init)
+    linux.set_capabilities(keep)
+    linux.set_fs_ids(ids.kernel, ids.kernel)
+    linux.set_capabilities({linux.CAP_KILL})
+    linux.forbid_dumps()
+    os.umask(0o022)
+    linux.forbid_new_privileges()
+    linux.load_seccomp(seccomp.program(also_allow=(_NR_OPENAT2,)))
+
+
+def confine_zygote() -> None:
+    """The zygote holds imported libraries, so it holds only what forking into a sandbox takes."""
+    linux.new_session_keyring()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    linux.drop_bounding(ZYGOTE_CAPABILITIES)
+
+
+def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> None:
+    """From the zygote's child to a contained kernel. `namespaces`: open files of all but the pid namespace."""
+    for fd in namespaces:
+        linux.setns(fd)
+    os.chdir(mounts.WORKSPACE)
+    os.setsid()
+    linux.close_all_but(keep)
+    reset_signals()
+    os.umask(0o077)
+    _set_rlimits(cell)
+    linux.new_session_keyring()
+    _drop_privileges(cell)
+    linux.forbid_dumps()
+    linux.forbid_new_privileges()
+    _restrict_files(cell)
+    linux.load_seccomp(seccomp.program())
+
+
+def _set_rlimits(cell: Cell) -> None:
+    # Not AS: numpy and pyarrow reserve large ranges they never touch.
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 1024),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 256),
+        (resource.RLIMIT_RTPRIO, 0),
+        (resource.RLIMIT_NICE, 0),
+        (resource.RLIMIT_FSIZE, cell.file_bytes),
+        (resource.RLIMIT_NPROC, cell.processes),
+        (resource.RLIMIT_STACK, 8 << 20),
+    ):
+        _, hard = resource.getrlimit(kind)
+        bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bounded, bounded))
+
+
+def _drop_privileges(cell: Cell) -> None:
+    linux.drop_bounding(set())
+    linux.lock_securebits()
+    os.setgroups([])
+    os.setresgid(cell.uid, cell.uid, cell.uid)
+    os.setresuid(cell.uid, cell.uid, cell.uid)
+    linux.set_capabilities(set())
+    try:
+        os.setuid(0)
+    except PermissionError:
+        return
+    raise PermissionError("a contained kernel could become root")
+
+
+def _restrict_files(cell: Cell) -> None:
+    """The second lock, should a mount ever expose a path it must not. TCP stays free: the network has no way out."""
+    abi = linux.landlock_abi()
+    if abi == 0:
+        raise OSError("this kernel has no Landlock; boot with lsm=landlock,… or use another runtime")
+    handled = (1 << 13) - 1
+    handled |= _LANDLOCK_REFER if abi >= 2 else 0
+    handled |= _LANDLOCK_TRUNCATE if abi >= 3 else 0
+    handled |= _LANDLOCK_IOCTL_DEV if abi >= 5 else 0
+    scoped = _LANDLOCK_SCOPE_ABSTRACT_UNIX | _LANDLOCK_SCOPE_SIGNAL if abi >= 6 else 0
+    read = _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR
+    everything = handled & ~(_LANDLOCK_MAKE_CHAR | _LANDLOCK_MAKE_BLOCK)
+    device = _LANDLOCK_READ_FILE | _LANDLOCK_WRITE_FILE
+    rules = [(tree, read | _LANDLOCK_EXECUTE) for tree in cell.readable]
+    rules += [("/etc", read), ("/proc", read), ("/dev", read)]
+    rules += [(tree, everything) for tree in (mounts.WORKSPACE, "/tmp", "/dev/shm")]
+    rules += [(f"/dev/{name}", device) for name in ("null", "zero", "full")]
+    linux.landlock(handled, scoped, rules)

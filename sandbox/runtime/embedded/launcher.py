@@ -1,0 +1,653 @@
+"""The launcher: makes namespaces, cgroups and uids; forks inits; starts zygotes. Small, one thread, no user data.
+
+Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime. It speaks JSON packets over FD, a
+SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`, `prepared`, `started` (with the
+channel and the meters as descriptors), `gone`, `failed`. When the other side goes away every sandbox is ended.
+
+The way of a sandbox:
+
+    start ─ cgroups with limits ─ fork set-up process ─ it reports PID 1 ─ zygote forks a kernel into its pid
+    namespace ─ kernel into the cgroups, mounts ready ─ gate opens ─ kernel contains itself ─ verified from
+    outside ─ init is given the kernel ─ … ─ stop or PID 1's end ─ cgroups removed ─ gone
+
+A failure at any step kills PID 1 and with it everything; nothing unverified ever reaches init.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sandbox.guest import init
+from sandbox.runtime.embedded import cgroup, jail, linux, mounts
+
+IDS_PER_INSTANCE = 65_536
+FIRST_HOST_ID = 0x70000000
+"""systemd's table of uid ranges leaves 0x70000000 to 0x7FFFFFFE unused."""
+MAX_INSTANCES = 4096
+MAX_SLOTS = 10_000
+_KERNEL_IDS, _INIT_IDS = 10_000, 40_000
+_RUN_DIRECTORY = Path("/run/sandbox")
+_REMOVE_SECONDS = 10.0
+_ZYGOTE_ENV = {
+    "PATH": f"{mounts.VENV}/bin:/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "MPLCONFIGDIR": "/tmp/.matplotlib",
+    "IPYTHONDIR": "/tmp/.ipython",
+    "JUPYTER_CONFIG_DIR": "/tmp/.jupyter",
+    "PLOTLY_RENDERER": "plotly_mimetype",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # One thread before every fork: BLAS pools and pyarrow's jemalloc would start others at import.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "ARROW_IO_THREADS": "1",
+}
+
+
+class Unfit(Exception):
+    """This host cannot contain anything; the text says what is missing."""
+
+
+class _ServerGone(Exception):
+    """The server ended, so everything ends."""
+
+
+@dataclass(slots=True)
+class Zygote:
+    """One image's zygote, as the launcher sees it."""
+
+    pid: int
+    link: socket.socket
+    layers: tuple[mounts.Layer, ...]
+    stage: str
+    ready: bool = False
+    waiting: list[str] = field(default_factory=list)
+    """Packets to be sent once it is ready: sandboxes that wait for their fork."""
+
+
+@dataclass(slots=True)
+class Sandbox:
+    """One sandbox on its way from start to gone."""
+
+    id: str
+    slot: int
+    image: str
+    ids: mounts.Ids
+    group: cgroup.Group
+    cell: jail.Cell
+    control: socket.socket
+    """To init: it reports its progress and asks for kernels here."""
+    init_pid: int = 0
+    namespaces: list[int] = field(default_factory=list)
+    """Open `/proc/PID/ns` files of PID 1: pid first, then the others."""
+    mounted: bool = False
+    gate: socket.socket | None = None
+    """To a kernel on its way in."""
+    kernel_pid: int = 0
+    entered: bool = False
+    reason: str = ""
+    stopping: bool = False
+
+
+def _status_fields(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+
+
+class Launcher:
+    """The event loop: every step of every sandbox is the answer to one readable descriptor."""
+
+    def __init__(self, server: socket.socket, stage: Path) -> None:
+        self._server = server
+        self._stage = stage
+        self._selector = selectors.DefaultSelector()
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._kernels: dict[int, Sandbox] = {}
+        self._inits: dict[int, Sandbox] = {}
+        self._zygotes: dict[str, Zygote] = {}
+        self._removing: list[tuple[Sandbox, float]] = []
+        self._free_slots: list[int] = list(range(MAX_SLOTS))
+        self._own_namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in [*jail.NAMESPACES, "user"]}
+
+    # Start-up.
+
+    def open(self) -> None:
+        """Own mount namespace, lock, leftovers of dead instances, cgroups, user namespace. Raises `Unfit`."""
+        self._fork_from_ids()
+        linux.become_subreaper()
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        try:
+            self._layout = cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text())
+        except cgroup.NoCgroups as error:
+            raise Unfit(f"{error}. Boot with cgroups enabled, or use the docker runtime") from error
+        self.instance = self._lock_instance()
+        self._name = f"sandbox/{self.instance}"
+        cgroup.Group(self._layout, self._name).destroy(time.monotonic() + _REMOVE_SECONDS)
+        self._reconcile()
+        cgroup.open_parent(self._layout, self._name)
+        self._first_id = FIRST_HOST_ID + self.instance * IDS_PER_INSTANCE
+        self._user_namespace = self._make_user_namespace()
+        self._wakeup, signalled = socket.socketpair()
+        for sock in (self._wakeup, signalled):
+            sock.setblocking(False)
+        self._signalled = signalled
+        signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._selector.register(self._server, selectors.EVENT_READ, self._on_server)
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_child)
+
+    def _fork_from_ids(self) -> None:
+        if os.geteuid() != 0:
+            raise Unfit("the embedded runtime needs root for now; run as root, or use the docker runtime")
+
+    def _lock_instance(self) -> int:
+        _RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
+        for instance in range(MAX_INSTANCES):
+            fd = os.open(_RUN_DIRECTORY / f"{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            self._lock = fd  # held until we end: the lock is what says that we live
+            return instance
+        raise Unfit(f"{MAX_INSTANCES} engines run on this machine already")
+
+    def _reconcile(self) -> None:
+        """End what dead instances left. A failure on one never blocks the others, or us."""
+        parent = cgroup.Group(self._layout, "sandbox")
+        for name in parent.children():
+            if not name.isdigit() or int(name) == self.instance:
+                continue
+            with contextlib.suppress(OSError), open(_RUN_DIRECTORY / f"{name}.lock", "w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                cgroup.Group(self._layout, f"sandbox/{name}").destroy(time.monotonic() + _REMOVE_SECONDS)
+
+    def _make_user_namespace(self) -> int:
+        """One user namespace owns everything in every sandbox; its root is nobody outside."""
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ours.close()  # or our own copy would keep us from ever seeing the launcher let go
+                linux.unshare(linux.CLONE_NEWUSER)
+                theirs.send(b"U")
+                theirs.recv(1)
+            finally:
+                os._exit(0)
+        theirs.close()
+        try:
+            if ours.recv(1) != b"U":
+                raise Unfit("user namespaces are disabled; set sysctl user.max_user_namespaces to 10000")
+            mapping = f"0 {self._first_id} {IDS_PER_INSTANCE}\n"
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{pid}/{name}").write_text(mapping)
+            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            ours.close()
+            os.waitpid(pid, 0)
+
+    # The loop.
+
+    def run(self) -> NoReturn:
+        """Serve until the server goes away, then end everything."""
+        self._tell({"event": "hello", "instance": self.instance, "cgroup": self._layout.version})
+        try:
+            while True:
+                timeout = 0.002 if self._removing else None
+                for key, _ in self._selector.select(timeout):
+                    key.data()
+                self._remove_groups()
+        except _ServerGone:
+            self._close()
+        os._exit(0)
+
+    def _close(self) -> None:
+        for zygote in self._zygotes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(zygote.pid, signal.SIGKILL)
+        cgroup.Group(self._layout, self._name).destroy(time.monotonic() + _REMOVE_SECONDS)
+
+    def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
+        try:
+            socket.send_fds(self._server, [json.dumps(message).encode()], list(fds))
+        except ConnectionError as error:
+            raise _ServerGone from error
+
+    def _on_server(self) -> None:
+        try:
+            packet = self._server.recv(65536)
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            raise _ServerGone
+        request = json.loads(packet)
+        if request["verb"] == "prepare":
+            self._prepare(request)
+        elif request["verb"] == "start":
+            self._start(request)
+        elif request["verb"] == "stop" and request["sandbox"] in self._sandboxes:
+            sandbox = self._sandboxes[request["sandbox"]]
+            sandbox.stopping = True
+            self._kill(sandbox, "stopped")
+
+    def _on_child(self) -> None:
+        self._wakeup.recv(4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._inits:
+                self._gone(self._inits.pop(pid))
+            elif pid in self._kernels:  # its zygote died before it did
+                self._kernel_ended(pid, status)
+
+    # Zygotes.
+
+    def _prepare(self, request: dict[str, Any]) -> None:
+        """Stage an image and start its zygote."""
+        image, prefix = request["image"], Path(request["prefix"])
+        stage = self._stage / str(len(self._zygotes))
+        stage.mkdir(exist_ok=True)
+        try:
+            mounts.stage(stage, Path(request["root"]), prefix, Path(request["code"]))
+            shown = mounts.layers(prefix)
+            zygote = self._spawn_zygote(str(stage), shown, request["python"])
+        except OSError as error:
+            self._tell({"event": "unprepared", "image": image, "reason": str(error)})
+            return
+        self._zygotes[image] = zygote
+        self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(image))
+
+    def _spawn_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str) -> Zygote:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            self._become_zygote(stage, shown, python, theirs)
+        theirs.close()
+        return Zygote(pid, ours, shown, stage)
+
+    def _become_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str, link: socket.socket) -> NoReturn:
+        try:
+            jail.reset_signals()
+            linux.close_all_but({link.fileno(), self._user_namespace})
+            os.chdir(stage)
+            wanted = [name for name in jail.NAMESPACES if name != "pid"]
+            jail.enter_namespaces(self._user_namespace, wanted)
+            sizes = mounts.Sizes(1 << 20, 64, 64 << 20, 1 << 20)
+            mounts.build([*shown, *mounts.ZYGOTE_LAYERS], sizes, mounts.Ids(0, 0), proc=False)
+            os.close(self._user_namespace)
+            os.set_inheritable(link.fileno(), True)
+            module = ["-m", "sandbox.runtime.embedded.zygote"]
+            arguments = [str(link.fileno()), "/opt/image/preload.py"]
+            environment = _ZYGOTE_ENV | {"PYTHONPATH": mounts.CODE}
+            os.execve(python, [python, *module, *arguments], environment)
+        except BaseException as error:
+            os.write(2, f"zygote: {type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(71)
+
+    def _on_zygote(self, image: str) -> None:
+        zygote = self._zygotes[image]
+        try:
+            packet = zygote.link.recv(65536)
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            self._zygote_died(image, zygote)
+            return
+        message = json.loads(packet)
+        if "ready" in message:
+            zygote.ready = True
+            self._tell({"event": "prepared", "image": image, "pid": zygote.pid})
+            for sandbox_id in zygote.waiting:
+                self._request_fork(self._sandboxes.get(sandbox_id))
+        elif "failed" in message:
+            self._fork_failed(message["fork"], message["failed"])
+        elif "fork" in message:
+            self._forked(message["fork"], message["pid"])
+        elif "exit" in message:
+            self._kernel_ended(message["exit"], message["status"])
+
+    def _zygote_died(self, image: str, zygote: Zygote) -> None:
+        """Live kernels go on, as our children now. Those on their way in are lost; a new zygote serves the rest."""
+        self._selector.unregister(zygote.link)
+        zygote.link.close()
+        del self._zygotes[image]
+        for sandbox in list(self._sandboxes.values()):
+            if sandbox.image == image and not sandbox.entered:
+                self._kill(sandbox, "its zygote died")
+        self._tell({"event": "unprepared", "image": image, "reason": "the zygote died; see the log"})
+
+    # The way in.
+
+    def _start(self, request: dict[str, Any]) -> None:
+        sandbox_id, image = request["sandbox"], request["image"]
+        zygote = self._zygotes.get(image)
+        if zygote is None or not self._free_slots:
+            reason = "every slot is taken" if zygote else f"image {image} is not prepared"
+            self._tell({"event": "failed", "sandbox": sandbox_id, "reason": reason})
+            return
+        slot = self._free_slots.pop(0)
+        ids = mounts.Ids(init=_INIT_IDS + slot, kernel=_KERNEL_IDS + slot)
+        group = cgroup.Group(self._layout, f"{self._name}/{slot}")
+        readable = tuple(layer.target for layer in zygote.layers)
+        cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable)
+        control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        channel, inner_channel = socket.socketpair()
+        sandbox = Sandbox(sandbox_id, slot, image, ids, group, cell, control)
+        try:
+            group.create(cgroup.Caps(request["memory_bytes"], request["processes"], request["cpus"]), leaf=True)
+            meters = group.open_meters()
+            self._fork_setup(sandbox, zygote, request, inner_channel, inner_control)
+        except OSError as error:
+            group.remove()
+            control.close()
+            self._free_slots.append(slot)
+            self._tell({"event": "failed", "sandbox": sandbox_id, "reason": str(error)})
+            return
+        finally:
+            inner_control.close()
+            inner_channel.close()
+        self._sandboxes[sandbox_id] = sandbox
+        self._selector.register(control, selectors.EVENT_READ, lambda: self._on_init(sandbox))
+        self._tell({"event": "started", "sandbox": sandbox_id}, (channel.fileno(), *meters))
+        channel.close()
+        for fd in meters:
+            os.close(fd)
+
+    def _fork_setup(
+        self,
+        sandbox: Sandbox,
+        zygote: Zygote,
+        request: dict[str, Any],
+        channel: socket.socket,
+        control: socket.socket,
+    ) -> None:
+        if os.fork() == 0:
+            try:
+                jail.reset_signals()
+                linux.close_all_but({channel.fileno(), control.fileno(), self._user_namespace})
+                sandbox.group.attach(os.getpid())
+                os.chdir(zygote.stage)
+                jail.enter_namespaces(self._user_namespace)
+                pid = os.fork()
+                if pid == 0:
+                    _become_init(sandbox, zygote.layers, request, channel, control)
+                control.send(json.dumps({"init": pid}).encode())
+            except BaseException as error:
+                control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
+            finally:
+                os._exit(0)
+
+    def _on_init(self, sandbox: Sandbox) -> None:
+        try:
+            packet = sandbox.control.recv(4096)
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            self._selector.unregister(sandbox.control)
+            if not sandbox.init_pid:
+                self._gone(sandbox)
+            return
+        message = json.loads(packet)
+        if "init" in message:
+            self._init_born(sandbox, int(message["init"]))
+        elif "mounted" in message:
+            sandbox.mounted = True
+            self._open_gate(sandbox)
+        elif "failed" in message:
+            self._kill(sandbox, str(message["failed"]))
+        elif "kernel" in message and sandbox.kernel_pid == 0 and sandbox.gate is None:
+            self._request_fork(sandbox)
+
+    def _init_born(self, sandbox: Sandbox, pid: int) -> None:
+        sandbox.init_pid = pid
+        self._inits[pid] = sandbox
+        try:
+            names = ["pid", *[name for name in jail.NAMESPACES if name != "pid"]]
+            for name in names:
+                sandbox.namespaces.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            self._kill(sandbox, f"init died early: {error}")
+            return
+        self._request_fork(sandbox)
+
+    def _request_fork(self, sandbox: Sandbox | None) -> None:
+        if sandbox is None or sandbox.stopping or not sandbox.namespaces or sandbox.gate is not None:
+            return
+        zygote = self._zygotes.get(sandbox.image)
+        if zygote is None:
+            self._kill(sandbox, "its zygote died")
+            return
+        if not zygote.ready:
+            zygote.waiting.append(sandbox.id)
+            return
+        tasks = os.listdir(f"/proc/{zygote.pid}/task")
+        if len(tasks) != 1:
+            names = {Path(f"/proc/{zygote.pid}/task/{task}/comm").read_text().strip() for task in tasks}
+            self._kill(sandbox, f"the zygote has {len(tasks)} threads ({', '.join(sorted(names))})")
+            return
+        sandbox.gate, inner_gate = socket.socketpair()
+        sandbox.entered = False
+        packet = json.dumps({"fork": sandbox.id, "cell": asdict(sandbox.cell)}).encode()
+        with contextlib.suppress(ConnectionError):  # a dead zygote is noticed where its link is read
+            fds = [sandbox.namespaces[0], inner_gate.fileno(), *sandbox.namespaces[1:]]
+            socket.send_fds(zygote.link, [packet], fds)
+        inner_gate.close()
+        self._selector.register(sandbox.gate, selectors.EVENT_READ, lambda: self._on_gate(sandbox))
+
+    def _forked(self, sandbox_id: str, pid: int) -> None:
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is None:
+            return  # stopped meanwhile; the kernel died with its pid namespace
+        sandbox.kernel_pid = pid
+        self._kernels[pid] = sandbox
+        try:
+            sandbox.group.attach(pid)
+            Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+        except OSError as error:
+            self._kill(sandbox, f"the kernel died on its way in: {error}")
+            return
+        sandbox.entered = True
+        self._open_gate(sandbox)
+
+    def _fork_failed(self, sandbox_id: str, reason: str) -> None:
+        sandbox = self._sandboxes.get(sandbox_id)
+        if sandbox is not None:
+            self._kill(sandbox, f"the zygote could not fork: {reason}")
+
+    def _open_gate(self, sandbox: Sandbox) -> None:
+        if sandbox.mounted and sandbox.entered and sandbox.gate is not None:
+            with contextlib.suppress(ConnectionError):
+                sandbox.gate.send(b"G")
+
+    def _on_gate(self, sandbox: Sandbox) -> None:
+        """The kernel says that it is contained, or is gone."""
+        gate, sandbox.gate = sandbox.gate, None
+        assert gate is not None
+        self._selector.unregister(gate)
+        try:
+            word = gate.recv(1)
+        except ConnectionError:
+            word = b""
+        with gate:
+            if word != b"J":
+                return  # its end is reported by the zygote
+            try:
+                inner_pid = self._verify(sandbox)
+            except (OSError, AssertionError, KeyError, IndexError) as error:
+                self._kill(sandbox, f"containment could not be verified: {error}")
+                return
+            message = json.dumps({"kernel": inner_pid}).encode()
+            with contextlib.suppress(ConnectionError):
+                socket.send_fds(sandbox.control, [message], [gate.fileno()])
+
+    def _verify(self, sandbox: Sandbox) -> int:
+        """Look at the kernel from outside; its pid inside if every wall stands, else `AssertionError`."""
+        pid = sandbox.kernel_pid
+        status = _status_fields(pid)
+        uid = str(self._first_id + sandbox.ids.kernel)
+        expected = {
+            "Uid": [uid] * 4,
+            "Gid": [uid] * 4,
+            "Groups": [],
+            "NoNewPrivs": ["1"],
+            "Seccomp": ["2"],
+            "Threads": ["1"],
+        } | {f"Cap{name}": ["0" * 16] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")}
+        for key, value in expected.items():
+            if status[key] != value:
+                raise AssertionError(f"{key} is {status[key]}, not {value}")
+        for name, own in self._own_namespaces.items():
+            if os.readlink(f"/proc/{pid}/ns/{name}") == own:
+                raise AssertionError(f"its {name} namespace is the host's")
+        if not sandbox.group.holds(pid):
+            raise AssertionError("it is not in its cgroups")
+        if len(status["NSpid"]) < 2:
+            raise AssertionError("it is not in a pid namespace")
+        return int(status["NSpid"][-1])
+
+    # The way out.
+
+    def _kernel_ended(self, pid: int, status: int) -> None:
+        sandbox = self._kernels.pop(pid, None)
+        if sandbox is None or sandbox.kernel_pid != pid:
+            return
+        sandbox.kernel_pid = 0
+        if sandbox.gate is not None:
+            self._selector.unregister(sandbox.gate)
+            sandbox.gate.close()
+            sandbox.gate = None
+        with contextlib.suppress(OSError):
+            sandbox.control.send(json.dumps({"died": status}).encode())
+
+    def _kill(self, sandbox: Sandbox, reason: str) -> None:
+        if not sandbox.reason:
+            sandbox.reason = reason
+        sandbox.stopping = True
+        if sandbox.init_pid in self._inits:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(sandbox.init_pid, signal.SIGKILL)
+        else:
+            # No PID 1 yet: cutting the control socket makes whoever is on the way end itself.
+            with contextlib.suppress(OSError):
+                sandbox.control.shutdown(socket.SHUT_RDWR)
+
+    def _gone(self, sandbox: Sandbox) -> None:
+        """PID 1 was reaped, so every process of its namespace is dead."""
+        self._sandboxes.pop(sandbox.id, None)
+        self._kernels.pop(sandbox.kernel_pid, None)
+        for sock in (sandbox.control, sandbox.gate):
+            if sock is not None and sock.fileno() >= 0:
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(sock)
+                sock.close()
+        for fd in sandbox.namespaces:
+            os.close(fd)
+        sandbox.namespaces.clear()
+        self._removing.append((sandbox, time.monotonic() + _REMOVE_SECONDS))
+        self._remove_groups()
+
+    def _remove_groups(self) -> None:
+        """A slot is free again when its cgroups are gone; what will not go stays out of circulation and is told."""
+        left = []
+        for sandbox, deadline in self._removing:
+            if sandbox.group.remove():
+                self._free_slots.append(sandbox.slot)
+                self._tell({"event": "gone", "sandbox": sandbox.id, "reason": sandbox.reason or "init ended"})
+            elif time.monotonic() > deadline:
+                reason = f"cgroup {sandbox.group.name} cannot be removed; slot {sandbox.slot} is quarantined"
+                self._tell({"event": "gone", "sandbox": sandbox.id, "reason": reason})
+            else:
+                left.append((sandbox, deadline))
+        self._removing = left
+
+
+def _become_init(
+    sandbox: Sandbox,
+    shown: tuple[mounts.Layer, ...],
+    request: dict[str, Any],
+    channel: socket.socket,
+    control: socket.socket,
+) -> NoReturn:
+    """PID 1, from its first instruction to its relay."""
+    try:
+        sizes = mounts.Sizes(**request["sizes"])
+        mounts.build(shown, sizes, sandbox.ids, proc=True)
+        linux.close_all_but({channel.fileno(), control.fileno()})
+        jail.confine_init(sandbox.ids)
+        linux.name_process("sandbox-init")
+        control.send(b'{"mounted": true}')
+        init.run(channel, _LauncherSpawner(control), init.Policy(**request["policy"]))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
+    finally:
+        os._exit(72)
+
+
+class _LauncherSpawner:
+    """Init's way to a kernel: ask the launcher. The first one is on its way without asking."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._asked = False
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def request(self) -> None:
+        if self._asked:
+            self._control.send(b'{"kernel": true}')
+        self._asked = True
+
+    def news(self) -> init.Born | init.Died | None:
+        packet, fds, _, _ = socket.recv_fds(self._control, 4096, 1)
+        if not packet:
+            raise EOFError
+        # Only now has the set-up process, our first parent, surely ended: the launcher is our parent.
+        linux.die_with_parent(signal.SIGKILL)
+        message = json.loads(packet)
+        if "kernel" in message:
+            return init.Born(int(message["kernel"]), socket.socket(fileno=fds[0]))
+        return init.Died(int(message["died"]))
+
+
+def main() -> None:
+    """Open, say hello, serve."""
+    server = socket.socket(fileno=int(sys.argv[1]))
+    linux.close_all_but({server.fileno()})
+    launcher = Launcher(server, Path(sys.argv[2]))
+    try:
+        launcher.open()
+    except (Unfit, OSError) as error:
+        server.send(json.dumps({"event": "unfit", "reason": str(error)}).encode())
+        sys.exit(1)
+    launcher.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""The system calls Python lacks, through ctypes, and nothing else.
+
+Constants are the kernel's UAPI values. Every function raises `OSError` with the errno of the call.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 0x2
+
+CAP_KILL = 5
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_SETPCAP = 8
+CAP_SYS_CHROOT = 18
+CAP_SYS_ADMIN = 21
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
+_PR_SET_SECUREBITS = 28
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+
+_NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_NR_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_NR_LANDLOCK_CREATE_RULESET = 444
+_NR_LANDLOCK_ADD_RULE = 445
+_NR_LANDLOCK_RESTRICT_SELF = 446
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_machine = os.uname().machine
+
+
+def _checked(name: str, *argtypes: Any) -> Callable[..., int]:
+    function = getattr(_libc, name)
+    function.argtypes = argtypes
+    function.restype = ctypes.c_long
+
+    def call(*args: Any) -> int:
+        result: int = function(*args)
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"{name}: {os.strerror(code)}")
+        return result
+
+    return call
+
+
+_unshare = _checked("unshare", ctypes.c_int)
+_setns = _checked("setns", ctypes.c_int, ctypes.c_int)
+_mount = _checked("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_umount2 = _checked("umount2", ctypes.c_char_p, ctypes.c_int)
+_prctl = _checked("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
+_syscall = _checked("syscall", ctypes.c_long, *[ctypes.c_void_p] * 6)
+_capset = _checked("capset", ctypes.c_void_p, ctypes.c_void_p)
+_close_range = _checked("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_int)
+
+
+def _call(number: int, *args: int | bytes | ctypes.Array[Any] | None) -> int:
+    padded = [*args, *[None] * (6 - len(args))]
+    return _syscall(number, *[ctypes.cast(a, ctypes.c_void_p) if isinstance(a, bytes) else a for a in padded])
+
+
+def unshare(flags: int) -> None:
+    """Move this process (for NEWPID: its children) into new namespaces."""
+    _unshare(flags)
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    """Join the namespace behind `fd`, an open file of `/proc/PID/ns`."""
+    _setns(fd, kind)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    try:
+        _mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, data.encode() or None)
+    except OSError as error:
+        raise OSError(error.errno, f"mount {kind or 'bind'} {source} on {target}: {error.strerror}") from None
+
+
+def umount(target: str) -> None:
+    """Detach the mount at `target` at once; it ends when nobody uses it any more."""
+    _umount2(target.encode(), MNT_DETACH)
+
+
+def pivot_root(new_root: bytes, put_old: bytes) -> None:
+    """Swap the root mount of this mount namespace."""
+    _call(_NR_PIVOT_ROOT[_machine], new_root, put_old)
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor from 3 up that is not in `keep`."""
+    low = 3
+    for fd in [*sorted(fd for fd in keep if fd >= 3), None]:
+        if fd is None:
+            _close_range(low, 0xFFFFFFFF, 0)
+        elif fd > low:
+            _close_range(low, fd - 1, 0)
+        low = low if fd is None else fd + 1
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become our children."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(signal: int) -> None:
+    """Have the kernel send `signal` to this process when its parent ends."""
+    _prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0)
+
+
+def forbid_dumps() -> None:
+    """Same-uid processes can no longer look into this one."""
+    _prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def name_process(name: str) -> None:
+    """Set the name that `ps` shows (15 bytes)."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    _prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+
+
+def forbid_new_privileges() -> None:
+    """No exec can gain privileges any more; needed for seccomp and Landlock without CAP_SYS_ADMIN."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def lock_securebits() -> None:
+    """NOROOT, NO_SETUID_FIXUP off, KEEP_CAPS off, NO_CAP_AMBIENT_RAISE; each with its lock bit."""
+    noroot, noroot_locked, fixup_locked = 1 << 0, 1 << 1, 1 << 3
+    keep_caps_locked, no_ambient, no_ambient_locked = 1 << 5, 1 << 6, 1 << 7
+    bits = noroot | noroot_locked | fixup_locked | keep_caps_locked | no_ambient | no_ambient_locked
+    _prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0)
+
+
+def drop_bounding(keep: set[int]) -> None:
+    """Shrink the bounding set to `keep` and clear the ambient set."""
+    for capability in range(64):
+        try:
+            if capability not in keep:
+                _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                break  # past the running kernel's last capability
+            raise
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def set_capabilities(keep: set[int]) -> None:
+    """Permitted and effective become `keep`; inheritable becomes empty."""
+    bits = sum(1 << capability for capability in keep)
+    header = struct.pack("=Ii", 0x20080522, 0)
+    low, high = bits & 0xFFFFFFFF, bits >> 32
+    _capset(header, struct.pack("=6I", low, low, 0, high, high, 0))
+
+
+def keep_capabilities_over_setuid(on: bool) -> None:
+    """PR_SET_KEEPCAPS: a change of uid leaves the permitted set alone."""
+    _prctl(8, int(on), 0, 0, 0)
+
+
+def set_fs_ids(uid: int, gid: int) -> None:
+    """File accesses of this thread, and of threads it starts later, are made as `uid` and `gid`.
+
+    Signals and ptrace still go by the real ids, so the owner of `uid` gains no power over this process.
+    """
+    _libc.setfsgid(ctypes.c_uint(gid))
+    _libc.setfsuid(ctypes.c_uint(uid))
+    # The calls cannot report failure; asking for an impossible id returns the one in force.
+    if _libc.setfsuid(ctypes.c_int(-1)) != uid or _libc.setfsgid(ctypes.c_int(-1)) != gid:
+        raise PermissionError(f"setfsuid({uid}), setfsgid({gid}) did not take")
+
+
+def new_session_keyring() -> None:
+    """Leave the inherited keyring; without key support in the kernel there is nothing to leave."""
+    try:
+        _call(_NR_KEYCTL[_machine], _KEYCTL_JOIN_SESSION_KEYRING, None)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+
+
+def load_seccomp(program: bytes) -> None:
+    """Install a BPF program (an array of struct sock_filter) as this thread's last filter."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    pointer = ctypes.create_string_buffer(fprog, len(fprog))
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(pointer), 0, 0)
+
+
+def landlock_abi() -> int:
+    """Landlock's ABI version; 0 where the kernel has none."""
+    try:
+        return _call(_NR_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+def landlock(handled: int, scoped: int, rules: list[tuple[str, int]]) -> None:
+    """Restrict this thread: of the `handled` file rights only those in `rules` (path, rights) remain."""
+    attributes = struct.pack("=QQQ", handled, 0, scoped) if scoped else struct.pack("=Q", handled)
+    ruleset = _call(_NR_LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
+    try:
+        for path, rights in rules:
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            try:
+                _call(
+                    _NR_LANDLOCK_ADD_RULE,
+                    ruleset,
+                    _LANDLOCK_RULE_PATH_BENEATH,
+                    struct.pack("=Qi", rights & handled, fd),
+                    0,
+                )
+            finally:
+                os.close(fd)
+        _call(_NR_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def raise_loopback() -> None:
+    """Bring up `lo` in this network namespace; ipykernel and asyncio programs bind 127.0.0.1."""
+    siocgifflags, siocsifflags, iff_up = 0x8913, 0x8914, 0x1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sH14x", b"lo", 0)
+        flags = struct.unpack_from("H", fcntl.ioctl(sock, siocgifflags, request), 16)[0]
+        fcntl.ioctl(sock, siocsifflags, struct.pack("16sH14x", b"lo", flags | iff_up))

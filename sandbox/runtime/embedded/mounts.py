@@ -1,0 +1,161 @@
+"""The root a program sees.
+
+The launcher stages the sources once, as host root, in its own mount namespace. Each sandbox then builds its root
+from the stage with paths relative to it, because from inside the user namespace the way to an image under a
+private directory could not be walked.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.runtime.embedded import linux
+
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+VENV = "/opt/venv"
+"""Where the image's libraries lie inside."""
+CODE = "/opt/sandbox"
+"""Where the zygote, and nobody else, finds our own modules."""
+WORKSPACE = "/mnt/data"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A read-only tree of the host, shown at the same place in every sandbox."""
+
+    source: str
+    """Below the stage."""
+    target: str
+    """Absolute, inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Who is who inside one sandbox, in ids of the shared user namespace."""
+
+    init: int
+    kernel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Caps of the writable mounts, in bytes."""
+
+    workspace: int
+    files: int
+    temporary: int
+    shared_memory: int
+
+
+def stage(directory: Path, image: Path, prefix: Path, code: Path) -> None:
+    """Bind everything that sandboxes show below `directory`. For a process with a mount namespace of its own.
+
+    image: the image's library root; prefix: where its Python interpreter is installed; code: our package.
+    """
+    linux.mount("stage", str(directory), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
+    sources = {"usr": Path("/usr"), "image": image, "prefix": prefix, "guest": code / "guest"}
+    sources["embedded"] = code / "runtime" / "embedded"
+    if Path("/etc/alternatives").is_dir():
+        sources["alternatives"] = Path("/etc/alternatives")
+    for name, source in sources.items():
+        (directory / name).mkdir()
+        linux.mount(str(source), str(directory / name), None, linux.MS_BIND)
+    for name in ("empty", "root"):
+        (directory / name).mkdir()
+
+
+def layers(prefix: Path) -> tuple[Layer, ...]:
+    """What every sandbox shows."""
+    shown = [Layer("usr", "/usr"), Layer("image/venv", VENV)]
+    if not prefix.is_relative_to("/usr"):
+        shown.append(Layer("prefix", str(prefix)))
+    if Path("/etc/alternatives").is_dir():
+        shown.append(Layer("alternatives", "/etc/alternatives"))
+    return tuple(shown)
+
+
+ZYGOTE_LAYERS = (
+    Layer("image", "/opt/image"),
+    Layer("guest", f"{CODE}/sandbox/guest"),
+    Layer("embedded", f"{CODE}/sandbox/runtime/embedded"),
+)
+
+
+def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool) -> None:
+    """Make the root in the current mount namespace and pivot into it. The stage must be the working directory.
+
+    With `proc`, the caller must be PID 1 of its pid namespace. Raises `OSError` at the first step that fails.
+    """
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    tight = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    linux.mount("root", "root", "tmpfs", tight, "size=256k,nr_inodes=128,mode=755")
+    for layer in shown:
+        os.makedirs(f"root{layer.target}", exist_ok=True)
+        # An overlay gives each sandbox inodes of its own: a shared bind would let sandboxes see each other's
+        # file locks and notifications. Without an upper layer it wants two lower ones.
+        linux.mount(
+            "overlay",
+            f"root{layer.target}",
+            "overlay",
+            linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV,
+            f"lowerdir=empty:{layer.source}",
+        )
+    for name in _USR_LINKS:
+        if os.path.isdir(f"root/usr/{name}"):
+            os.symlink(f"usr/{name}", f"root/{name}")
+    _etc(ids)
+    _devices()
+    os.makedirs("root/proc")
+    if proc:
+        options = f"subset=pid,hidepid=invisible,gid={ids.init}"
+        linux.mount("proc", "root/proc", "proc", tight, options)
+    os.makedirs(f"root{WORKSPACE}")
+    os.makedirs("root/tmp")
+    _writable("root/dev/shm", sizes.shared_memory, 512, "mode=1777")
+    _writable("root/tmp", sizes.temporary, 4096, "mode=1777")
+    _writable(f"root{WORKSPACE}", sizes.workspace, sizes.files, f"mode=700,uid={ids.kernel},gid={ids.kernel}")
+    _pivot()
+    linux.mount("none", "/dev", None, linux.MS_REMOUNT | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NOEXEC)
+    linux.mount("none", "/", None, linux.MS_REMOUNT | linux.MS_RDONLY | tight)
+
+
+def _writable(target: str, size: int, files: int, options: str) -> None:
+    tight = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+    linux.mount("tmpfs", target, "tmpfs", tight, f"size={size},nr_inodes={files},{options}")
+
+
+def _etc(ids: Ids) -> None:
+    os.makedirs("root/etc", exist_ok=True)
+    user = f"sandbox:x:{ids.kernel}:{ids.kernel}:sandbox:/tmp:/bin/sh"
+    files = {
+        "passwd": f"root:x:0:0:root:/:/bin/false\n{user}\n",
+        "group": f"root:x:0:\nsandbox:x:{ids.kernel}:\n",
+        "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+    }
+    for name, text in files.items():
+        with open(f"root/etc/{name}", "w") as file:
+            file.write(text)
+    os.symlink("/usr/share/zoneinfo/UTC", "root/etc/localtime")
+
+
+def _devices() -> None:
+    os.makedirs("root/dev")
+    options = "size=64k,nr_inodes=32,mode=755"
+    linux.mount("dev", "root/dev", "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, options)
+    for name in _DEVICES:
+        os.close(os.open(f"root/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
+        linux.mount(f"/dev/{name}", f"root/dev/{name}", None, linux.MS_BIND)
+    os.mkdir("root/dev/shm")
+    os.symlink("/proc/self/fd", "root/dev/fd")
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{number}", f"root/dev/{name}")
+
+
+def _pivot() -> None:
+    os.chdir("root")
+    linux.pivot_root(b".", b".")
+    linux.umount(".")
+    os.chdir("/")

@@ -1,0 +1,332 @@
+"""The runtime's side of the launcher: start, watch, stop.
+
+The server may be unprivileged once the launcher runs: it holds sockets and meters, never a namespace or a cgroup.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import socket
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+
+import sandbox as package
+from sandbox import image as images
+from sandbox.errors import HostUnfit, SandboxFailed
+from sandbox.execution import MIB, Spec
+from sandbox.runtime import Exit, Usage
+from sandbox.runtime.embedded.cgroup import Meters, Reading
+
+_PREPARE_SECONDS = 120.0
+_STOP_SECONDS = 15.0
+_RECEIVE = 256 << 10
+_CHANNEL_BUFFER = 1 << 20
+KERNEL_ENV = {
+    "HOME": "/tmp",
+    "USER": "sandbox",
+    "LOGNAME": "sandbox",
+    "SHELL": "/bin/sh",
+    "LANG": "C.UTF-8",
+    "PATH": "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin",
+    "PWD": "/mnt/data",
+    "TMPDIR": "/tmp",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "MPLCONFIGDIR": "/tmp/.matplotlib",
+    "IPYTHONDIR": "/tmp/.ipython",
+    "XDG_CACHE_HOME": "/tmp/.cache",
+    "PLOTLY_RENDERER": "plotly_mimetype",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
+"""What a program finds in `os.environ`, besides the thread counts and the spec's own variables."""
+
+
+class SocketChannel:
+    """A connected socket as a `Channel`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, _CHANNEL_BUFFER)
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+
+    async def read(self) -> bytes:
+        """See `Channel`."""
+        try:
+            return await self._loop.sock_recv(self._socket, _RECEIVE)
+        except (ConnectionError, OSError):
+            return b""
+
+    async def write(self, data: bytes) -> None:
+        """See `Channel`."""
+        try:
+            await self._loop.sock_sendall(self._socket, data)
+        except OSError as error:
+            raise ConnectionError("the sandbox is gone") from error
+
+    async def aclose(self) -> None:
+        """See `Channel`."""
+        self._socket.close()
+
+
+class EmbeddedSandbox:
+    """One sandbox of the launcher."""
+
+    def __init__(self, sandbox_id: str, launcher: "Launcher") -> None:
+        self.id = sandbox_id
+        self._launcher = launcher
+        self._meters: Meters | None = None
+        self._last = Reading(0, 0, 0)
+        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.channel: SocketChannel
+
+    def on_started(self, fds: list[int]) -> None:
+        """The launcher made it: the channel and the meters."""
+        self.channel = SocketChannel(socket.socket(fileno=fds[0]))
+        self._meters = Meters(fds[1:])
+        if not self.started.done():
+            self.started.set_result(None)
+
+    def on_failed(self, reason: str) -> None:
+        """The launcher could not make it."""
+        if not self.started.done():
+            self.started.set_exception(SandboxFailed(f"a sandbox could not be made: {reason}"))
+        self.on_gone(reason)
+
+    def on_gone(self, reason: str) -> None:
+        """Nothing of it is left."""
+        if not self._exit.done():
+            self._exit.set_result(Exit(reason))
+        if self._meters is not None:
+            self._meters.close()
+            self._meters = None
+
+    def exited(self) -> Exit | None:
+        """See `runtime.Sandbox`."""
+        return self._exit.result() if self._exit.done() else None
+
+    async def wait(self) -> Exit:
+        """See `runtime.Sandbox`."""
+        return await asyncio.shield(self._exit)
+
+    def usage(self) -> Usage:
+        """See `runtime.Sandbox`."""
+        if self._meters is not None:
+            with contextlib.suppress(OSError):  # the group may be gone before we are told
+                self._last = self._meters.read()
+        return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills)
+
+    def reset_peak(self) -> None:
+        """See `runtime.Sandbox`."""
+        if self._meters is not None:
+            with contextlib.suppress(OSError):
+                self._meters.reset_peak()
+
+    async def stop(self) -> None:
+        """See `runtime.Sandbox`."""
+        if not self._exit.done():
+            self._launcher.tell({"verb": "stop", "sandbox": self.id})
+        try:
+            await asyncio.wait_for(self.wait(), _STOP_SECONDS)
+        except TimeoutError as error:
+            raise SandboxFailed(f"sandbox {self.id} did not end within {_STOP_SECONDS:g} s") from error
+        finally:
+            await self.channel.aclose()
+
+
+class Launcher:
+    """The launcher process and our end of its socket."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        self._process = process
+        self._socket = sock
+        self._loop = asyncio.get_running_loop()
+        self.hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self.sandboxes: dict[str, EmbeddedSandbox] = {}
+        self.prepared: dict[str, asyncio.Future[None]] = {}
+        self._loop.add_reader(sock.fileno(), self._on_packet)
+
+    @classmethod
+    async def spawn(cls, stage: Path) -> Self:
+        """Start the launcher. Raises `HostUnfit` with what the host lacks."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "sandbox.runtime.embedded.launcher",
+                str(theirs.fileno()),
+                str(stage),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                # Nothing of our environment: whatever it holds would be inherited by every sandbox.
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(Path(package.__file__).parents[1])},
+                start_new_session=True,
+            )
+        launcher = cls(process, ours)
+        await launcher.hello
+        return launcher
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send one verb. A launcher that is gone has ended its sandboxes and will be noticed."""
+        with contextlib.suppress(OSError):
+            self._socket.send(json.dumps(message).encode())
+
+    def _on_packet(self) -> None:
+        while True:
+            try:
+                packet, fds, _, _ = socket.recv_fds(self._socket, 65536, 8)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet, fds = b"", []
+            if not packet:
+                self._on_death()
+                return
+            self._on_event(json.loads(packet), fds)
+
+    def _on_event(self, event: dict[str, Any], fds: list[int]) -> None:
+        kind = event["event"]
+        if kind == "hello":
+            self.hello.set_result(event)
+        elif kind == "unfit":
+            self.hello.set_exception(HostUnfit(f"{event['reason']}. `sandbox doctor` lists every finding"))
+        elif kind == "prepared":
+            self._settle(event["image"], None)
+        elif kind == "unprepared":
+            self._settle(event["image"], SandboxFailed(f"image {event['image']} cannot be used: {event['reason']}"))
+        elif kind == "started":
+            self.sandboxes[event["sandbox"]].on_started(fds)
+        elif kind == "failed":
+            self.sandboxes.pop(event["sandbox"]).on_failed(event["reason"])
+        elif kind == "gone":
+            self.sandboxes.pop(event["sandbox"]).on_gone(event["reason"])
+
+    def _settle(self, image: str, error: Exception | None) -> None:
+        future = self.prepared.get(image)
+        if error is not None:
+            self.prepared.pop(image, None)
+        if future is not None and not future.done():
+            future.set_exception(error) if error else future.set_result(None)
+
+    def _on_death(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        error = SandboxFailed("the launcher ended; every sandbox of this engine is gone. Open a new engine")
+        if not self.hello.done():
+            self.hello.set_exception(HostUnfit("the launcher ended at once; its message is above"))
+        for image in list(self.prepared):
+            self._settle(image, error)
+        for sandbox in self.sandboxes.values():
+            sandbox.on_failed("the launcher ended")
+        self.sandboxes.clear()
+
+    async def aclose(self) -> None:
+        """End the launcher, and with it every sandbox and zygote. May be called twice."""
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+        await self._process.wait()
+        for sandbox in self.sandboxes.values():
+            sandbox.on_gone("stopped")
+        self.sandboxes.clear()
+
+
+class EmbeddedRuntime:
+    """Sandboxes from namespaces, without a daemon. Use `open`."""
+
+    def __init__(self, launcher: Launcher, data_dir: Path) -> None:
+        self._launcher = launcher
+        self._data_dir = data_dir
+        self._closed = False
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, data_dir: Path) -> AsyncIterator[Self]:
+        """Start the launcher; at the end, end everything. Raises `HostUnfit`."""
+        _raise_descriptor_limit()
+        with tempfile.TemporaryDirectory(prefix="sandbox-stage-", ignore_cleanup_errors=True) as stage:
+            runtime = cls(await Launcher.spawn(Path(stage)), data_dir)
+            try:
+                yield runtime
+            finally:
+                await runtime.aclose()
+
+    async def prepare(self, image: str) -> None:
+        """See `runtime.Runtime`. The first call for an image starts its zygote, which takes seconds."""
+        future = self._launcher.prepared.get(image)
+        if future is None:
+            built = images.load(image, self._data_dir)
+            future = asyncio.get_running_loop().create_future()
+            self._launcher.prepared[image] = future
+            self._launcher.tell(
+                {
+                    "verb": "prepare",
+                    "image": image,
+                    "root": str(built.root),
+                    "prefix": built.manifest.base_prefix,
+                    "python": "/opt/venv/bin/python",
+                    "code": str(Path(package.__file__).parent),
+                }
+            )
+        await asyncio.wait_for(asyncio.shield(future), _PREPARE_SECONDS)
+
+    async def start(self, spec: Spec) -> EmbeddedSandbox:
+        """See `runtime.Runtime`."""
+        await self.prepare(spec.image)
+        sandbox = EmbeddedSandbox(uuid.uuid4().hex, self._launcher)
+        self._launcher.sandboxes[sandbox.id] = sandbox
+        self._launcher.tell({"verb": "start", "sandbox": sandbox.id, **_request(spec)})
+        await sandbox.started
+        return sandbox
+
+    async def aclose(self) -> None:
+        """See `runtime.Runtime`."""
+        if not self._closed:
+            self._closed = True
+            await self._launcher.aclose()
+
+
+def _request(spec: Spec) -> dict[str, Any]:
+    """A spec in the launcher's words: integers and strings, nothing to be interpreted."""
+    limits = spec.limits
+    threads = str(max(1, int(limits.cpus)))
+    thread_env = {f"{name}_NUM_THREADS": threads for name in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")}
+    disk = limits.disk * MIB
+    return {
+        "image": spec.image,
+        "memory_bytes": limits.memory_mb * MIB,
+        "processes": limits.processes,
+        "cpus": limits.cpus,
+        "file_bytes": max(disk, 64 * MIB),
+        "sizes": {
+            "workspace": disk,
+            "files": limits.files,
+            # Together with the workspace below the memory cap, so that a full disk leaves room for a kernel.
+            "temporary": min(64, limits.memory_mb // 8) * MIB,
+            "shared_memory": min(64, limits.memory_mb // 8) * MIB,
+        },
+        "policy": {
+            "workspace": "/mnt/data",
+            "output_bytes": limits.output_bytes,
+            "results": limits.results,
+            "result_bytes": limits.result_bytes,
+            "spill_bytes": disk // 4,
+            "env": KERNEL_ENV | thread_env | dict(spec.env),
+        },
+    }
+
+
+def _raise_descriptor_limit() -> None:
+    """Four descriptors per sandbox: take what the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

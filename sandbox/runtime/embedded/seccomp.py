@@ -1,0 +1,174 @@
+"""The system calls a program may make: one table, and the BPF made from it.
+
+The table is an allow-list that a full science workload and a live ipykernel passed. What is left out on purpose:
+ptrace, process_vm_*, pidfd_getfd, kcmp (peeking); bpf, perf_event_open, keyctl and friends; mount, setns, unshare,
+chroot, pivot_root; open_by_handle_at; splice, tee, vmsplice (page-cache bugs); mknod; SysV and POSIX message
+queues; mlock; the setuid family; io_setup; modify_ldt; clocks and modules. `sched_setscheduler` and
+`sched_setparam` stay because libzmq asserts without them; they are harmless with RLIMIT_RTPRIO 0.
+"""
+
+import os
+import struct
+from collections.abc import Iterable
+
+# Written name:number so that the numbers need no header file at run time.
+_ALLOWED_X86_64 = """
+read:0 write:1 open:2 close:3 stat:4 fstat:5 lstat:6 poll:7 lseek:8 mmap:9 mprotect:10 munmap:11 brk:12
+rt_sigaction:13 rt_sigprocmask:14 rt_sigreturn:15 ioctl:16 pread64:17 pwrite64:18 readv:19 writev:20 access:21
+pipe:22 select:23 sched_yield:24 mremap:25 msync:26 madvise:28 dup:32 dup2:33 pause:34 nanosleep:35 getitimer:36
+alarm:37 setitimer:38 getpid:39 sendfile:40 socket:41 connect:42 accept:43 sendto:44 recvfrom:45 sendmsg:46
+recvmsg:47 shutdown:48 bind:49 listen:50 getsockname:51 getpeername:52 socketpair:53 setsockopt:54 getsockopt:55
+clone:56 fork:57 vfork:58 execve:59 exit:60 wait4:61 kill:62 uname:63 fcntl:72 flock:73 fsync:74 fdatasync:75
+truncate:76 ftruncate:77 getdents:78 getcwd:79 chdir:80 fchdir:81 rename:82 mkdir:83 rmdir:84 creat:85 link:86
+unlink:87 symlink:88 readlink:89 chmod:90 fchmod:91 fchown:93 lchown:94 umask:95 gettimeofday:96 getrlimit:97
+getrusage:98 sysinfo:99 times:100 getuid:102 getgid:104 geteuid:107 getegid:108 setpgid:109 getppid:110
+getpgrp:111 setsid:112 getgroups:115 getresuid:118 getresgid:120 getpgid:121 getsid:124 capget:125
+rt_sigpending:127 rt_sigtimedwait:128 rt_sigqueueinfo:129 rt_sigsuspend:130 sigaltstack:131 utime:132
+personality:135 statfs:137 fstatfs:138 getpriority:140 setpriority:141 sched_setparam:142 sched_getparam:143
+sched_setscheduler:144 sched_getscheduler:145 sched_get_priority_max:146 sched_get_priority_min:147
+sched_rr_get_interval:148 prctl:157 arch_prctl:158 setrlimit:160 gettid:186 fsetxattr:190 getxattr:191
+lgetxattr:192 fgetxattr:193 listxattr:194 llistxattr:195 flistxattr:196 fremovexattr:199 tkill:200 time:201
+futex:202 sched_setaffinity:203 sched_getaffinity:204 epoll_create:213 getdents64:217 set_tid_address:218
+restart_syscall:219 fadvise64:221 timer_create:222 timer_settime:223 timer_gettime:224 timer_getoverrun:225
+timer_delete:226 clock_gettime:228 clock_getres:229 clock_nanosleep:230 exit_group:231 epoll_wait:232
+epoll_ctl:233 tgkill:234 utimes:235 waitid:247 openat:257 mkdirat:258 newfstatat:262 unlinkat:263 renameat:264
+linkat:265 symlinkat:266 readlinkat:267 fchmodat:268 faccessat:269 pselect6:270 ppoll:271 set_robust_list:273
+get_robust_list:274 sync_file_range:277 utimensat:280 epoll_pwait:281 timerfd_create:283 eventfd:284
+fallocate:285 timerfd_settime:286 timerfd_gettime:287 accept4:288 eventfd2:290 epoll_create1:291 dup3:292
+pipe2:293 preadv:295 pwritev:296 rt_tgsigqueueinfo:297 recvmmsg:299 prlimit64:302 sendmmsg:307 getcpu:309
+sched_getattr:315 renameat2:316 getrandom:318 memfd_create:319 execveat:322 membarrier:324 copy_file_range:326
+statx:332 rseq:334 pidfd_send_signal:424 pidfd_open:434 close_range:436 faccessat2:439 epoll_pwait2:441
+"""
+
+# Callers have fall-backs for a missing call, and may treat EPERM as a fault: pretend to be an older kernel.
+_ABSENT_X86_64 = """
+inotify_init:253 inotify_add_watch:254 inotify_rm_watch:255 inotify_init1:294 seccomp:317 userfaultfd:323
+preadv2:327 pwritev2:328 io_uring_setup:425 io_uring_enter:426 io_uring_register:427 clone3:435 openat2:437
+landlock_create_ruleset:444 landlock_add_rule:445 landlock_restrict_self:446 memfd_secret:447 futex_waitv:449
+cachestat:451 statmount:457 listmount:458
+"""
+
+ARCHITECTURES = {"x86_64": 0xC000003E}
+NEWEST = 451
+"""Numbers above this are younger than the table: ENOSYS."""
+
+_EPERM, _EINVAL, _ENOSYS, _EAFNOSUPPORT = 1, 22, 38, 97
+_ALLOW = 0x7FFF0000
+_ERRNO = 0x00050000
+_KILL_PROCESS = 0x80000000
+
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; NEWTIME shares its bit with the exit signal
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_X32_BIT = 0x40000000
+
+# struct seccomp_data: int nr; u32 arch; u64 ip; u64 args[6], little endian.
+_NR, _ARCH = 0, 4
+
+
+def _argument(index: int) -> int:
+    return 16 + 8 * index
+
+
+def _numbers(table: str) -> dict[str, int]:
+    return {name: int(number) for name, _, number in (entry.partition(":") for entry in table.split())}
+
+
+ALLOWED = _numbers(_ALLOWED_X86_64)
+ABSENT = _numbers(_ABSENT_X86_64)
+
+_Instruction = tuple[int, int, int, int]
+
+
+def _load(offset: int) -> _Instruction:
+    return (0x20, 0, 0, offset)  # BPF_LD | BPF_W | BPF_ABS
+
+
+def _equals(value: int, then: int, otherwise: int) -> _Instruction:
+    return (0x15, then, otherwise, value)  # BPF_JMP | BPF_JEQ | BPF_K
+
+
+def _at_least(value: int, then: int, otherwise: int) -> _Instruction:
+    return (0x35, then, otherwise, value)  # BPF_JMP | BPF_JGE | BPF_K
+
+
+def _any_bit(mask: int, then: int, otherwise: int) -> _Instruction:
+    return (0x45, then, otherwise, mask)  # BPF_JMP | BPF_JSET | BPF_K
+
+
+def _return(value: int) -> _Instruction:
+    return (0x06, 0, 0, value)  # BPF_RET | BPF_K
+
+
+def _only_for(number: int, block: list[_Instruction]) -> list[_Instruction]:
+    """`block`, skipped for every other call. The accumulator holds the number before and after the skip."""
+    return [_equals(number, 0, len(block)), *block]
+
+
+def _argument_rules() -> list[_Instruction]:
+    allow, deny = _return(_ALLOW), _return(_ERRNO | _EPERM)
+    socket = [
+        _load(_argument(0)),
+        _equals(_AF_UNIX, 4, 0),
+        _equals(_AF_INET, 3, 0),
+        _equals(_AF_INET6, 2, 0),
+        # libzmq aborts the process on EAFNOSUPPORT here and tolerates EINVAL.
+        _equals(_AF_NETLINK, 2, 0),
+        _return(_ERRNO | _EAFNOSUPPORT),
+        allow,
+        _return(_ERRNO | _EINVAL),
+    ]
+    clone = [_load(_argument(0)), _any_bit(_NEW_NAMESPACES, 0, 1), deny, allow]
+    ioctl = [_load(_argument(1)), _equals(_TIOCSTI, 1, 0), _equals(_TIOCLINUX, 0, 1), deny, allow]
+    personality = [_load(_argument(0)), _equals(0xFFFFFFFF, 0, 1), allow, deny]
+    return [
+        *_only_for(ALLOWED["socket"], socket),
+        *_only_for(ALLOWED["clone"], clone),
+        *_only_for(ALLOWED["ioctl"], ioctl),
+        *_only_for(ALLOWED["personality"], personality),
+    ]
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Sorted half-open runs of consecutive numbers."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], number + 1)
+        else:
+            runs.append((number, number + 1))
+    return runs
+
+
+def _membership(numbers: Iterable[int], verdict: int) -> list[_Instruction]:
+    program: list[_Instruction] = []
+    for low, high in _ranges(numbers):
+        program += [_at_least(low, 0, 2), _at_least(high, 1, 0), _return(verdict)]
+    return program
+
+
+def program(also_allow: Iterable[int] = ()) -> bytes:
+    """The filter as an array of struct sock_filter.
+
+    `also_allow`: numbers that our own init needs beyond the table. Raises `NotImplementedError` on an
+    architecture that has no table.
+    """
+    machine = os.uname().machine
+    if machine not in ARCHITECTURES:
+        raise NotImplementedError(f"there is no seccomp table for {machine}; x86_64 is supported")
+    extra = set(also_allow)
+    instructions = [
+        _load(_ARCH),
+        _equals(ARCHITECTURES[machine], 1, 0),
+        _return(_KILL_PROCESS),
+        _load(_NR),
+        _at_least(_X32_BIT, 0, 1),
+        _return(_ERRNO | _ENOSYS),
+        *_argument_rules(),
+        *_membership(set(ALLOWED.values()) | extra, _ALLOW),
+        *_membership(set(ABSENT.values()) - extra, _ERRNO | _ENOSYS),
+        _at_least(NEWEST + 1, 0, 1),
+        _return(_ERRNO | _ENOSYS),
+        _return(_ERRNO | _EPERM),
+    ]
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)

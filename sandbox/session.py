@@ -1,0 +1,191 @@
+"""A client's stretch of work: one kernel, one workspace, executions one at a time, until closed or expired."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Literal
+
+from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
+from sandbox.execution import Error, Execution, Output, Result, Status, Stream
+from sandbox.kernel import MAX_CODE_BYTES, Ending, File, Kernel
+
+
+class Session:
+    """Made by `Engine.session`. Safe for concurrent use: executions queue up in the order they were asked for."""
+
+    def __init__(self, kernel: Kernel, *, timeout: float, max_timeout: float, idle_timeout: float, queue: int) -> None:
+        self.id = f"ses_{uuid.uuid4().hex}"
+        self._kernel = kernel
+        self._timeout = timeout
+        self._max_timeout = max_timeout
+        self._idle_timeout = idle_timeout
+        self._queue = queue
+        self._turn = asyncio.Lock()
+        self._queued = 0
+        self._ended: Literal["closed", "expired"] | None = None
+        self._last_used = time.monotonic()
+        self._expiry = asyncio.create_task(self._expire(), name=f"expiry of {self.id}")
+
+    async def execute(self, code: str | bytes, timeout: float | None = None) -> Execution:
+        """Run code and collect what came of it. See `stream`."""
+        async for item in self.stream(code, timeout):
+            if isinstance(item, Execution):
+                return item
+        raise SessionClosed("the session ended while the code ran")
+
+    async def stream(self, code: str | bytes, timeout: float | None = None) -> AsyncIterator[Output | Execution]:
+        """Run code; yield its outputs as they come, and the whole `Execution` last.
+
+        timeout: seconds of wall clock; None is the engine's default. Leaving the iterator early interrupts the
+        program. Raises `InvalidCode`, `InvalidLimits`, `QueueFull`, `SessionClosed`, `SessionExpired`.
+        """
+        text = checked_code(code)
+        seconds = self._checked_timeout(timeout)
+        execution_id = f"exe_{uuid.uuid4().hex}"
+        self._check_open()
+        if self._queued > self._queue:
+            raise QueueFull(f"{self._queue} executions wait in this session already; wait for one to end")
+        self._queued += 1
+        try:
+            async with self._turn:
+                if self._ended is not None:
+                    yield self._cancelled(execution_id)
+                    return
+                gathered = _Gathered()
+                async for item in self._kernel.stream(execution_id, text, seconds):
+                    if isinstance(item, Ending):
+                        self._last_used = time.monotonic()
+                        yield gathered.execution(execution_id, self.id, item)
+                        return
+                    gathered.add(item)
+                    yield item
+        finally:
+            self._queued -= 1
+            self._last_used = time.monotonic()
+
+    async def interrupt(self) -> None:
+        """Interrupt the running execution, as Ctrl-C; without one nothing happens."""
+        self._check_open()
+        await self._kernel.interrupt()
+
+    async def restart(self) -> None:
+        """Replace the kernel: variables go, files stay."""
+        self._check_open()
+        await self._kernel.restart()
+
+    async def upload(self, path: str, data: bytes | AsyncIterable[bytes]) -> int:
+        """Store a file at `path` below `/mnt/data`, wholly or not at all; its size in bytes.
+
+        Raises `InvalidPath`, `WorkspaceFull`, `SessionClosed`, `SessionExpired`.
+        """
+        self._check_open()
+        return await self._kernel.write(path, data)
+
+    async def download(self, path: str) -> bytes:
+        """A file's contents. Raises `FileMissing`, `InvalidPath`, `SessionClosed`, `SessionExpired`."""
+        self._check_open()
+        return b"".join([piece async for piece in self._kernel.read(path)])
+
+    async def list(self) -> list[File]:
+        """The files below `/mnt/data`, sorted by path."""
+        self._check_open()
+        return await self._kernel.list()
+
+    async def remove(self, path: str) -> None:
+        """Delete a file. Raises `FileMissing`, `InvalidPath`, `SessionClosed`, `SessionExpired`."""
+        self._check_open()
+        await self._kernel.remove(path)
+
+    async def close(self) -> None:
+        """End the session and its sandbox. A running execution ends as `cancelled`. May be called twice."""
+        if self._ended is None:
+            self._ended = "closed"
+        self._expiry.cancel()
+        await self._kernel.stop()
+
+    @property
+    def open(self) -> bool:
+        """Whether it can take an execution."""
+        return self._ended is None and self._kernel.alive
+
+    async def _expire(self) -> None:
+        while True:
+            left = self._last_used + self._idle_timeout - time.monotonic()
+            if self._queued:
+                left = self._idle_timeout
+            if left <= 0:
+                break
+            await asyncio.sleep(left)
+        self._ended = "expired"
+        await self._kernel.stop()
+
+    def _check_open(self) -> None:
+        if self._ended == "expired":
+            raise SessionExpired(f"session {self.id} was idle for {self._idle_timeout:g} s; open a new one")
+        if self._ended == "closed":
+            raise SessionClosed(f"session {self.id} is closed; open a new one")
+        if not self._kernel.alive:
+            end = self._kernel.sandbox.exited()
+            why = f" ({end.reason})" if end else ""
+            raise SessionClosed(f"the sandbox of session {self.id} is gone{why}; open a new one")
+
+    def _checked_timeout(self, timeout: float | None) -> float:
+        seconds = self._timeout if timeout is None else timeout
+        if not 0 < seconds <= self._max_timeout:
+            raise InvalidLimits(f"timeout is {seconds:g} s; choose a value above 0, {self._max_timeout:g} at most")
+        return float(seconds)
+
+    def _cancelled(self, execution_id: str) -> Execution:
+        reason = f"its session {self._ended} while it waited"
+        return Execution(execution_id, self.id, Status.CANCELLED, reason)
+
+
+def checked_code(code: str | bytes) -> str:
+    """Code as text. Raises `InvalidCode` when it is not UTF-8 or over 1 MiB."""
+    try:
+        raw = code.encode() if isinstance(code, str) else bytes(code)
+        text = raw.decode()
+    except UnicodeError as error:
+        raise InvalidCode(f"the code is not valid UTF-8: {error}") from error
+    if len(raw) > MAX_CODE_BYTES:
+        raise InvalidCode(f"the code is {len(raw)} bytes long; {MAX_CODE_BYTES} at most. Put data into a file")
+    if "\x00" in text:
+        raise InvalidCode("the code contains a NUL character")
+    return text
+
+
+class _Gathered:
+    """Outputs on their way to becoming an `Execution`."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._results: list[Result] = []
+        self._error: Error | None = None
+
+    def add(self, output: Output) -> None:
+        if isinstance(output, Stream):
+            self._streams[output.name].append(output.text)
+        elif isinstance(output, Result):
+            self._results.append(output)
+        else:
+            self._error = output
+
+    def execution(self, execution_id: str, session_id: str, end: Ending) -> Execution:
+        return Execution(
+            id=execution_id,
+            session_id=session_id,
+            status=end.status,
+            reason=end.reason,
+            stdout="".join(self._streams["stdout"]),
+            stderr="".join(self._streams["stderr"]),
+            results=tuple(result.data for result in self._results),
+            error=self._error,
+            artifacts=end.artifacts,
+            execution_count=end.execution_count,
+            duration_ms=end.duration_ms,
+            cpu_ms=end.cpu_ms,
+            peak_memory_bytes=end.peak_memory_bytes,
+            truncated=end.truncated,
+            state_lost=end.state_lost,
+        )

@@ -1,0 +1,368 @@
+"""The `sandbox` command, as a shell sees it."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import image as images
+from sandbox.cli import Folder, printable
+from sandbox.config import Settings
+from sandbox.errors import ImageNotBuilt, InvalidPath, InvalidRequest
+
+COMMAND = [sys.executable, "-m", "sandbox"]
+PLOT = "import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.savefig('/mnt/data/line.png'); plt.show()"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def command(*arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Ended:
+    environment = {**os.environ, **(env or {})}
+    ended = subprocess.run([*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, env=environment)
+    return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+
+
+@pytest.fixture(scope="session")
+def sandboxes() -> None:
+    """What running a sandbox takes; a visible skip where it is missing."""
+    if os.geteuid() != 0:
+        pytest.skip("the embedded runtime needs root")
+    try:
+        images.load("python", Settings().data_dir)
+    except ImageNotBuilt as error:
+        pytest.skip(str(error))
+
+
+# run
+
+
+@pytest.mark.usefixtures("sandboxes")
+class TestRun:
+    def test_prints_stdout_and_the_last_value_and_exits_0(self) -> None:
+        assert command("run", "-c", "print('a', end='')\n6 * 7") == Ended(0, "a\n42\n", "")
+
+    def test_keeps_stderr_apart(self) -> None:
+        ended = command("run", "-c", "import sys; print('out'); print('err', file=sys.stderr)")
+        assert ended == Ended(0, "out\n", "err\n")
+
+    def test_reads_a_program_from_a_file_or_from_standard_input(self, tmp_path: Path) -> None:
+        program = tmp_path / "program.py"
+        program.write_text("print('é')")
+        assert command("run", program).stdout == "é\n"
+        assert command("run", "-", stdin=program.read_bytes()).stdout == "é\n"
+        assert command("run", stdin=program.read_bytes()).stdout == "é\n"
+
+    def test_an_error_shows_its_traceback_and_exits_1(self) -> None:
+        ended = command("run", "-c", "1 / 0")
+        assert (ended.code, ended.stdout) == (1, "")
+        assert "ZeroDivisionError: division by zero" in ended.stderr
+        assert ended.stderr.splitlines()[-1].startswith("sandbox: error (ran for ")
+
+    def test_a_timeout_exits_124_and_names_time_and_memory(self) -> None:
+        ended = command("run", "--timeout", "1", "-c", "print('before', flush=True)\nwhile True: pass")
+        assert (ended.code, ended.stdout) == (124, "before\n")
+        verdict = ended.stderr.splitlines()[-1]
+        assert verdict.startswith("sandbox: timeout")
+        assert "peak memory" in verdict
+
+    def test_too_much_memory_exits_137(self) -> None:
+        ended = command("run", "--memory", "256", "-c", "x = []\nwhile True: x.append(b'x' * (1 << 20))")
+        assert ended.code == 137
+        assert "oom: the memory limit of 256 MB was reached" in ended.stderr
+
+    def test_a_dead_kernel_exits_137_and_says_how_it_died(self) -> None:
+        ended = command("run", "-c", "import os; os._exit(3)")
+        assert ended.code == 137
+        assert "killed: the kernel process exited with code 3" in ended.stderr
+
+    def test_files_go_in_and_images_and_changed_files_come_out(self, tmp_path: Path) -> None:
+        data, out = tmp_path / "x.csv", tmp_path / "out" / "deep"
+        data.write_text("a\n1\n")
+        code = f"{PLOT}\nimport os; os.mkdir('/mnt/data/d'); open('/mnt/data/d/n.txt', 'w').write('n')"
+        code += "\nwith open('/mnt/data/x.csv', 'a') as file: file.write('2\\n')"
+        ended = command("run", "--file", data, "--file", __file__, "--out", out, "-c", code)
+        assert ended.code == 0
+        assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {
+            "image-1.png",
+            "line.png",
+            "x.csv",
+            "d/n.txt",
+        }
+        assert (out / "image-1.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / "x.csv").read_text() == "a\n1\n2\n"
+        assert data.read_text() == "a\n1\n"
+        assert f"sandbox: saved {out}/d/n.txt" in ended.stderr
+
+    def test_without_a_directory_it_says_what_could_have_been_saved(self) -> None:
+        assert command("run", "-c", PLOT).stderr == "sandbox: made 1 image and line.png; --out DIR saves them\n"
+
+    def test_hidden_files_are_left_behind_and_named(self, tmp_path: Path) -> None:
+        ended = command("run", "--out", tmp_path, "-c", "open('/mnt/data/.bashrc', 'w').write('x')")
+        assert (ended.code, list(tmp_path.iterdir())) == (0, [])
+        assert ended.stderr == "sandbox: not saved: '.bashrc': names that begin with a dot are left behind\n"
+
+    def test_json_is_one_document_with_everything(self, tmp_path: Path) -> None:
+        ended = command("run", "--json", "--out", tmp_path, "-c", f"print('x')\n{PLOT}\n1 / 0")
+        document: dict[str, Any] = json.loads(ended.stdout)
+        assert (ended.code, document["status"], document["stdout"]) == (1, "error", "x\n")
+        assert document["error"]["name"] == "ZeroDivisionError"
+        assert any("image/png" in bundle for bundle in document["results"])
+        assert [(artifact["path"], artifact["change"]) for artifact in document["artifacts"]] == [
+            ("line.png", "created")
+        ]
+        assert document["saved"] == [f"{tmp_path}/image-1.png", f"{tmp_path}/line.png"]
+        assert document["peak_memory_bytes"] > 0
+        assert document["truncated"] == {"stdout": 0, "stderr": 0, "results": 0}
+
+    def test_escape_sequences_are_raw_in_a_pipe_and_spelt_out_on_a_terminal(self) -> None:
+        arguments = [*COMMAND, "run", "-c", r"print('\x1b[2Jwiped')"]
+        assert subprocess.run(arguments, capture_output=True).stdout == b"\x1b[2Jwiped\n"
+        leader, follower = pty.openpty()
+        with subprocess.Popen(arguments, stdout=follower, stdin=subprocess.DEVNULL) as process:
+            assert os.read(leader, 100) == b"\\x1b[2Jwiped\r\n"
+            assert process.wait() == 0
+        os.close(follower)
+        os.close(leader)
+
+    def test_ctrl_c_interrupts_the_program_and_exits_130(self) -> None:
+        code = "import time\nprint('ready', flush=True)\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('told')"
+        process = started(code)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate()
+        # What became of it is the program's own affair: it caught the interrupt and ended well.
+        assert (process.returncode, stdout) == (0, b"told\n")
+        assert b"interrupting" in stderr
+
+    def test_a_program_that_lets_ctrl_c_through_is_interrupted(self) -> None:
+        process = started("print('ready', flush=True)\nwhile True: pass")
+        process.send_signal(signal.SIGINT)
+        stderr = process.communicate()[1]
+        assert process.returncode == 130
+        assert stderr.splitlines()[-1].startswith(b"sandbox: interrupted")
+
+    def test_a_second_ctrl_c_ends_the_sandbox(self) -> None:
+        process = started("print('ready', flush=True)\nwhile True:\n try:\n  while True: pass\n except: pass")
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        stderr = process.communicate()[1]
+        assert process.returncode == 130
+        assert b"cancelled" in stderr or b"interrupted" in stderr
+
+    def test_a_reader_that_leaves_ends_it_quietly(self) -> None:
+        process = started("print('ready', flush=True)\nwhile True: print('x' * 1000)")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+        process.stderr.close()
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--memory", "1", "-c", "1"], "memory_mb is 1; choose a value from 192"),
+            (["--memory", "900000", "-c", "1"], "memory_mb is 900000; this host allows"),
+            (["--timeout", "0", "-c", "1"], "timeout is 0 s; choose a value above 0"),
+            (["--timeout", "nan", "-c", "1"], "timeout is nan s"),
+            (["--image", "fortran", "-c", "1"], "there is no image 'fortran'; choose from: python"),
+            (["--image", "../x", "-c", "1"], "image is '../x' (from argument)"),
+            (["-"], "the code is not valid UTF-8"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_in_one_paragraph(self, arguments: list[str], words: str) -> None:
+        ended = command("run", *arguments, stdin=b"\xff")
+        assert (ended.code, ended.stdout) == (2, "")
+        assert ended.stderr.startswith(f"sandbox: {words}")
+        assert len(ended.stderr.splitlines()) == 1
+
+    def test_code_that_is_too_long_is_refused(self) -> None:
+        ended = command("run", "-", stdin=b"#" * (3 << 20))
+        assert (ended.code, "1048576 at most" in ended.stderr) == (2, True)
+
+    def test_an_unusable_directory_is_refused_before_anything_runs(self) -> None:
+        ended = command("run", "--out", "/proc/nothing", "-c", "print(1)")
+        assert (ended.code, ended.stdout) == (2, "")
+        assert ended.stderr.startswith("sandbox: /proc/nothing cannot be used for --out")
+
+
+def started(code: str) -> "subprocess.Popen[bytes]":
+    """A running program that has printed `ready`."""
+    process = subprocess.Popen(
+        [*COMMAND, "run", "-c", code],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def test_run_wants_exactly_one_program(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.touch()
+    ended = command("run", program, "-c", "1")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert command("run", tmp_path / "missing.py").code == 2
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.csv").touch()
+    ended = command("run", "-c", "1", "--file", tmp_path / "a/x.csv", "--file", tmp_path / "b/x.csv")
+    assert (ended.code, "/mnt/data/x.csv" in ended.stderr) == (2, True)
+
+
+def test_a_missing_image_says_how_to_build_it(tmp_path: Path) -> None:
+    ended = command("run", "-c", "1", env={"SANDBOX_DATA_DIR": str(tmp_path)})
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "sandbox image build python" in ended.stderr or os.geteuid() != 0
+    assert "Traceback" not in ended.stderr
+
+
+# The directory of --out.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/etc/x", "a/../../x", "a//b", "", ".", "..", "x\n", "x\0", "a\\b", "n" * 256, "\u202egnp", ".git/x"],
+)
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out")
+    with pytest.raises(InvalidPath):
+        folder.write(name, b"x")
+    folder.close()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
+
+
+def test_a_link_in_the_way_is_replaced_and_never_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = Folder(tmp_path / "out")
+    (tmp_path / "out" / "x").symlink_to(victim)
+    assert folder.write("x", b"theirs") == str(tmp_path / "out" / "x")
+    assert (victim.read_text(), (tmp_path / "out" / "x").is_symlink()) == ("mine", False)
+    (tmp_path / "out" / "d").symlink_to(tmp_path)
+    with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
+        folder.write("d/victim", b"theirs")
+    folder.close()
+    assert victim.read_text() == "mine"
+
+
+def test_a_directory_in_the_way_is_an_error_that_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    folder = Folder(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        folder.write("x", b"1")
+    folder.close()
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_a_file_is_no_directory_for_out(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(InvalidRequest, match="cannot be used for --out"):
+        Folder(tmp_path / "x")
+
+
+# What reaches a terminal.
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\ttext\n", "plain\ttext\n"),
+        ("naïve 日本\u3000語\xa0🎉", "naïve 日本\u3000語\xa0🎉"),
+        ("\x1b]8;;http://x\x07link", "\\x1b]8;;http://x\\x07link"),
+        ("true\rfalse\r\n", "true\nfalse\n"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\u202eb\u200bc", "a\\u202eb\\u200bc"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_commands_a_terminal_is_spelt_out(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+# doctor
+
+
+def test_doctor_grades_the_host_and_says_how_to_fix_each_finding() -> None:
+    ended = command("doctor", "--json")
+    report = json.loads(ended.stdout)
+    assert ended.code == (1 if report["grade"] == "fail" else 0)
+    assert {"kernel", "cgroups", "landlock", "image"} <= {finding["name"] for finding in report["findings"]}
+    text = command("doctor").stdout
+    assert all(f"fix: {finding['fix']}" in text for finding in report["findings"] if finding["fix"])
+    assert "this host" in text.splitlines()[-1]
+
+
+def test_doctor_fails_where_nothing_can_run(tmp_path: Path) -> None:
+    ended = command("doctor", env={"SANDBOX_DATA_DIR": str(tmp_path)})
+    assert ended.code == 1
+    assert "fix: sandbox image build python" in ended.stdout
+
+
+def test_doctor_shows_every_setting_and_its_origin() -> None:
+    variables = {"SANDBOX_POOL_SIZE": "9", "SANDBOX_ORCHESTRA_ID": "7"}
+    shown = json.loads(command("doctor", "--settings", "--json", env=variables).stdout)
+    assert [setting["name"] for setting in shown] == list(Settings.model_fields)
+    pool = next(setting for setting in shown if setting["name"] == "pool_size")
+    assert (pool["value"], pool["origin"]) == (9, "SANDBOX_POOL_SIZE")
+    ended = command("doctor", "--settings", env=variables)
+    assert "pool_size       9  SANDBOX_POOL_SIZE" in ended.stdout
+    assert "SANDBOX_ORCHESTRA_ID" in ended.stderr
+
+
+def test_a_bad_setting_is_a_paragraph_and_exit_code_2() -> None:
+    ended = command("doctor", env={"SANDBOX_POOL_SIZE": "many"})
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("sandbox: pool_size is 'many' (from SANDBOX_POOL_SIZE)")
+    assert "Traceback" not in ended.stderr
+
+
+# image
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_a_built_image_is_listed_and_shown_and_not_built_again() -> None:
+    manifest = json.loads(command("image", "show", "--json").stdout)
+    assert "pandas" in manifest["libraries"]
+    assert f"pandas {manifest['libraries']['pandas']}" in command("image", "show", "python").stdout
+    assert "in use" in command("image", "list").stdout
+    assert "python" in json.loads(command("image", "list", "--json").stdout)["images"]
+    assert "python is built: " in command("image", "build").stdout
+
+
+def test_an_image_that_is_not_built_is_listed_with_what_to_do(tmp_path: Path) -> None:
+    ended = command("image", "list", env={"SANDBOX_DATA_DIR": str(tmp_path)})
+    assert (ended.code, ended.stdout) == (0, "python  not built; run sandbox image build python\n")
+    ended = command("image", "show", "python", env={"SANDBOX_DATA_DIR": str(tmp_path)})
+    assert (ended.code, "run `sandbox image build python`" in ended.stderr) == (2, True)
+
+
+def test_an_unknown_image_is_refused() -> None:
+    ended = command("image", "build", "fortran")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr == "sandbox: there is no image 'fortran'; choose from: python\n"
+
+
+def test_the_version_is_shown() -> None:
+    ended = command("--version")
+    assert (ended.code, ended.stdout.startswith("sandbox ")) == (0, True)

@@ -1,0 +1,200 @@
+"""The doctor on this host, and on directories that look like other hosts."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sandbox.config import Settings
+from sandbox.doctor import Finding, Grade, Host, examine, overall
+from sandbox.runtime.embedded.launcher import FIRST_HOST_ID
+
+CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", pool_size=4)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A host without a fault, as files."""
+    root = tmp_path / "host"
+    unified = root / "sys/fs/cgroup"
+    files = {
+        "proc/self/status": "CapEff:\t000001ffffffffff\n",
+        "proc/self/attr/current": "unconfined",
+        "proc/self/mountinfo": f"30 1 0:26 / {unified} rw - cgroup2 cgroup2 rw\n",
+        "proc/filesystems": "nodev\toverlay\n",
+        "proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 12000000 kB\n",
+        "proc/swaps": "Filename Type Size Used Priority\n",
+        "proc/sys/kernel/seccomp/actions_avail": "kill_process kill_thread trap errno log allow",
+        "proc/sys/kernel/core_pattern": "core",
+        "proc/sys/kernel/randomize_va_space": "2",
+        "proc/sys/kernel/unprivileged_bpf_disabled": "2",
+        "proc/sys/kernel/kptr_restrict": "1",
+        "proc/sys/kernel/dmesg_restrict": "1",
+        "proc/sys/kernel/io_uring_disabled": "2",
+        **{f"proc/sys/fs/protected_{name}": "1" for name in ("symlinks", "hardlinks", "fifos", "regular")},
+        **{f"proc/sys/user/max_{name}_namespaces": "9000" for name in ("user", "pid", "mnt", "net")},
+        **{f"proc/self/ns/{name}": "" for name in ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")},
+        "sys/kernel/mm/ksm/run": "0",
+        "sys/devices/system/cpu/smt/active": "0",
+        "sys/devices/system/cpu/vulnerabilities/mds": "Not affected",
+        "sys/fs/cgroup/cgroup.controllers": "cpu memory pids",
+        "etc/passwd": "root:x:0:0::/root:/bin/sh\n",
+        "etc/subuid": "ubuntu:100000:65536\n",
+    }
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return Host(root, 0, "x86_64", "6.18.4", 7, 16_000, 20_000)
+
+
+def finding(host: Host, settings: Settings, name: str) -> Finding:
+    return next(found for found in examine(settings, host) if found.name == name)
+
+
+def test_this_host_is_examined_without_a_failing_probe(settings: Settings) -> None:
+    findings = examine(settings)
+    assert not [found for found in findings if "could not be examined" in found.found]
+    assert all(found.found for found in findings)
+
+
+def test_whatever_is_not_an_a_has_a_fix(settings: Settings) -> None:
+    assert all(found.fix for found in examine(settings) if found.grade is not Grade.A)
+
+
+def test_a_host_of_which_nothing_can_be_read_is_examined_to_the_end(tmp_path: Path, settings: Settings) -> None:
+    findings = examine(settings, Host(tmp_path / "nothing"))
+    assert overall(findings) is Grade.FAIL
+    assert not [found for found in findings if "could not be examined" in found.found]
+
+
+def test_a_host_without_a_fault_fails_only_for_the_missing_image(host: Host, settings: Settings) -> None:
+    assert [found.name for found in examine(settings, host) if found.grade is not Grade.A] == ["image"]
+    assert finding(host, settings, "image").fix == "sandbox image build python"
+
+
+def test_the_worst_finding_grades_the_host() -> None:
+    grades = [Grade.A, Grade.C, Grade.B]
+    assert overall([Finding("x", grade, "y") for grade in grades]) is Grade.C
+    assert overall([*(Finding("x", grade, "y") for grade in grades), Finding("x", Grade.FAIL, "y")]) is Grade.FAIL
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "grade", "fix"),
+    [
+        (lambda host: replace(host, euid=1000), "privileges", Grade.FAIL, "sudo"),
+        (lambda host: replace(host, machine="riscv64"), "processor", Grade.FAIL, "x86_64"),
+        (lambda host: replace(host, release="5.4.0"), "kernel", Grade.FAIL, "5.13"),
+        (lambda host: replace(host, release="6.1.0-32-amd64"), "kernel", Grade.B, "6.12"),
+        (lambda host: replace(host, landlock_abi=0), "landlock", Grade.FAIL, "lsm="),
+        (lambda host: replace(host, landlock_abi=4), "landlock", Grade.B, "6.12"),
+        (lambda host: replace(host, descriptors=128), "open files", Grade.C, "ulimit"),
+    ],
+)
+def test_what_the_host_is_decides_the_grade(
+    change: Callable[[Host], Host], name: str, grade: Grade, fix: str, host: Host, settings: Settings
+) -> None:
+    found = finding(change(host), settings, name)
+    assert (found.grade, fix in found.fix) == (grade, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name", "grade", "fix"),
+    [
+        ("proc/self/status", "CapEff: 00000000a80425fb", "privileges", Grade.FAIL, "CAP_SYS_ADMIN"),
+        ("proc/self/attr/current", "docker-default (enforce)", "apparmor", Grade.FAIL, "apparmor=unconfined"),
+        ("proc/sys/user/max_user_namespaces", "0", "namespaces", Grade.FAIL, "user.max_user_namespaces=10000"),
+        ("proc/filesystems", "ext4", "overlayfs", Grade.FAIL, "CONFIG_OVERLAY_FS"),
+        ("proc/sys/kernel/seccomp/actions_avail", "", "seccomp", Grade.FAIL, "CONFIG_SECCOMP_FILTER"),
+        ("etc/subuid", f"me:{FIRST_HOST_ID - 5}:10", "user ids", Grade.C, "/etc/subuid"),
+        ("etc/passwd", f"me:x:{FIRST_HOST_ID + 5}:5::/:/bin/sh", "user ids", Grade.C, "/etc/passwd"),
+        ("proc/meminfo", "MemAvailable: 500000 kB", "memory", Grade.C, "SANDBOX_POOL_SIZE"),
+        ("proc/swaps", "Filename\n/dev/sda2 partition 1 0 -2", "swap", Grade.B, "swapoff"),
+        ("sys/kernel/mm/ksm/run", "1", "same-page merging", Grade.B, "ksm/run"),
+        ("proc/sys/kernel/randomize_va_space", "0", "kernel.randomize_va_space", Grade.C, "=2"),
+        ("proc/sys/fs/protected_regular", "0", "fs.protected_regular", Grade.B, "sysctl -w fs.protected_regular=1"),
+        ("proc/sys/kernel/core_pattern", "|/usr/lib/dump %P", "kernel.core_pattern", Grade.B, "core_pattern=core"),
+        ("sys/devices/system/cpu/smt/active", "1", "SMT", Grade.B, "nosmt"),
+        ("sys/devices/system/cpu/vulnerabilities/l1tf", "Vulnerable", "processor flaws", Grade.C, "microcode"),
+        ("sys/devices/system/cpu/vulnerabilities/srso", "Vulnerable: no", "processor flaws", Grade.B, "microcode"),
+    ],
+)
+def test_what_a_file_says_decides_the_grade(
+    file: str, text: str, name: str, grade: Grade, fix: str, host: Host, settings: Settings
+) -> None:
+    host.path(file).write_text(text)
+    found = finding(host, settings, name)
+    assert (found.grade, fix in found.fix) == (grade, True)
+
+
+def test_version_1_controllers_beside_an_empty_version_2_tree_are_usable(host: Host, settings: Settings) -> None:
+    roots = {name: host.path(f"sys/fs/cgroup/{name}") for name in (*CONTROLLERS, "unified")}
+    for root in roots.values():
+        root.mkdir()
+    lines = [f"30 1 0:26 / {roots[name]} rw - cgroup cgroup rw,{name}" for name in CONTROLLERS]
+    lines.append(f"31 1 0:27 / {roots['unified']} rw - cgroup2 cgroup2 rw")
+    host.path("proc/self/mountinfo").write_text("\n".join(lines))
+    found = finding(host, settings, "cgroups")
+    assert (found.grade, found.found.split(":")[0]) == (Grade.B, "hybrid")
+
+
+def test_missing_controllers_are_fatal(host: Host, settings: Settings) -> None:
+    host.path("sys/fs/cgroup/cgroup.controllers").write_text("cpu")
+    assert finding(host, settings, "cgroups").grade is Grade.FAIL
+
+
+def test_a_container_whose_processes_occupy_its_only_group_is_told_so(host: Host, settings: Settings) -> None:
+    group = host.path("sys/fs/cgroup")
+    for name, text in {"type": "domain", "subtree_control": "", "procs": "1\n"}.items():
+        (group / f"cgroup.{name}").write_text(text)
+    found = finding(host, settings, "cgroups")
+    assert (found.grade, "--cgroupns=host" in found.fix) == (Grade.FAIL, True)
+
+
+def test_a_covered_proc_is_fatal(host: Host, settings: Settings) -> None:
+    with host.path("proc/self/mountinfo").open("a") as file:
+        file.write("40 1 0:5 / /proc/kcore ro - tmpfs tmpfs ro\n")
+    assert finding(host, settings, "proc").fix.endswith("systempaths=unconfined")
+
+
+def test_a_device_open_to_everybody_is_named(host: Host, settings: Settings) -> None:
+    device = host.path("dev/kvm")
+    device.parent.mkdir()
+    device.touch(0o666)
+    device.chmod(0o666)
+    assert finding(host, settings, "/dev/kvm").grade is Grade.B
+    device.chmod(0o660)
+    assert finding(host, settings, "/dev/kvm").grade is Grade.A
+
+
+def test_an_unknown_image_is_fatal_and_the_known_ones_are_named(host: Host, tmp_path: Path) -> None:
+    found = finding(host, Settings(data_dir=tmp_path, image="fortran"), "image")
+    assert (found.grade, found.fix) == (Grade.FAIL, "set SANDBOX_IMAGE to one of: python")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_data_directory_that_cannot_be_written_is_fatal(host: Host) -> None:
+    assert finding(host, Settings(data_dir="/usr/share/sandbox"), "data directory").grade is Grade.FAIL
+
+
+def test_a_data_directory_below_a_file_is_fatal(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert finding(host, Settings(data_dir=tmp_path / "file"), "data directory").grade is Grade.FAIL
+
+
+def test_a_docker_socket_without_a_daemon_is_no_fault(
+    host: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    path = host.path("var/run/docker.sock")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    found = finding(host, settings, "docker")
+    assert (found.grade, "does not answer" in found.found) == (Grade.A, True)
