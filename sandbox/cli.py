@@ -1,4 +1,4 @@
-"""The commands: run, doctor, image.
+"""The commands: run, doctor, bench, image.
 
 Exit codes of `run` follow the status: ok 0, error 1, timeout 124, interrupted and cancelled 130, oom and killed 137.
 2 is ours: wrong usage, or anything that `errors` draws. What a program writes is hostile: on a terminal its control
@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from sandbox import bench as benches
 from sandbox import doctor as hosts
 from sandbox import image as images
 from sandbox.config import Settings, unknown_variables
@@ -228,20 +229,31 @@ def _pictures(execution: Execution) -> Iterator[tuple[str, bytes]]:
 
 
 async def _save(session: Session, execution: Execution, folder: Folder) -> tuple[list[str], bool]:
-    """Store images and changed files; the paths, and whether everything that could be asked for is there."""
+    """Store images, changed files and over-long outputs; the paths, and whether no attempt failed."""
     saved: list[str] = []
     whole = True
-    pending: list[tuple[str, bytes | None]] = [*_pictures(execution)]
-    pending += [(artifact.path, None) for artifact in execution.artifacts]
-    for name, data in pending:
+    wanted: list[tuple[str, str | bytes]] = [*_pictures(execution), *_spilled(execution)]
+    wanted += [(artifact.path, artifact.path) for artifact in execution.artifacts]
+    for name, content in wanted:
         try:
-            saved.append(folder.write(name, await session.download(name) if data is None else data))
+            data = content if isinstance(content, bytes) else await session.download(content)
+            saved.append(folder.write(name, data))
         except InvalidPath as error:
             note(f"not saved: {name!r}: {error}")
         except (OSError, SandboxError) as error:
             whole = False
             note(f"not saved: {name!r}: {error.strerror if isinstance(error, OSError) else error}")
     return saved, whole
+
+
+def _spilled(execution: Execution) -> Iterator[tuple[str, str]]:
+    """Names for outputs that were too long to be shown in full, and where init has kept them."""
+    taken = {artifact.path for artifact in execution.artifacts}
+    for stream in ("stdout", "stderr"):
+        path = f".outputs/{execution.id}.{stream}.txt"
+        # The mark in the output says whether all of it could be kept.
+        if getattr(execution.truncated, stream) and path in getattr(execution, stream):
+            yield next(name for name in (f"{stream}.txt", f"{execution.id}.{stream}.txt") if name not in taken), path
 
 
 def _hint(execution: Execution) -> str:
@@ -461,6 +473,32 @@ def _show_settings(values: Settings, *, as_json: bool) -> None:
         _line((f"{setting.name:<{width}}  ", "bold"), f"{setting.value}  ", (setting.origin, style))
     if others := unknown_variables():
         note(f"not settings, and ignored: {', '.join(others)}")
+
+
+# bench
+
+
+@app.command()
+def bench(
+    measures: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(benches.MEASURES)}; all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    scale: Annotated[float, typer.Option(min=0.01, max=10, help="Fraction of the usual number of runs.")] = 1.0,
+) -> None:
+    """Measure this machine: start, call, memory, stop. Takes about three minutes; leave it alone meanwhile."""
+    if unknown := set(measures or ()) - benches.MEASURES.keys():
+        raise InvalidRequest(f"no measure is called {', '.join(sorted(unknown))}; see sandbox bench --help")
+    names = list(measures or benches.MEASURES)
+    report = asyncio.run(benches.run(Settings(), names, scale, note))
+    if as_json:
+        typer.echo(json.dumps(benches.as_dict(report), indent=1))
+        return
+    _line(f"{report.machine}, {report.cores} cores, {report.memory_gib:g} GiB, Python {report.python}")
+    _line(f"load average {report.load_before:.2f} before, {report.load_after:.2f} after")
+    for figure in report.figures:
+        bounds = f"must {figure.must:g}, aim {figure.aim:g}"
+        style = {"aim": "green", "must": "yellow", "no": "bold red"}[figure.reached]
+        value = (f"{figure.value:9.2f} {figure.unit:<9}", style)
+        _line(f"{figure.name:<46} ", value, f"  {bounds}  ({figure.runs} runs)")
 
 
 # image

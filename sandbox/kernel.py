@@ -10,7 +10,7 @@ import mimetypes
 import os
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -115,7 +115,7 @@ class Kernel:
 
     # Executions.
 
-    async def stream(self, execution_id: str, code: str, timeout: float) -> AsyncIterator[Output | Ending]:
+    async def stream(self, execution_id: str, code: str, timeout: float) -> AsyncGenerator[Output | Ending, None]:
         """Run `code`; yield outputs as they come and one `Ending` last. One at a time.
 
         timeout: seconds of wall clock. Leaving the iterator early interrupts the program. Raises `SessionClosed`

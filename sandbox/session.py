@@ -1,9 +1,10 @@
 """A client's stretch of work: one kernel, one workspace, executions one at a time, until closed or expired."""
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Literal
 
 from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
@@ -29,12 +30,13 @@ class Session:
 
     async def execute(self, code: str | bytes, timeout: float | None = None) -> Execution:
         """Run code and collect what came of it. See `stream`."""
-        async for item in self.stream(code, timeout):
-            if isinstance(item, Execution):
-                return item
+        async with contextlib.aclosing(self.stream(code, timeout)) as items:
+            async for item in items:
+                if isinstance(item, Execution):
+                    return item
         raise SessionClosed("the session ended while the code ran")
 
-    async def stream(self, code: str | bytes, timeout: float | None = None) -> AsyncIterator[Output | Execution]:
+    async def stream(self, code: str | bytes, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
         """Run code; yield its outputs as they come, and the whole `Execution` last.
 
         timeout: seconds of wall clock; None is the engine's default. Leaving the iterator early interrupts the
@@ -49,20 +51,24 @@ class Session:
         self._queued += 1
         try:
             async with self._turn:
+                execution: Execution | None = None
                 if self._ended is not None:
-                    yield self._cancelled(execution_id)
-                    return
-                gathered = _Gathered()
-                async for item in self._kernel.stream(execution_id, text, seconds):
-                    if isinstance(item, Ending):
-                        self._last_used = time.monotonic()
-                        yield gathered.execution(execution_id, self.id, item)
-                        return
-                    gathered.add(item)
-                    yield item
+                    execution = self._cancelled(execution_id)
+                else:
+                    gathered = _Gathered()
+                    # Closed before the turn is given up: the next one needs a kernel that runs nothing.
+                    async with contextlib.aclosing(self._kernel.stream(execution_id, text, seconds)) as items:
+                        async for item in items:
+                            if isinstance(item, Ending):
+                                execution = gathered.execution(execution_id, self.id, item)
+                                break
+                            gathered.add(item)
+                            yield item
         finally:
             self._queued -= 1
             self._last_used = time.monotonic()
+        if execution is not None:
+            yield execution
 
     async def interrupt(self) -> None:
         """Interrupt the running execution, as Ctrl-C; without one nothing happens."""

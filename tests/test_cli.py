@@ -111,6 +111,13 @@ class TestRun:
     def test_without_a_directory_it_says_what_could_have_been_saved(self) -> None:
         assert command("run", "-c", PLOT).stderr == "sandbox: made 1 image and line.png; --out DIR saves them\n"
 
+    def test_an_output_that_is_too_long_is_saved_in_full(self, tmp_path: Path) -> None:
+        ended = command("run", "--out", tmp_path, "-c", "print('x' * 2_000_000)")
+        assert ended.code == 0
+        assert (tmp_path / "stdout.txt").read_text() == "x" * 2_000_000 + "\n"
+        assert len(ended.stdout) < 1_100_000
+        assert "bytes of stdout and 0 of stderr were dropped" in ended.stderr
+
     def test_hidden_files_are_left_behind_and_named(self, tmp_path: Path) -> None:
         ended = command("run", "--out", tmp_path, "-c", "open('/mnt/data/.bashrc', 'w').write('x')")
         assert (ended.code, list(tmp_path.iterdir())) == (0, [])

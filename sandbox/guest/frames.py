@@ -70,12 +70,16 @@ def decode_json(body: bytes | bytearray | memoryview) -> tuple[dict[str, Any], b
     """The JSON object and the raw bytes of a body. Raises `BadFrame`."""
     head, _, payload = bytes(body).partition(b"\n")
     try:
-        value = json.loads(head)
+        value = json.loads(head, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise BadFrame("a body is not JSON") from error
     if not isinstance(value, dict):
         raise BadFrame("a body is not a JSON object")
     return value, payload
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 class Decoder:

@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
@@ -285,7 +284,8 @@ class Relay:
     def _born(self, news: Born) -> None:
         self._epoch += 1
         self._kernel = Live(news.pid, news.link)
-        news.link.sendall(json.dumps({"env": self._policy.env}).encode() + b"\n")
+        with contextlib.suppress(ConnectionError):  # dead already; the spawner will say so
+            news.link.sendall(json.dumps({"env": self._policy.env}).encode() + b"\n")
 
     def _died(self, status: int) -> None:
         kernel, self._kernel = self._kernel, None
@@ -387,11 +387,12 @@ class Relay:
             running.dropped_results += 1
             return
         content = message.read()
-        data = content.get("data")
+        bundle = content.get("data")
+        data: dict[str, Any] = bundle if isinstance(bundle, dict) else {}
         kept = {}
         room = min(self._policy.result_bytes, running.result_room)
         # text/plain first: it is what remains when the rich forms are too large.
-        for mime in sorted(data, key=lambda mime: mime != "text/plain") if isinstance(data, dict) else ():
+        for mime in sorted(data, key=lambda mime: mime != "text/plain"):
             size = len(json.dumps(data[mime]))
             if mime in _MIME_TYPES and size <= room:
                 kept[mime] = data[mime]

@@ -27,10 +27,14 @@ class Message:
     def read(self) -> dict[str, Any]:
         """The content; an empty object if it is not JSON."""
         with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(self.content)
+            value = json.loads(self.content, parse_constant=_refuse)
             if isinstance(value, dict):
                 return value
         return {}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON, and the host would not take it")
 
 
 class Connection:

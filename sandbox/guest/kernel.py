@@ -30,10 +30,12 @@ import zmq
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.jsonutil import json_clean
 from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core import logger as _logger  # noqa: F401  # the first cell would import it after the fork
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.error import UsageError
-from jupyter_client.session import Session, extract_header
+from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
+from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
@@ -71,7 +73,7 @@ class Shell(ZMQInteractiveShell):
         sys.stdout.flush()
         sys.stderr.flush()
         expanded = self.var_expand(command, depth=1)
-        self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)  # noqa: S602
+        self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         try:
@@ -80,7 +82,7 @@ class Shell(ZMQInteractiveShell):
             print("No traceback available to show.", file=sys.stderr)
             return
         if issubclass(kind, SystemExit) and not value.code:
-            self._last_traceback = []
+            self._last_traceback: list[str] = []
         elif issubclass(kind, UsageError):
             self._showtraceback(kind, value, [f"UsageError: {value}"])
         else:
@@ -88,6 +90,10 @@ class Shell(ZMQInteractiveShell):
 
     def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
         self.showtraceback()
+
+    def _format_exception_for_storage(self, exception: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # For a history that is off; IPython would render the whole traceback a second time, at length.
+        return {}
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         sys.stdout.flush()
@@ -116,9 +122,10 @@ class Kernel(IPythonKernel):
         config.Completer.use_jedi = False
         publisher = Publisher()
         # Its import is 60 % of ipykernel's own start-up; a kernel without it has no debugger.
-        sys.modules["debugpy"] = None
+        modules: dict[str, Any] = sys.modules
+        modules["debugpy"] = None
         kernel: Kernel = cls.instance(config=config, session=Session(key=b""), iopub_socket=publisher, log=_log())
-        del sys.modules["debugpy"]
+        del modules["debugpy"]
         kernel.publisher = publisher
         kernel._execute_sleep = 0.0
         # do_execute asks which thread owns the shell channel.
@@ -130,8 +137,11 @@ class Kernel(IPythonKernel):
         kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
         if "matplotlib" in sys.modules:
             kernel.shell.enable_matplotlib("inline")
-        # The first cell pays for caches and lazily made objects; pay here, once, before the fork.
-        kernel.shell.run_cell("1", silent=True)
+        # The first cells pay for caches and lazily made objects; pay here, once, before the fork.
+        for cell in ("1", "1/0", "1"):
+            kernel.shell.run_cell(cell, silent=True)
+        for name in ("last_type", "last_value", "last_traceback"):
+            setattr(sys, name, None)
         warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         _follow_threads(kernel)
         return kernel
@@ -184,7 +194,7 @@ class Kernel(IPythonKernel):
     def raw_input(self, prompt: str = "") -> str:
         raise EOFError("input() has nobody to ask in this sandbox; put the value into the code or a file")
 
-    def getpass(self, prompt: str = "", stream: Any = None) -> str:
+    def getpass(self, prompt: str = "", *args: Any, **kwargs: Any) -> str:
         raise EOFError("getpass() has nobody to ask in this sandbox; put the value into the code or a file")
 
     async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -223,17 +233,20 @@ def _insist(request: "asyncio.Task[None]") -> None:
         os._exit(70)
 
 
+_POOL_WORKER = getattr(pool_thread, "_worker")  # noqa: B009  # private, and the only mark that such a thread has
+
+
 def _follow_threads(kernel: Kernel) -> None:
     """Remember which execution started a thread, so that what it prints later is not the next one's output."""
     start = threading.Thread.start
 
     def start_for_parent(thread: threading.Thread) -> None:
         # A pool's workers serve whoever submits to them, not the execution that happened to start them.
-        if getattr(thread, "_target", None) is not pool_thread._worker:
-            thread.sandbox_parent = kernel.current_parent()
+        if getattr(thread, "_target", None) is not _POOL_WORKER:
+            vars(thread)["sandbox_parent"] = kernel.current_parent()
         start(thread)
 
-    threading.Thread.start = start_for_parent
+    setattr(threading.Thread, "start", start_for_parent)  # noqa: B010  # a method is being replaced, on purpose
 
 
 def reseed() -> None:
@@ -241,9 +254,8 @@ def reseed() -> None:
     random.seed(os.urandom(32))
     if "numpy" in sys.modules:
         sys.modules["numpy.random"].seed([int.from_bytes(os.urandom(4), "little") for _ in range(4)])
-    uuid._last_timestamp = None
-    uuid._node = None
-    tempfile._name_sequence = None
+    for module, name in ((uuid, "_last_timestamp"), (uuid, "_node"), (tempfile, "_name_sequence")):
+        setattr(module, name, None)
 
 
 def link_font_cache() -> None:

@@ -129,7 +129,7 @@ class Group:
 
     def holds(self, pid: int) -> bool:
         """Whether `/proc/PID/cgroup` names this group in every hierarchy of ours."""
-        named = {}
+        named: dict[str, str] = {}
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             named |= {controller or "unified": path for controller in controllers.split(",")}
@@ -180,7 +180,8 @@ class Group:
         while True:
             for group in [*groups, self]:
                 _kill(group.processes())
-            if all([group.remove() for group in groups]) and self.remove():
+            groups = [group for group in groups if not group.remove()]
+            if not groups and self.remove():
                 return True
             if time.monotonic() > deadline:
                 return False

@@ -55,11 +55,12 @@ class Cell:
 
 
 def reset_signals() -> None:
-    """Default dispositions and an empty mask, whatever the parent had."""
+    """The dispositions of a fresh Python and an empty mask, whatever the parent had."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        ignored = number in (signal.SIGPIPE, signal.SIGXFSZ)  # as Python itself has them: they become OSError
         try:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         except OSError:
             continue  # glibc keeps 32 and 33 for itself
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

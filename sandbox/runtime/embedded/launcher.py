@@ -74,6 +74,8 @@ class Zygote:
     link: socket.socket
     layers: tuple[mounts.Layer, ...]
     stage: str
+    request: dict[str, Any]
+    """What it was started for, should it have to be started again."""
     ready: bool = False
     waiting: list[str] = field(default_factory=list)
     """Packets to be sent once it is ready: sandboxes that wait for their fork."""
@@ -91,6 +93,7 @@ class Sandbox:
     cell: jail.Cell
     control: socket.socket
     """To init: it reports its progress and asks for kernels here."""
+    setup_pid: int = 0
     init_pid: int = 0
     namespaces: list[int] = field(default_factory=list)
     """Open `/proc/PID/ns` files of PID 1: pid first, then the others."""
@@ -103,6 +106,14 @@ class Sandbox:
     stopping: bool = False
 
 
+def _remove_stage(directory: Path) -> None:
+    """Remove the mount points of an instance; its mounts ended with the mount namespaces they were in."""
+    if directory.is_dir():
+        for entry in directory.iterdir():
+            entry.rmdir()
+        directory.rmdir()
+
+
 def _status_fields(pid: int) -> dict[str, list[str]]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
@@ -111,14 +122,15 @@ def _status_fields(pid: int) -> dict[str, list[str]]:
 class Launcher:
     """The event loop: every step of every sandbox is the answer to one readable descriptor."""
 
-    def __init__(self, server: socket.socket, stage: Path) -> None:
+    def __init__(self, server: socket.socket) -> None:
         self._server = server
-        self._stage = stage
         self._selector = selectors.DefaultSelector()
         self._sandboxes: dict[str, Sandbox] = {}
         self._kernels: dict[int, Sandbox] = {}
         self._inits: dict[int, Sandbox] = {}
         self._zygotes: dict[str, Zygote] = {}
+        self._staged = 0
+        """Images staged so far, which is the next one's directory."""
         self._removing: list[tuple[Sandbox, float]] = []
         self._free_slots: list[int] = list(range(MAX_SLOTS))
         self._own_namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in [*jail.NAMESPACES, "user"]}
@@ -139,6 +151,9 @@ class Launcher:
         self._name = f"sandbox/{self.instance}"
         cgroup.Group(self._layout, self._name).destroy(time.monotonic() + _REMOVE_SECONDS)
         self._reconcile()
+        self._stage = _RUN_DIRECTORY / str(self.instance)
+        _remove_stage(self._stage)
+        self._stage.mkdir(mode=0o700)
         cgroup.open_parent(self._layout, self._name)
         self._first_id = FIRST_HOST_ID + self.instance * IDS_PER_INSTANCE
         self._user_namespace = self._make_user_namespace()
@@ -171,8 +186,8 @@ class Launcher:
 
     def _reconcile(self) -> None:
         """End what dead instances left. A failure on one never blocks the others, or us."""
-        parent = cgroup.Group(self._layout, "sandbox")
-        for name in parent.children():
+        stages = {entry.name for entry in _RUN_DIRECTORY.iterdir() if entry.is_dir()}
+        for name in stages | cgroup.Group(self._layout, "sandbox").children():
             if not name.isdigit() or int(name) == self.instance:
                 continue
             with contextlib.suppress(OSError), open(_RUN_DIRECTORY / f"{name}.lock", "w") as file:
@@ -181,6 +196,7 @@ class Launcher:
                 except BlockingIOError:
                     continue
                 cgroup.Group(self._layout, f"sandbox/{name}").destroy(time.monotonic() + _REMOVE_SECONDS)
+                _remove_stage(_RUN_DIRECTORY / name)
 
     def _make_user_namespace(self) -> int:
         """One user namespace owns everything in every sandbox; its root is nobody outside."""
@@ -215,7 +231,9 @@ class Launcher:
             while True:
                 timeout = 0.002 if self._removing else None
                 for key, _ in self._selector.select(timeout):
-                    key.data()
+                    # An earlier answer of this round may have closed this one's descriptor.
+                    if self._selector.get_map().get(key.fd) is key:
+                        key.data()
                 self._remove_groups()
         except _ServerGone:
             self._close()
@@ -226,6 +244,11 @@ class Launcher:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(zygote.pid, signal.SIGKILL)
         cgroup.Group(self._layout, self._name).destroy(time.monotonic() + _REMOVE_SECONDS)
+        for number in range(self._staged):
+            with contextlib.suppress(OSError):
+                linux.umount(str(self._stage / str(number)))
+        with contextlib.suppress(OSError):
+            _remove_stage(self._stage)
 
     def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         try:
@@ -269,25 +292,26 @@ class Launcher:
     def _prepare(self, request: dict[str, Any]) -> None:
         """Stage an image and start its zygote."""
         image, prefix = request["image"], Path(request["prefix"])
-        stage = self._stage / str(len(self._zygotes))
-        stage.mkdir(exist_ok=True)
+        stage = self._stage / str(self._staged)
+        self._staged += 1
+        stage.mkdir()
         try:
             mounts.stage(stage, Path(request["root"]), prefix, Path(request["code"]))
             shown = mounts.layers(prefix)
-            zygote = self._spawn_zygote(str(stage), shown, request["python"])
+            pid, link = self._spawn_zygote(str(stage), shown, request["python"])
         except OSError as error:
             self._tell({"event": "unprepared", "image": image, "reason": str(error)})
             return
-        self._zygotes[image] = zygote
+        zygote = self._zygotes[image] = Zygote(pid, link, shown, str(stage), request)
         self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(image))
 
-    def _spawn_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str) -> Zygote:
+    def _spawn_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
             self._become_zygote(stage, shown, python, theirs)
         theirs.close()
-        return Zygote(pid, ours, shown, stage)
+        return pid, ours
 
     def _become_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str, link: socket.socket) -> NoReturn:
         try:
@@ -321,6 +345,8 @@ class Launcher:
         message = json.loads(packet)
         if "ready" in message:
             zygote.ready = True
+            with contextlib.suppress(OSError):  # it may be dead already
+                linux.collapse_memory(zygote.pid)  # halves the cost of every fork
             self._tell({"event": "prepared", "image": image, "pid": zygote.pid})
             for sandbox_id in zygote.waiting:
                 self._request_fork(self._sandboxes.get(sandbox_id))
@@ -332,14 +358,19 @@ class Launcher:
             self._kernel_ended(message["exit"], message["status"])
 
     def _zygote_died(self, image: str, zygote: Zygote) -> None:
-        """Live kernels go on, as our children now. Those on their way in are lost; a new zygote serves the rest."""
+        """Live kernels go on, as our children now; another zygote takes its place, unless this one never was ready."""
         self._selector.unregister(zygote.link)
         zygote.link.close()
         del self._zygotes[image]
+        if zygote.ready:
+            self._prepare(zygote.request)
+        else:
+            self._tell({"event": "unprepared", "image": image, "reason": "the zygote died; see the log"})
         for sandbox in list(self._sandboxes.values()):
-            if sandbox.image == image and not sandbox.entered:
-                self._kill(sandbox, "its zygote died")
-        self._tell({"event": "unprepared", "image": image, "reason": "the zygote died; see the log"})
+            if sandbox.image == image and not sandbox.kernel_pid:
+                # Its fork was asked for and never came.
+                self._close_gate(sandbox)
+                self._request_fork(sandbox)
 
     # The way in.
 
@@ -386,7 +417,8 @@ class Launcher:
         channel: socket.socket,
         control: socket.socket,
     ) -> None:
-        if os.fork() == 0:
+        sandbox.setup_pid = os.fork()
+        if sandbox.setup_pid == 0:
             try:
                 jail.reset_signals()
                 linux.close_all_but({channel.fileno(), control.fileno(), self._user_namespace})
@@ -445,7 +477,10 @@ class Launcher:
         if not zygote.ready:
             zygote.waiting.append(sandbox.id)
             return
-        tasks = os.listdir(f"/proc/{zygote.pid}/task")
+        try:
+            tasks = os.listdir(f"/proc/{zygote.pid}/task")
+        except FileNotFoundError:
+            return  # dead: its link will say so, and who takes its place is asked again
         if len(tasks) != 1:
             names = {Path(f"/proc/{zygote.pid}/task/{task}/comm").read_text().strip() for task in tasks}
             self._kill(sandbox, f"the zygote has {len(tasks)} threads ({', '.join(sorted(names))})")
@@ -501,6 +536,9 @@ class Launcher:
             except (OSError, AssertionError, KeyError, IndexError) as error:
                 self._kill(sandbox, f"containment could not be verified: {error}")
                 return
+            # Init asks to die with its parent when it hears of the kernel, so the set-up process must be gone by then.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(sandbox.setup_pid, 0)
             message = json.dumps({"kernel": inner_pid}).encode()
             with contextlib.suppress(ConnectionError):
                 socket.send_fds(sandbox.control, [message], [gate.fileno()])
@@ -537,12 +575,15 @@ class Launcher:
         if sandbox is None or sandbox.kernel_pid != pid:
             return
         sandbox.kernel_pid = 0
+        self._close_gate(sandbox)
+        with contextlib.suppress(OSError):
+            sandbox.control.send(json.dumps({"died": status}).encode())
+
+    def _close_gate(self, sandbox: Sandbox) -> None:
         if sandbox.gate is not None:
             self._selector.unregister(sandbox.gate)
             sandbox.gate.close()
             sandbox.gate = None
-        with contextlib.suppress(OSError):
-            sandbox.control.send(json.dumps({"died": status}).encode())
 
     def _kill(self, sandbox: Sandbox, reason: str) -> None:
         if not sandbox.reason:
@@ -628,7 +669,7 @@ class _LauncherSpawner:
         packet, fds, _, _ = socket.recv_fds(self._control, 4096, 1)
         if not packet:
             raise EOFError
-        # Only now has the set-up process, our first parent, surely ended: the launcher is our parent.
+        # The launcher speaks only after the set-up process, our first parent, has ended: it is our parent now.
         linux.die_with_parent(signal.SIGKILL)
         message = json.loads(packet)
         if "kernel" in message:
@@ -640,7 +681,7 @@ def main() -> None:
     """Open, say hello, serve."""
     server = socket.socket(fileno=int(sys.argv[1]))
     linux.close_all_but({server.fileno()})
-    launcher = Launcher(server, Path(sys.argv[2]))
+    launcher = Launcher(server)
     try:
         launcher.open()
     except (Unfit, OSError) as error:

@@ -10,19 +10,18 @@ import os
 import resource
 import socket
 import sys
-import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
 
-import sandbox as package
 from sandbox import image as images
 from sandbox.errors import HostUnfit, SandboxFailed
 from sandbox.execution import MIB, Spec
 from sandbox.runtime import Exit, Usage
 from sandbox.runtime.embedded.cgroup import Meters, Reading
 
+_PACKAGE = Path(__file__).parents[2]
 _PREPARE_SECONDS = 120.0
 _STOP_SECONDS = 15.0
 _RECEIVE = 256 << 10
@@ -86,11 +85,17 @@ class EmbeddedSandbox:
         self._last = Reading(0, 0, 0)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.channel: SocketChannel
+        self._channel: SocketChannel | None = None
+
+    @property
+    def channel(self) -> SocketChannel:
+        """See `runtime.Sandbox`."""
+        assert self._channel is not None, "`start` hands out what has started only"
+        return self._channel
 
     def on_started(self, fds: list[int]) -> None:
         """The launcher made it: the channel and the meters."""
-        self.channel = SocketChannel(socket.socket(fileno=fds[0]))
+        self._channel = SocketChannel(socket.socket(fileno=fds[0]))
         self._meters = Meters(fds[1:])
         if not self.started.done():
             self.started.set_result(None)
@@ -139,7 +144,8 @@ class EmbeddedSandbox:
         except TimeoutError as error:
             raise SandboxFailed(f"sandbox {self.id} did not end within {_STOP_SECONDS:g} s") from error
         finally:
-            await self.channel.aclose()
+            if self._channel is not None:
+                await self._channel.aclose()
 
 
 class Launcher:
@@ -155,7 +161,7 @@ class Launcher:
         self._loop.add_reader(sock.fileno(), self._on_packet)
 
     @classmethod
-    async def spawn(cls, stage: Path) -> Self:
+    async def spawn(cls) -> Self:
         """Start the launcher. Raises `HostUnfit` with what the host lacks."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -166,11 +172,10 @@ class Launcher:
                 "-m",
                 "sandbox.runtime.embedded.launcher",
                 str(theirs.fileno()),
-                str(stage),
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 # Nothing of our environment: whatever it holds would be inherited by every sandbox.
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(Path(package.__file__).parents[1])},
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(_PACKAGE.parent)},
                 start_new_session=True,
             )
         launcher = cls(process, ours)
@@ -253,12 +258,11 @@ class EmbeddedRuntime:
     async def open(cls, data_dir: Path) -> AsyncIterator[Self]:
         """Start the launcher; at the end, end everything. Raises `HostUnfit`."""
         _raise_descriptor_limit()
-        with tempfile.TemporaryDirectory(prefix="sandbox-stage-", ignore_cleanup_errors=True) as stage:
-            runtime = cls(await Launcher.spawn(Path(stage)), data_dir)
-            try:
-                yield runtime
-            finally:
-                await runtime.aclose()
+        runtime = cls(await Launcher.spawn(), data_dir)
+        try:
+            yield runtime
+        finally:
+            await runtime.aclose()
 
     async def prepare(self, image: str) -> None:
         """See `runtime.Runtime`. The first call for an image starts its zygote, which takes seconds."""
@@ -274,7 +278,7 @@ class EmbeddedRuntime:
                     "root": str(built.root),
                     "prefix": built.manifest.base_prefix,
                     "python": "/opt/venv/bin/python",
-                    "code": str(Path(package.__file__).parent),
+                    "code": str(_PACKAGE),
                 }
             )
         await asyncio.wait_for(asyncio.shield(future), _PREPARE_SECONDS)
@@ -285,7 +289,12 @@ class EmbeddedRuntime:
         sandbox = EmbeddedSandbox(uuid.uuid4().hex, self._launcher)
         self._launcher.sandboxes[sandbox.id] = sandbox
         self._launcher.tell({"verb": "start", "sandbox": sandbox.id, **_request(spec)})
-        await sandbox.started
+        try:
+            await asyncio.shield(sandbox.started)
+        except asyncio.CancelledError:
+            # Nobody will ever hold it, so nobody else could stop it.
+            await asyncio.shield(sandbox.stop())
+            raise
         return sandbox
 
     async def aclose(self) -> None:

@@ -1,0 +1,132 @@
+"""What tests share: one engine for many, a fresh session for each, and a look at what is left when all is over."""
+
+import contextlib
+import fcntl
+import os
+import select
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox import image
+from sandbox.config import Settings
+from sandbox.engine import Engine
+from sandbox.errors import HostUnfit
+from sandbox.image import Image
+from sandbox.runtime.embedded import linux
+from sandbox.session import Session
+
+_END_SECONDS = 20.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("sandbox")
+    group.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    group.addoption("--all", action="store_true", help="run every docstring session, not the sample")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """For tests that need root; a visible skip without it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the embedded runtime makes namespaces and cgroups")
+
+
+@pytest.fixture(scope="session")
+def python_image() -> Image:
+    """The default image, built if it is not yet."""
+    return image.build("python", Settings.load().data_dir, print)
+
+
+@pytest.fixture(scope="session")
+async def engine(root: None, python_image: Image, nothing_left: None) -> AsyncIterator[Engine]:
+    """One engine for all tests that do not break it. Who does, opens one of their own."""
+    try:
+        async with Engine.open(Settings(pool_size=2)) as engine:
+            yield engine
+    except HostUnfit as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+async def session(engine: Engine) -> AsyncIterator[Session]:
+    """A fresh session: a sandbox that nobody has used."""
+    async with engine.session() as session:
+        yield session
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """When all tests are over, no process, control group or mount of theirs may remain."""
+    # Orphans of whatever the tests start or kill become children of this process, so that none can hide.
+    linux.become_subreaper()
+    groups, mounts = _ownerless_groups(), _mounts()
+    yield
+    left = [_describe(pid) for pid in _descendants(os.getpid()) if not _ends(pid)]
+    left += sorted(_ownerless_groups() - groups)
+    left += sorted(_mounts() - mounts)
+    assert not left, "the tests left behind:\n" + "\n".join(left)
+
+
+def _descendants(ancestor: int) -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [ancestor]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def _ends(pid: int) -> bool:
+    """Wait for the end of a process; False if it does not come."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ended, _, _ = select.select([pidfd], [], [], _END_SECONDS)
+    finally:
+        os.close(pidfd)
+    return bool(ended)
+
+
+def _describe(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        process = Path(f"/proc/{pid}")
+        command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"process {pid} {(process / 'comm').read_text().strip()}: {command}"
+    return f"process {pid}, ended late"
+
+
+def _ownerless_groups() -> set[str]:
+    """Control groups of engines that have ended. Those of a living one, ours or not, are locked."""
+    groups = (*Path("/sys/fs/cgroup").glob("*/sandbox/*/"), *Path("/sys/fs/cgroup").glob("sandbox/*/"))
+    return {str(group) for group in groups if group.name.isdigit() and not _locked(group.name)}
+
+
+def _locked(instance: str) -> bool:
+    try:
+        with open(f"/run/sandbox/{instance}.lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except PermissionError:  # another user's engines cannot be ours
+        return True
+    return False
+
+
+def _mounts() -> set[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {f"mount {line.split()[4]}" for line in lines if "sandbox" in line}

@@ -1,0 +1,121 @@
+"""What the host sees of sandboxes: the judge of tests that must not take a sandbox's word for anything."""
+
+import asyncio
+import contextlib
+import os
+import select
+from dataclasses import dataclass
+from pathlib import Path
+
+WAIT_SECONDS = 30.0
+"""Ends a wait for something that never comes; nothing healthy takes nearly as long."""
+
+
+def pids() -> list[int]:
+    """Every process of the machine."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    """`/proc/PID/status`, each field's words; empty for a process that is gone."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+    return {}
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; a zombie does not."""
+    fields = status(pid)
+    return bool(fields) and fields["State"][0] != "Z"
+
+
+def children(parent: int) -> list[int]:
+    """The live processes whose parent it is."""
+    return [pid for pid in pids() if status(pid).get("PPid") == [str(parent)] and alive(pid)]
+
+
+def command(pid: int) -> list[str]:
+    """Its command line; empty for a process that is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    return []
+
+
+def named(comm: str) -> list[int]:
+    """Processes that call themselves so."""
+    return [pid for pid in pids() if status(pid).get("Name") == [comm]]
+
+
+async def ended(*waited: int) -> None:
+    """Wait until all of these processes have ended. Raises `TimeoutError`."""
+    await asyncio.gather(*(asyncio.to_thread(_end, pid) for pid in waited))
+
+
+def _end(pid: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        readable, _, _ = select.select([pidfd], [], [], WAIT_SECONDS)
+    finally:
+        os.close(pidfd)
+    if not readable:
+        raise TimeoutError(f"process {pid} ({' '.join(command(pid))}) does not end")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The processes, groups and directories of one server's embedded runtime, while its launcher lives."""
+
+    launcher: int
+
+    @classmethod
+    def below(cls, server: int) -> "Embedded":
+        """The runtime that was opened last in this server process."""
+        launchers = [pid for pid in children(server) if "sandbox.runtime.embedded.launcher" in command(pid)]
+        return cls(max(launchers, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().split()[21])))
+
+    @property
+    def stage(self) -> Path:
+        """Where its roots are put together."""
+        return Path("/run/sandbox") / self.instance
+
+    @property
+    def instance(self) -> str:
+        """The number that its lock, groups and ids have."""
+        links = (os.readlink(fd) for fd in Path(f"/proc/{self.launcher}/fd").iterdir())
+        return next(Path(link).stem for link in links if link.startswith("/run/sandbox/"))
+
+    def zygotes(self) -> list[int]:
+        """One for each image."""
+        return [pid for pid in children(self.launcher) if "sandbox.runtime.embedded.zygote" in command(pid)]
+
+    def inits(self) -> list[int]:
+        """One for each sandbox."""
+        return [pid for pid in children(self.launcher) if status(pid).get("Name") == ["sandbox-init"]]
+
+    def contained(self) -> list[int]:
+        """Everybody in a sandbox, inits included."""
+        found = []
+        for pid in pids():
+            with contextlib.suppress(OSError):
+                if f"/sandbox/{self.instance}/" in Path(f"/proc/{pid}/cgroup").read_text():
+                    found.append(pid)
+        return found
+
+    def kernels(self) -> list[int]:
+        """The kernel of each sandbox: whose parent is outside."""
+        inside = set(self.contained())
+        return [pid for pid in inside - set(self.inits()) if int(status(pid)["PPid"][0]) not in inside]
+
+    def groups(self) -> list[Path]:
+        """The control groups of its sandboxes."""
+        return groups(self.instance)
+
+
+def groups(instance: str) -> list[Path]:
+    """The control groups of an instance's sandboxes, whether or not it lives."""
+    roots = (*Path("/sys/fs/cgroup").glob(f"*/sandbox/{instance}"), *Path("/sys/fs/cgroup").glob(f"sandbox/{instance}"))
+    return [group for root in roots for group in root.iterdir() if group.is_dir()]
