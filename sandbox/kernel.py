@@ -100,7 +100,8 @@ class Kernel:
         """A kernel that waits for code. Raises `SandboxFailed`, `Unready`; leaves nothing behind when it does."""
         kernel = cls(await runtime.start(spec), spec)
         try:
-            await asyncio.wait_for(asyncio.shield(kernel._ready), READY_SECONDS)
+            async with asyncio.timeout(READY_SECONDS):
+                await asyncio.shield(kernel._ready)
         except BaseException as error:
             await kernel.stop()
             if isinstance(error, TimeoutError):
@@ -141,7 +142,9 @@ class Kernel:
             allowed = timeout + _OVERTIME_SECONDS + (READY_SECONDS if running.started is None else 0.0)
             left = (running.started or running.sent) + allowed - time.monotonic()
             try:
-                item = await asyncio.wait_for(running.items.get(), max(left, 0.0))
+                # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with an item.
+                async with asyncio.timeout(max(left, 0.0)):
+                    item = await running.items.get()
             except TimeoutError:
                 if running.started is not None and time.monotonic() < running.started + timeout + _OVERTIME_SECONDS:
                     continue
@@ -168,7 +171,8 @@ class Kernel:
         deadline = time.monotonic() + _OVERTIME_SECONDS
         while self._running is running:
             try:
-                item = await asyncio.wait_for(running.items.get(), max(deadline - time.monotonic(), 0.0))
+                async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
+                    item = await running.items.get()
             except TimeoutError:
                 item = await self._overdue()
             if isinstance(item, dict):
@@ -223,7 +227,8 @@ class Kernel:
         self._restarted.clear()
         await self._send(Frame.RESTART, {})
         try:
-            await asyncio.wait_for(self._restarted.wait(), READY_SECONDS)
+            async with asyncio.timeout(READY_SECONDS):
+                await self._restarted.wait()
         except TimeoutError as error:
             raise SandboxFailed("the kernel did not come back after a restart") from error
         if not self.alive:

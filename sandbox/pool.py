@@ -1,7 +1,8 @@
 """Sandboxes started before anyone asks.
 
-One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. Replenishing starts one
-sandbox at a time in the background, and backs off when starts fail so that a broken image cannot spin the host.
+One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. Replenishing goes on in the
+background, two starts at a time so that it leaves room for what runs, and backs off when starts fail so that a
+broken image cannot spin the host.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from sandbox.execution import Spec
 from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
 
+_STARTS_AT_ONCE = 2
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 
@@ -26,7 +28,8 @@ class Pool:
         self._spec = spec
         self._size = size
         self._warm: deque[Kernel] = deque()
-        self._wanted = asyncio.Event()
+        self._starting = 0
+        self._wanted = asyncio.Condition()
         self._filled = asyncio.Condition()
         self._failure: SandboxError | None = None
 
@@ -35,14 +38,13 @@ class Pool:
     async def open(cls, runtime: Runtime, spec: Spec, size: int) -> AsyncIterator[Self]:
         """Start filling in the background; at the end, stop what nobody claimed."""
         pool = cls(runtime, spec, size)
-        replenisher = asyncio.create_task(pool._replenish(), name="pool")
-        pool._wanted.set()
+        starters = [asyncio.create_task(pool._replenish(), name=f"pool {n}") for n in range(_STARTS_AT_ONCE)]
         try:
             yield pool
         finally:
-            replenisher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await replenisher
+            for starter in starters:
+                starter.cancel()
+            await asyncio.gather(*starters, return_exceptions=True)
             await asyncio.gather(*(kernel.stop() for kernel in pool._warm), return_exceptions=True)
             pool._warm.clear()
 
@@ -58,7 +60,8 @@ class Pool:
         """
         while self._warm and spec == self._spec:
             kernel = self._warm.popleft()
-            self._wanted.set()
+            async with self._wanted:
+                self._wanted.notify_all()
             if kernel.alive:
                 return kernel
             await kernel.stop()
@@ -75,19 +78,20 @@ class Pool:
     async def _replenish(self) -> None:
         backoff = _BACKOFF_FIRST_S
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            while len(self._warm) < self._size:
-                try:
-                    kernel = await Kernel.start(self._runtime, self._spec)
-                except SandboxError as error:
-                    await self._tell(error)
-                    await asyncio.sleep(backoff)
-                    backoff = min(backoff * 2, _BACKOFF_MAX_S)
-                    continue
+            async with self._wanted:
+                await self._wanted.wait_for(lambda: len(self._warm) + self._starting < self._size)
+                self._starting += 1
+            try:
+                self._warm.append(await Kernel.start(self._runtime, self._spec))
+            except SandboxError as error:
+                await self._tell(error)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, _BACKOFF_MAX_S)
+            else:
                 backoff = _BACKOFF_FIRST_S
-                self._warm.append(kernel)
                 await self._tell(None)
+            finally:
+                self._starting -= 1
 
     async def _tell(self, failure: SandboxError | None) -> None:
         async with self._filled:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import select
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -70,9 +71,12 @@ def nothing_left() -> Iterator[None]:
     # Orphans of whatever the tests start or kill become children of this process, so that none can hide.
     linux.become_subreaper()
     groups, mounts = _ownerless_groups(), _mounts()
+    foreign = _living_engines()
     yield
-    left = [_describe(pid) for pid in _descendants(os.getpid()) if not _ends(pid)]
-    left += sorted(_ownerless_groups() - groups)
+    left = [_describe(pid) for pid in _outliving(_descendants(os.getpid()))]
+    # An engine of somebody else that was killed leaves groups, too, and they bear no name.
+    if not foreign | _living_engines():
+        left += sorted(_ownerless_groups() - groups)
     left += sorted(_mounts() - mounts)
     assert not left, "the tests left behind:\n" + "\n".join(left)
 
@@ -89,17 +93,22 @@ def _descendants(ancestor: int) -> list[int]:
     return found[1:]
 
 
-def _ends(pid: int) -> bool:
-    """Wait for the end of a process; False if it does not come."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        ended, _, _ = select.select([pidfd], [], [], _END_SECONDS)
-    finally:
+def _outliving(waited: list[int]) -> list[int]:
+    """Wait for the end of all these processes; those for which it does not come."""
+    pidfds = {}
+    for pid in waited:
+        with contextlib.suppress(ProcessLookupError):
+            pidfds[os.pidfd_open(pid)] = pid
+    deadline = time.monotonic() + _END_SECONDS
+    while pidfds and (ended := select.select(list(pidfds), [], [], max(0.0, deadline - time.monotonic()))[0]):
+        for pidfd in ended:
+            # The PID 1 of a sandbox cannot end before its kernel has been reaped, which falls to us as adopters.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pidfds.pop(pidfd), os.WNOHANG)
+            os.close(pidfd)
+    for pidfd in pidfds:
         os.close(pidfd)
-    return bool(ended)
+    return list(pidfds.values())
 
 
 def _describe(pid: int) -> str:
@@ -108,6 +117,10 @@ def _describe(pid: int) -> str:
         command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         return f"process {pid} {(process / 'comm').read_text().strip()}: {command}"
     return f"process {pid}, ended late"
+
+
+def _living_engines() -> set[str]:
+    return {lock.stem for lock in Path("/run/sandbox").glob("*.lock") if _locked(lock.stem)}
 
 
 def _ownerless_groups() -> set[str]:

@@ -121,3 +121,19 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import_module("tqdm.auto")
 draw_every_script()
+
+# Run a few times before the fork. They must leave nothing behind: no thread, no open file, no figure.
+REHEARSAL = (
+    "import pandas as pd\nframe = pd.DataFrame({'a': [1.5, 2.5], 'b': ['x', 'y']})\nprint(frame)\nframe.describe()",
+    "frame.groupby('b').a.sum()",
+    """
+import matplotlib.pyplot as plt
+from matplotlib import font_manager
+frame.plot(x="b", y="a", kind="bar", title="title")
+plt.plot([1, 2], label="line")
+plt.legend()
+plt.show()
+plt.plot([1, 2])
+""",
+    "plt.close('all')\nfont_manager._get_font.cache_clear()",
+)

@@ -40,6 +40,7 @@ from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
 from sandbox.guest import tracebacks
+from sandbox.guest.rehearsal import touch
 from sandbox.guest.streams import Output, Publisher
 
 _SEND_QUEUE = 64
@@ -47,6 +48,12 @@ _SEND_QUEUE = 64
 
 
 class _Compiler(CachingCompiler):
+    def __init__(self) -> None:
+        super().__init__()
+        # codeop's flags are for a prompt that waits for more lines: of a bracket left open in a cell they would have
+        # the compiler say no more than "incomplete input".
+        self.flags = 0
+
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
         return f"Cell In[{number}]"
 
@@ -61,6 +68,10 @@ class Shell(ZMQInteractiveShell):
         super().init_user_ns()
         # IPython's own would end the kernel; a program that leaves is done, and its session goes on.
         self.user_ns["exit"] = self.user_ns["quit"] = sys.exit
+
+    def enable_matplotlib(self, gui: Any = None) -> Any:
+        # `%matplotlib notebook`, `widget`, `tk`: nobody is there to click, and inline figures are what is meant.
+        return super().enable_matplotlib("inline")
 
     def enable_gui(self, gui: Any = None) -> None:
         if gui not in (None, "", "none", "inline", "asyncio"):
@@ -137,11 +148,6 @@ class Kernel(IPythonKernel):
         kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
         if "matplotlib" in sys.modules:
             kernel.shell.enable_matplotlib("inline")
-        # The first cells pay for caches and lazily made objects; pay here, once, before the fork.
-        for cell in ("1", "1/0", "1"):
-            kernel.shell.run_cell(cell, silent=True)
-        for name in ("last_type", "last_value", "last_traceback"):
-            setattr(sys, name, None)
         warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         _follow_threads(kernel)
         return kernel
@@ -271,8 +277,15 @@ def link_font_cache() -> None:
 _FONT_LISTS = tuple(glob.glob(f"{sys.prefix}/share/matplotlib/fontlist-*.json"))
 
 
+def _import_from_workspace() -> None:
+    """Make modules in the working directory importable, after the standard library, as Jupyter does."""
+    libraries = (i for i, entry in enumerate(sys.path) if entry.endswith("site-packages"))
+    sys.path.insert(next(libraries, len(sys.path)), "")
+
+
 def _adopt_process(kernel: Kernel) -> None:
     """Everything in the prepared kernel that remembers a process."""
+    _import_from_workspace()
     kernel.ident = str(uuid.uuid4())
     kernel.session.pid = os.getpid()
     kernel.session.session = uuid.uuid4().hex
@@ -356,6 +369,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     _adopt_process(kernel)
+    touch(kernel)
     endpoints = {name: f"ipc://@{name}-{uuid.uuid4().hex}" for name in ("shell", "control", "iopub")}
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     _bind(kernel, context, endpoints)

@@ -18,7 +18,7 @@ import zmq
 
 _FLUSH_AT = 32 << 10
 """Characters buffered before a writer has to publish them itself: this is the back-pressure."""
-_QUIET_S = 0.02
+QUIET_S = 0.02
 """A line written after this much silence goes out at once; a burst is gathered for as long."""
 
 
@@ -75,6 +75,7 @@ class Output(io.TextIOBase):
         self._pending_size = 0
         self._pending_parent: Any = None
         self._last_sent = 0.0
+        self.quiet_s = QUIET_S
         self._pid = os.getpid()
         self._dirty = threading.Event()
         self._flusher: threading.Thread | None = None
@@ -99,7 +100,10 @@ class Output(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Publish at the end of a line, unless a burst is being gathered."""
+        """Publish at the end of a line, unless a burst is being gathered.
+
+        As on a terminal, a line without its end waits for it, for `flush`, or for the end of the cell.
+        """
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if os.getpid() != self._pid:
@@ -112,10 +116,11 @@ class Output(io.TextIOBase):
             self._pending_parent = parent
             self._pending.append(text)
             self._pending_size += len(text)
-            calm = "\n" in text and time.monotonic() - self._last_sent > _QUIET_S
-            if calm or self._pending_size >= _FLUSH_AT:
+            line = "\n" in text or self.name == "stderr"
+            calm = time.monotonic() - self._last_sent > self.quiet_s
+            if (line and calm) or self._pending_size >= _FLUSH_AT:
                 self._send()
-            else:
+            elif line:
                 self._flush_soon()
         return len(text)
 
@@ -151,7 +156,7 @@ class Output(io.TextIOBase):
         while True:
             self._dirty.wait()
             self._dirty.clear()
-            time.sleep(_QUIET_S)
+            time.sleep(QUIET_S)
             with self._lock:
                 self._send()
 

@@ -4,9 +4,11 @@ A model repairs its code from this text, so frames of the runner are left out, f
 user's and are few, and nothing is coloured.
 """
 
+import linecache
 import traceback
 from types import TracebackType
 
+_CHAIN = 4
 _LIBRARY_FRAMES = 6
 _USER_FRAMES = 20
 _VALUE = 16 << 10
@@ -27,9 +29,14 @@ def is_users(filename: str) -> bool:
 
 
 def render(kind: type[BaseException], value: BaseException, tb: TracebackType | None) -> str:
-    """The whole story of one exception, its causes first."""
-    told = traceback.TracebackException(kind, value, _from_users(tb), compact=True)
-    return _render(told, depth=0)
+    """The whole story of one exception. What it was raised from comes first where the user's code saw that happen."""
+    tb = _from_users(tb)
+    if isinstance(value, SyntaxError):
+        if tb is not None and not is_users(tb.tb_frame.f_code.co_filename):
+            tb = None  # a cell that does not compile: only the compiler's callers are on the stack
+        if value.text is None and value.filename and value.lineno:
+            value.text = linecache.getline(value.filename, value.lineno) or None
+    return _render(traceback.TracebackException(kind, value, tb, compact=True), depth=0)
 
 
 def _from_users(tb: TracebackType | None) -> TracebackType | None:
@@ -42,20 +49,55 @@ def _from_users(tb: TracebackType | None) -> TracebackType | None:
 
 def _render(told: traceback.TracebackException, depth: int) -> str:
     parts = []
-    if depth < 4:
-        if told.__cause__ is not None:
-            parts.append(_render(told.__cause__, depth + 1))
-            parts.append("\nThe above exception was the direct cause of the following exception:\n")
-        elif told.__context__ is not None and not told.__suppress_context__:
-            parts.append(_render(told.__context__, depth + 1))
-            parts.append("\nDuring handling of the above exception, another exception occurred:\n")
+    cause, words = _behind(told)
+    if cause is not None and depth < _CHAIN and _reaches_users(cause):
+        parts += [_render(cause, depth + 1), f"\n{words}\n"]
+        cause = None
     frames = _frames(told.stack)
     if frames:
         parts += ["Traceback (most recent call last):", *frames]
-    parts.append(_bounded("".join(told.format_exception_only()).rstrip("\n")))
+    parts += _notes(cause, _words(told))
+    parts.append(_words(told))
     for inner in (told.exceptions or [])[:8]:
         parts.append(_indent(_render(inner, depth + 1)))
     return "\n".join(parts)
+
+
+def _words(told: traceback.TracebackException) -> str:
+    return _bounded("".join(told.format_exception_only()).rstrip("\n"))
+
+
+def _behind(told: traceback.TracebackException) -> tuple[traceback.TracebackException | None, str]:
+    """What an exception was raised from, and how Python says that."""
+    if told.__cause__ is not None:
+        return told.__cause__, "The above exception was the direct cause of the following exception:"
+    if told.__suppress_context__:
+        return None, ""
+    return told.__context__, "During handling of the above exception, another exception occurred:"
+
+
+def _reaches_users(told: traceback.TracebackException) -> bool:
+    """Whether a frame of the user's is on the stack of an exception or of one behind it."""
+    link: traceback.TracebackException | None = told
+    for _ in range(_CHAIN):
+        if link is None:
+            return False
+        if any(is_users(frame.filename) for frame in link.stack):
+            return True
+        link, _how = _behind(link)
+    return False
+
+
+def _notes(cause: traceback.TracebackException | None, told: str) -> list[str]:
+    """What went wrong inside a library before it told the user: words, no frames, nothing twice."""
+    said = [told]
+    for _ in range(_CHAIN):
+        if cause is None:
+            break
+        if _words(cause) not in said:
+            said.append(_words(cause))
+        cause, _how = _behind(cause)
+    return [f"Caused by {words}" for words in said[1:]]
 
 
 def _frames(stack: traceback.StackSummary) -> list[str]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sandbox.guest.kernel import Kernel, link_font_cache, serve
+from sandbox.guest.rehearsal import check_descriptors, rehearse
 
 MAX_FDS = 16
 
@@ -27,17 +28,21 @@ Prepare = Callable[[dict[str, Any], list[int]], None]
 """Runs in the zygote right before each fork."""
 
 
-def preload(script: str) -> Kernel:
-    """Import what `script` imports, and build the kernel that all forks will share."""
+def preload(script: str, descriptors: set[int]) -> Kernel:
+    """Import what `script` imports, build the kernel that all forks will share, and rehearse.
+
+    The script may name cells to be rehearsed, as `REHEARSAL`. Raises `RuntimeError` if a thread, or a descriptor
+    beyond `descriptors`, is left over.
+    """
     gc.disable()
     link_font_cache()
-    if script:
-        runpy.run_path(script)
+    cells = runpy.run_path(script).get("REHEARSAL", ())
     kernel = Kernel.prepare()
+    rehearse(kernel, cells)
+    check_descriptors(descriptors)
     if threading.active_count() != 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         raise RuntimeError(f"the zygote must have one thread, and has: {names}")
-    gc.collect()
     # Objects alive now are never traced again, so a fork's collections do not copy their pages.
     gc.freeze()
     return kernel
@@ -111,4 +116,7 @@ class Zygote:
 def main(link: socket.socket, script: str, prepare: Prepare, contain: Contain) -> NoReturn:
     """Preload and fork for ever."""
     sys.argv = [""]
-    Zygote(link, preload(script), prepare, contain).run()
+    # Put there by `-m`: the directory this process was started in is no place to import from.
+    if os.getcwd() in sys.path:
+        sys.path.remove(os.getcwd())
+    Zygote(link, preload(script, {0, 1, 2, link.fileno()}), prepare, contain).run()

@@ -213,6 +213,16 @@ class TestStop:
         assert host.contained() == []
         assert host.groups() == []
 
+    async def test_no_verb_is_lost_while_the_runtime_is_slow(self, runtime: Runtime, host: Embedded) -> None:
+        sandbox = await runtime.start(SPEC)
+        os.kill(host.launcher, signal.SIGSTOP)
+        stops = [asyncio.create_task(sandbox.stop()) for _ in range(3000)]
+        start = asyncio.create_task(runtime.start(SPEC))
+        await asyncio.sleep(0)  # lets them all ask
+        os.kill(host.launcher, signal.SIGCONT)
+        await asyncio.gather(*stops)
+        await (await start).stop()
+
     async def test_an_execution_in_flight_ends_as_cancelled(self, runtime: Runtime) -> None:
         kernel = await Kernel.start(runtime, SPEC)
         async with running(kernel):

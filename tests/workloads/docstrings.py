@@ -8,6 +8,7 @@ right, as JSON: `docstrings.py LIBRARY STEP`, where STEP takes every STEP-th doc
 import ast
 import contextlib
 import doctest
+import gc
 import importlib.util
 import io
 import json
@@ -131,7 +132,9 @@ def _quiet() -> Iterator[None]:
 
 def main(library: str, step: int) -> None:
     """Print the sessions that are right both in a fresh interpreter and after all the others."""
-    exec(SET_UP, {})
+    # What docstrings have imported, in advance, so that not every fork has to.
+    exec(f"{SET_UP}, jinja2, matplotlib.pyplot, pyarrow, scipy.sparse", {})
+    gc.freeze()
     chosen = list(_docstrings(library))[::step]
     fresh = [entry for entry in chosen if _fresh(*entry)]
     with _quiet():

@@ -30,7 +30,7 @@ def sessions(request: pytest.FixtureRequest, python_image: Image) -> list[Docstr
     everything = request.config.getoption("--all")
     found = []
     for library, every in EVERY.items():
-        command = [python_image.root / "venv/bin/python", "-I", "-B", docstrings.__file__]
+        command = [str(python_image.root / "venv/bin/python"), "-I", "-B", docstrings.__file__]
         environment = {
             "PATH": os.defpath,
             "LANG": "C.UTF-8",

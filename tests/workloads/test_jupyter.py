@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import jupyter_kernel_test
+import jupyter_kernel_test  # type: ignore[import-untyped]
 import pytest
 
 import sandbox
@@ -40,7 +40,7 @@ def kernelspec(python_image: Image, nothing_left: None, tmp_path_factory: pytest
         yield
 
 
-class TestMessages(jupyter_kernel_test.KernelTests):
+class TestMessages(jupyter_kernel_test.KernelTests):  # type: ignore[misc]
     kernel_name = NAME
     language_name = "python"
     file_extension = ".py"
@@ -67,6 +67,6 @@ class TestMessages(jupyter_kernel_test.KernelTests):
     code_clear_output = "from IPython.display import clear_output; clear_output()"
 
 
-class TestWelcome(jupyter_kernel_test.IopubWelcomeTests):
+class TestWelcome(jupyter_kernel_test.IopubWelcomeTests):  # type: ignore[misc]
     kernel_name = NAME
     support_iopub_welcome = True

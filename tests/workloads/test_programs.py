@@ -103,8 +103,16 @@ print(df.head(1).to_markdown())
         code = "import sqlite3\nwith sqlite3.connect('/mnt/data/sales.db') as db: df.to_sql('sales', db)\ndb.close()"
         assert [artifact.path for artifact in (await run(sales, READ_SALES + code)).artifacts] == ["sales.db"]
         await sales.restart()
-        code = "import sqlite3\nsqlite3.connect('/mnt/data/sales.db').execute('SELECT sum(sales) FROM sales').fetchone()"
+        code = (
+            "import sqlite3\nsqlite3.connect('/mnt/data/sales.db').execute('SELECT sum(sales) FROM sales').fetchone()"
+        )
         assert value(await run(sales, code)) == "(105,)"
+
+    async def test_a_module_in_the_workspace_is_imported_after_the_standard_library(self, session: Session) -> None:
+        for name in ("rates", "json"):
+            await session.upload(f"{name}.py", b"vat = 0.25\n")
+        assert value(await run(session, "import rates, json; rates.vat, hasattr(json, 'vat')")) == "(0.25, False)"
+        assert (await run(session, "!python -c 'import rates; print(rates.vat)'")).stdout == "0.25\n"
 
     async def test_an_archive_is_made_and_opened(self, sales: Session) -> None:
         await run(sales, "import shutil; shutil.make_archive('/tmp/all', 'zip', '/mnt/data')")
@@ -284,8 +292,8 @@ class TestFigures:
             pytest.param(PLOT + "plt.show()", id="shown"),
             pytest.param(PLOT, id="left open"),
             pytest.param(PLOT + "plt.savefig('/mnt/data/a.png')\nplt.show()", id="saved and shown"),
-            pytest.param("%matplotlib inline\n" + PLOT + "plt.tight_layout()\nplt.show()", id="after a magic"),
-            pytest.param("import matplotlib; matplotlib.use('Agg')\n" + PLOT + "plt.show()", id="asked for no screen"),
+            pytest.param("%matplotlib inline\n" + PLOT + "plt.tight_layout()\nplt.show()", id="asked for inline"),
+            pytest.param("%matplotlib notebook\n" + PLOT + "plt.show()", id="asked for a widget"),
         ],
     )
     async def test_one_figure_is_one_picture(self, session: Session, code: str) -> None:
@@ -312,7 +320,9 @@ class TestFigures:
         check_drawn(png)
 
     async def test_pandas_and_networkx_draw(self, sales: Session) -> None:
-        code = "df.plot.bar(x='city', y='sales')\nplt.show()\nimport networkx as nx\nnx.draw(nx.path_graph(4))\nplt.show()"
+        code = (
+            "df.plot.bar(x='city', y='sales')\nplt.show()\nimport networkx as nx\nnx.draw(nx.path_graph(4))\nplt.show()"
+        )
         shown = pictures(await run(sales, READ_SALES + "import matplotlib.pyplot as plt\n" + code))
         assert len(shown) == 2
         for png in shown:
@@ -320,8 +330,8 @@ class TestFigures:
 
     @pytest.mark.parametrize("theme", ["", "import seaborn; seaborn.set_theme()\n", "plt.style.use('ggplot')\n"])
     async def test_chinese_japanese_and_korean_labels_have_glyphs(self, session: Session, theme: str) -> None:
-        code = "plt.plot([1, -3, 2], label='売上高')\nplt.title('每月销售额')\nplt.xlabel('서울')\nplt.legend()\nplt.show()"
-        (png,) = pictures(await run(session, f"import matplotlib.pyplot as plt\n{theme}{code}"))
+        code = "plt.plot([1, -3, 2], label='売上高')\nplt.title('每月销售额')\nplt.xlabel('서울')\nplt.legend()\n"
+        (png,) = pictures(await run(session, f"import matplotlib.pyplot as plt\n{theme}{code}plt.show()"))
         check_drawn(png)
 
     async def test_an_animation_is_saved(self, session: Session) -> None:
@@ -350,7 +360,9 @@ page.save()
         reading = "import {0}\nprint({0}.PdfReader('/mnt/data/report.pdf').pages[0].extract_text())"
         assert (await run(session, reading.format("pypdf"))).stdout.strip() == "Quarterly report"
         assert (await run(session, reading.format("PyPDF2"))).stdout.strip() == "Quarterly report"
-        code = "import pdfplumber\nwith pdfplumber.open('/mnt/data/report.pdf') as pdf: print(pdf.pages[0].extract_text())"
+        code = (
+            "import pdfplumber\nwith pdfplumber.open('/mnt/data/report.pdf') as pdf: print(pdf.pages[0].extract_text())"
+        )
         assert (await run(session, code)).stdout == "Quarterly report\n"
 
     async def test_a_word_document_is_made_and_read(self, session: Session) -> None:
@@ -410,11 +422,38 @@ class TestErrors:
         assert "ipykernel" not in error.traceback
         assert "IPython" not in error.traceback
 
-    async def test_a_syntax_error_points_at_its_place(self, session: Session) -> None:
-        error = await failure(session, "x = 1\ny = (2\n")
-        assert (error.name, "\x1b" in error.traceback) == ("SyntaxError", False)
-        assert "line 2" in error.traceback
-        assert "    y = (2\n        ^" in error.traceback
+    async def test_a_cause_inside_a_library_is_words_after_the_users_frames(self, session: Session) -> None:
+        code = "import urllib.request\nurllib.request.urlopen('http://x.invalid')"
+        lines = (await failure(session, code)).traceback.splitlines()
+        assert lines[:2] == ["Traceback (most recent call last):", "  Cell In[1], line 2, in <module>"]
+        assert lines[-2].startswith("Caused by socket.gaierror: ")
+        assert lines[-1].startswith("urllib.error.URLError: ")
+
+    async def test_a_cause_in_the_users_code_is_told_first(self, session: Session) -> None:
+        code = "try:\n    {}['a']\nexcept KeyError as error:\n    raise ValueError('outer') from error"
+        traceback = (await failure(session, code)).traceback
+        assert traceback.index("KeyError: 'a'") < traceback.index("direct cause") < traceback.index("ValueError: outer")
+
+    async def test_what_failed_in_another_process_is_told(self, session: Session) -> None:
+        code = "import multiprocessing\ndef f(x): return 1 / x\nwith multiprocessing.Pool(2) as pool: pool.map(f, [0])"
+        traceback = (await failure(session, code)).traceback
+        assert traceback.splitlines()[1] == "  Cell In[1], line 3, in <module>"
+        assert "line 2, in f" in traceback
+
+    @pytest.mark.parametrize(
+        ("code", "told"),
+        [
+            ("x = 1\ny = (2\n", "line 2\n    y = (2\n        ^\nSyntaxError: '(' was never closed"),
+            ("print 1", "line 1\n    print 1\n    ^^^^^^^\nSyntaxError: Missing parentheses in call to 'print'."),
+            ("if 1:\npass", "line 2\n    pass\n    ^^^^\nIndentationError: expected an indented block after 'if'"),
+            ("x = 1\nreturn x", "line 2\n    return x\n    ^^^^^^^^\nSyntaxError: 'return' outside function"),
+        ],
+    )
+    async def test_a_syntax_error_points_at_its_place_and_nowhere_else(
+        self, session: Session, code: str, told: str
+    ) -> None:
+        assert f'File "Cell In[1]", {told}' in (traceback := (await failure(session, code)).traceback)
+        assert traceback.startswith('  File "Cell In[1]"')
 
     async def test_a_missing_command_or_module_names_itself(self, session: Session) -> None:
         assert (await failure(session, "import no_such_module")).value == "No module named 'no_such_module'"

@@ -36,6 +36,10 @@ ZYGOTE_CAPABILITIES = {
 
 _NR_OPENAT2 = 437
 
+# Built once: every fork of a launcher or a zygote finds them ready.
+_INIT_FILTER = seccomp.program(also_allow=(_NR_OPENAT2,))
+_KERNEL_FILTER = seccomp.program()
+
 _LANDLOCK_EXECUTE, _LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1, 2, 4, 8
 _LANDLOCK_MAKE_CHAR, _LANDLOCK_MAKE_BLOCK = 1 << 6, 1 << 11
 _LANDLOCK_REFER, _LANDLOCK_TRUNCATE, _LANDLOCK_IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
@@ -104,7 +108,7 @@ def confine_init(ids: mounts.Ids) -> None:
     linux.forbid_dumps()
     os.umask(0o022)
     linux.forbid_new_privileges()
-    linux.load_seccomp(seccomp.program(also_allow=(_NR_OPENAT2,)))
+    linux.load_seccomp(_INIT_FILTER)
 
 
 def confine_zygote() -> None:
@@ -129,7 +133,7 @@ def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> Non
     linux.forbid_dumps()
     linux.forbid_new_privileges()
     _restrict_files(cell)
-    linux.load_seccomp(seccomp.program())
+    linux.load_seccomp(_KERNEL_FILTER)
 
 
 def _set_rlimits(cell: Cell) -> None:

@@ -243,7 +243,13 @@ class Launcher:
         for zygote in self._zygotes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(zygote.pid, signal.SIGKILL)
-        cgroup.Group(self._layout, self._name).destroy(time.monotonic() + _REMOVE_SECONDS)
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        cgroup.Group(self._layout, self._name).destroy(deadline)
+        # Kernels are ours now that their zygote is dead, and a PID 1 cannot end before its kernel has been reaped.
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(0.002)
         for number in range(self._staged):
             with contextlib.suppress(OSError):
                 linux.umount(str(self._stage / str(number)))
@@ -346,8 +352,7 @@ class Launcher:
         if "ready" in message:
             zygote.ready = True
             with contextlib.suppress(OSError):  # it may be dead already
-                linux.collapse_memory(zygote.pid)  # halves the cost of every fork
-            self._tell({"event": "prepared", "image": image, "pid": zygote.pid})
+                self._tell({"event": "prepared", "image": image, "pid": zygote.pid})
             for sandbox_id in zygote.waiting:
                 self._request_fork(self._sandboxes.get(sandbox_id))
         elif "failed" in message:

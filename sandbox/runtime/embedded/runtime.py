@@ -11,6 +11,7 @@ import resource
 import socket
 import sys
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
@@ -140,7 +141,8 @@ class EmbeddedSandbox:
         if not self._exit.done():
             self._launcher.tell({"verb": "stop", "sandbox": self.id})
         try:
-            await asyncio.wait_for(self.wait(), _STOP_SECONDS)
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self.wait()
         except TimeoutError as error:
             raise SandboxFailed(f"sandbox {self.id} did not end within {_STOP_SECONDS:g} s") from error
         finally:
@@ -158,6 +160,10 @@ class Launcher:
         self.hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.sandboxes: dict[str, EmbeddedSandbox] = {}
         self.prepared: dict[str, asyncio.Future[None]] = {}
+        self._unsent: deque[bytes] = deque()
+        """Verbs for which its socket had no room."""
+        self._gone: str | None = None
+        """Why it can no longer be asked anything."""
         self._loop.add_reader(sock.fileno(), self._on_packet)
 
     @classmethod
@@ -182,10 +188,28 @@ class Launcher:
         await launcher.hello
         return launcher
 
+    def ask(self, message: dict[str, Any]) -> None:
+        """Send a verb that is answered with an event. Raises `SandboxFailed` when nobody is there to answer."""
+        if self._gone is not None:
+            raise SandboxFailed(self._gone)
+        self.tell(message)
+
     def tell(self, message: dict[str, Any]) -> None:
-        """Send one verb. A launcher that is gone has ended its sandboxes and will be noticed."""
-        with contextlib.suppress(OSError):
-            self._socket.send(json.dumps(message).encode())
+        """Send one verb, after all earlier ones. A launcher that is gone has ended its sandboxes."""
+        self._unsent.append(json.dumps(message).encode())
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            while self._unsent:
+                self._socket.send(self._unsent[0])
+                self._unsent.popleft()
+        except BlockingIOError:
+            self._loop.add_writer(self._socket.fileno(), self._send)
+            return
+        except OSError:
+            self._unsent.clear()  # its end is noticed where it is read
+        self._loop.remove_writer(self._socket.fileno())
 
     def _on_packet(self) -> None:
         while True:
@@ -225,19 +249,25 @@ class Launcher:
             future.set_exception(error) if error else future.set_result(None)
 
     def _on_death(self) -> None:
-        self._loop.remove_reader(self._socket.fileno())
-        error = SandboxFailed("the launcher ended; every sandbox of this engine is gone. Open a new engine")
+        self._forget_socket()
+        self._gone = "the launcher ended; every sandbox of this engine is gone. Open a new engine"
         if not self.hello.done():
             self.hello.set_exception(HostUnfit("the launcher ended at once; its message is above"))
         for image in list(self.prepared):
-            self._settle(image, error)
+            self._settle(image, SandboxFailed(self._gone))
         for sandbox in self.sandboxes.values():
             sandbox.on_failed("the launcher ended")
         self.sandboxes.clear()
 
+    def _forget_socket(self) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._unsent.clear()
+
     async def aclose(self) -> None:
         """End the launcher, and with it every sandbox and zygote. May be called twice."""
-        self._loop.remove_reader(self._socket.fileno())
+        self._gone = "this runtime is closed; open a new engine"
+        self._forget_socket()
         self._socket.close()
         await self._process.wait()
         for sandbox in self.sandboxes.values():
@@ -270,8 +300,7 @@ class EmbeddedRuntime:
         if future is None:
             built = images.load(image, self._data_dir)
             future = asyncio.get_running_loop().create_future()
-            self._launcher.prepared[image] = future
-            self._launcher.tell(
+            self._launcher.ask(
                 {
                     "verb": "prepare",
                     "image": image,
@@ -281,14 +310,19 @@ class EmbeddedRuntime:
                     "code": str(_PACKAGE),
                 }
             )
-        await asyncio.wait_for(asyncio.shield(future), _PREPARE_SECONDS)
+            self._launcher.prepared[image] = future
+        try:
+            async with asyncio.timeout(_PREPARE_SECONDS):
+                await asyncio.shield(future)
+        except TimeoutError as error:
+            raise SandboxFailed(f"image {image} was not ready within {_PREPARE_SECONDS:g} s; see the log") from error
 
     async def start(self, spec: Spec) -> EmbeddedSandbox:
         """See `runtime.Runtime`."""
         await self.prepare(spec.image)
         sandbox = EmbeddedSandbox(uuid.uuid4().hex, self._launcher)
+        self._launcher.ask({"verb": "start", "sandbox": sandbox.id, **_request(spec)})
         self._launcher.sandboxes[sandbox.id] = sandbox
-        self._launcher.tell({"verb": "start", "sandbox": sandbox.id, **_request(spec)})
         try:
             await asyncio.shield(sandbox.started)
         except asyncio.CancelledError:

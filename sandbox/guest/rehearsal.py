@@ -1,0 +1,79 @@
+"""Cells run before the fork, so that no fork pays for first times.
+
+The first run of any Python function writes to its code object: counters, then specialised instructions. After a fork
+each such write copies a page. So the zygote sends itself a few ordinary requests through the real dispatcher,
+without a socket, and forgets all they left but the warmth.
+"""
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import zmq
+
+from sandbox.guest.streams import QUIET_S
+
+if TYPE_CHECKING:
+    from sandbox.guest.kernel import Kernel
+
+PLAIN_CELLS = ("print(1)", "x = 1\nx", "def f(n):\n    return n\nf(2)", "1/0")
+_ROUNDS = 12
+"""CPython specialises a function after eight calls."""
+
+
+def rehearse(kernel: "Kernel", cells: Sequence[str]) -> None:
+    """In the zygote: run `cells` (and the plain ones) a few times, then put the kernel back to its first prompt."""
+    _perform(kernel, [*PLAIN_CELLS * _ROUNDS, *tuple(cells) * 2], store_history=True)
+    kernel.shell.reset(new_session=True)
+    kernel.session.message_count = 0
+    for name in ("last_type", "last_value", "last_traceback"):
+        setattr(sys, name, None)
+
+
+def touch(kernel: "Kernel") -> None:
+    """In a fork, while nobody waits: one request, so that the first real one finds its pages copied."""
+    _perform(kernel, ["print(1)"], store_history=False)
+
+
+def _perform(kernel: "Kernel", cells: Sequence[str], *, store_history: bool) -> None:
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = kernel.outputs
+    for output in kernel.outputs:
+        output.adopt()
+        output.quiet_s = -1.0  # a burst would start its thread, and a zygote has but one
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(_send(kernel, cells, store_history))
+    finally:
+        loop.close()
+        asyncio.set_event_loop(None)
+        sys.stdout, sys.stderr = streams
+        for output in kernel.outputs:
+            output.quiet_s = QUIET_S
+
+
+async def _send(kernel: "Kernel", cells: Sequence[str], store_history: bool) -> None:
+    for code in cells:
+        content = {"code": code, "silent": False, "store_history": store_history, "user_expressions": {}}
+        content |= {"allow_stdin": False, "stop_on_error": False}
+        request = kernel.session.msg("execute_request", content)
+        frames = [zmq.Frame(part) for part in (b"rehearsal", *kernel.session.serialize(request))]
+        await kernel.shell_main(None, frames)
+
+
+def check_descriptors(allowed: set[int]) -> None:
+    """Raise `RuntimeError` if anything but `allowed` is open: every fork would share it, offset and all."""
+    gc.collect()
+    found = []
+    for fd in range(1024):
+        try:
+            os.fstat(fd)
+        except OSError:
+            continue
+        if fd not in allowed:
+            found.append(fd)
+    if found:
+        raise RuntimeError(f"the zygote must not keep files open, and has descriptors {found}")
