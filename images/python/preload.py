@@ -12,6 +12,7 @@ without it matplotlib would search the system, in a thread and with a program of
 
 import os
 import sys
+import time
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -113,6 +114,14 @@ def draw_every_script() -> None:
     FontManager._find_fonts_by_props = find_with_fallbacks
 
 
+def know_boot_time() -> None:
+    """A sandbox's /proc shows processes only; psutil, and joblib through it, stumbles over the missing boot time."""
+    import psutil
+
+    psutil.boot_time = psutil._pslinux.boot_time = lambda: time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    psutil._pslinux.BOOT_TIME = psutil.boot_time()
+
+
 quiet_thread_pools()
 for module in MODULES:
     import_module(module)
@@ -121,6 +130,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import_module("tqdm.auto")
 draw_every_script()
+know_boot_time()
 
 # Run a few times before the fork. They must leave nothing behind: no thread, no open file, no figure.
 REHEARSAL = (

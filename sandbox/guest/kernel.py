@@ -8,6 +8,7 @@ after the fork: it makes the sockets, tells init where they are, and runs the lo
 import asyncio
 import contextlib
 import contextvars
+import faulthandler
 import glob
 import json
 import logging
@@ -369,6 +370,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     _adopt_process(kernel)
+    faulthandler.enable(file=2)  # a crash in native code says where it was
     touch(kernel)
     endpoints = {name: f"ipc://@{name}-{uuid.uuid4().hex}" for name in ("shell", "control", "iopub")}
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
