@@ -22,7 +22,7 @@ from sandbox.config import Settings
 from sandbox.errors import ImageNotBuilt, NotFound
 from sandbox.runtime.embedded import linux, seccomp
 from sandbox.runtime.embedded.cgroup import Layout, NoCgroups
-from sandbox.runtime.embedded.launcher import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
+from sandbox.runtime.embedded.instance import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
 
 MIB = 1 << 20
 

@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.config import Settings
 from sandbox.doctor import Finding, Grade, Host, examine, overall
-from sandbox.runtime.embedded.launcher import FIRST_HOST_ID
+from sandbox.runtime.embedded.instance import FIRST_HOST_ID
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 

@@ -1,19 +1,19 @@
 """The steps of containment, in order; any failure ends the process that fails.
 
-Three processes go through here. `enter_namespaces` is the short-lived set-up process of a sandbox, still host
-root; `confine_init` is PID 1 after its mounts; `contain_kernel` is the zygote's child on its way into a sandbox.
-Read each from top to bottom: that is the jail. Standard library only: the zygote runs this with the image's
-Python.
+Three processes go through here, and a fourth looks at the result. `enter_namespaces` is the short-lived set-up
+process of a sandbox, still host root; `confine_init` is PID 1 after its mounts; `contain_kernel` is the zygote's
+child on its way into a sandbox; `verify` is the launcher's look at that child from outside. Read each from top to
+bottom: that is the jail. Standard library only: the zygote runs this with the image's Python.
 """
 
 import os
 import resource
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sandbox.runtime.embedded import linux, mounts, seccomp
+from sandbox.runtime.embedded import cgroup, linux, mounts, seccomp
 
 NAMESPACES = {
     "mnt": linux.CLONE_NEWNS,
@@ -187,3 +187,35 @@ def _restrict_files(cell: Cell) -> None:
     rules += [(tree, everything) for tree in (mounts.WORKSPACE, "/tmp", "/dev/shm")]
     rules += [(f"/dev/{name}", device) for name in ("null", "zero", "full")]
     linux.landlock(handled, scoped, rules)
+
+
+def verify(pid: int, host_uid: int, group: cgroup.Group, own_namespaces: Mapping[str, str]) -> int:
+    """Look at a kernel from outside; its pid inside if every wall stands, else `AssertionError` names the gap.
+
+    host_uid: its uid as the host sees it. own_namespaces: what `/proc/self/ns` shows the caller, by name.
+    """
+    status = _status(pid)
+    expected = {
+        "Uid": [str(host_uid)] * 4,
+        "Gid": [str(host_uid)] * 4,
+        "Groups": [],
+        "NoNewPrivs": ["1"],
+        "Seccomp": ["2"],
+        "Threads": ["1"],
+    } | {f"Cap{name}": ["0" * 16] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")}
+    for key, value in expected.items():
+        if status[key] != value:
+            raise AssertionError(f"{key} is {status[key]}, not {value}")
+    for name, own in own_namespaces.items():
+        if os.readlink(f"/proc/{pid}/ns/{name}") == own:
+            raise AssertionError(f"its {name} namespace is the host's")
+    if not group.holds(pid):
+        raise AssertionError("it is not in its cgroups")
+    if len(status["NSpid"]) < 2:
+        raise AssertionError("it is not in a pid namespace")
+    return int(status["NSpid"][-1])
+
+
+def _status(pid: int) -> dict[str, list[str]]:
+    with open(f"/proc/{pid}/status") as file:
+        return {key: value.split() for key, _, value in (line.partition(":") for line in file)}

@@ -10,11 +10,11 @@ The way of a sandbox:
     namespace ─ kernel into the cgroups, mounts ready ─ gate opens ─ kernel contains itself ─ verified from
     outside ─ init is given the kernel ─ … ─ stop or PID 1's end ─ cgroups removed ─ gone
 
-A failure at any step kills PID 1 and with it everything; nothing unverified ever reaches init.
+A failure at any step kills PID 1 and with it everything; nothing unverified ever reaches init. (Long for one file:
+it is one state machine, and the way of a sandbox is easier to follow in one place.)
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import selectors
@@ -26,16 +26,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sandbox.guest import init
-from sandbox.runtime.embedded import cgroup, jail, linux, mounts
+from sandbox.runtime.embedded import cgroup, init, jail, linux, mounts
+from sandbox.runtime.embedded.instance import Instance, Unfit
 
-IDS_PER_INSTANCE = 65_536
-FIRST_HOST_ID = 0x70000000
-"""systemd's table of uid ranges leaves 0x70000000 to 0x7FFFFFFE unused."""
-MAX_INSTANCES = 4096
 MAX_SLOTS = 10_000
 _KERNEL_IDS, _INIT_IDS = 10_000, 40_000
-_RUN_DIRECTORY = Path("/run/sandbox")
 _REMOVE_SECONDS = 10.0
 _ZYGOTE_ENV = {
     "PATH": f"{mounts.VENV}/bin:/usr/local/bin:/usr/bin:/bin",
@@ -56,10 +51,6 @@ _ZYGOTE_ENV = {
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "ARROW_IO_THREADS": "1",
 }
-
-
-class Unfit(Exception):
-    """This host cannot contain anything; the text says what is missing."""
 
 
 class _ServerGone(Exception):
@@ -106,127 +97,41 @@ class Sandbox:
     stopping: bool = False
 
 
-def _remove_stage(directory: Path) -> None:
-    """Remove the mount points of an instance; its mounts ended with the mount namespaces they were in."""
-    if directory.is_dir():
-        for entry in directory.iterdir():
-            entry.rmdir()
-        directory.rmdir()
-
-
-def _status_fields(pid: int) -> dict[str, list[str]]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
-
-
 class Launcher:
     """The event loop: every step of every sandbox is the answer to one readable descriptor."""
 
     def __init__(self, server: socket.socket) -> None:
         self._server = server
+        self._instance = Instance()
         self._selector = selectors.DefaultSelector()
         self._sandboxes: dict[str, Sandbox] = {}
         self._kernels: dict[int, Sandbox] = {}
         self._inits: dict[int, Sandbox] = {}
         self._zygotes: dict[str, Zygote] = {}
-        self._staged = 0
-        """Images staged so far, which is the next one's directory."""
         self._removing: list[tuple[Sandbox, float]] = []
         self._free_slots: list[int] = list(range(MAX_SLOTS))
         self._own_namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in [*jail.NAMESPACES, "user"]}
 
-    # Start-up.
-
     def open(self) -> None:
-        """Own mount namespace, lock, leftovers of dead instances, cgroups, user namespace. Raises `Unfit`."""
-        self._fork_from_ids()
+        """Own mount namespace, our share of the host, signals. Raises `Unfit`."""
         linux.become_subreaper()
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
-        try:
-            self._layout = cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text())
-        except cgroup.NoCgroups as error:
-            raise Unfit(f"{error}. Boot with cgroups enabled, or use the docker runtime") from error
-        self.instance = self._lock_instance()
-        self._name = f"sandbox/{self.instance}"
-        cgroup.Group(self._layout, self._name).destroy(time.monotonic() + _REMOVE_SECONDS)
-        self._reconcile()
-        self._stage = _RUN_DIRECTORY / str(self.instance)
-        _remove_stage(self._stage)
-        self._stage.mkdir(mode=0o700)
-        cgroup.open_parent(self._layout, self._name)
-        self._first_id = FIRST_HOST_ID + self.instance * IDS_PER_INSTANCE
-        self._user_namespace = self._make_user_namespace()
-        self._wakeup, signalled = socket.socketpair()
-        for sock in (self._wakeup, signalled):
+        self._instance.open()
+        self._wakeup, self._signalled = socket.socketpair()
+        for sock in (self._wakeup, self._signalled):
             sock.setblocking(False)
-        self._signalled = signalled
-        signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._selector.register(self._server, selectors.EVENT_READ, self._on_server)
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_child)
 
-    def _fork_from_ids(self) -> None:
-        if os.geteuid() != 0:
-            raise Unfit("the embedded runtime needs root for now; run as root, or use the docker runtime")
-
-    def _lock_instance(self) -> int:
-        _RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
-        for instance in range(MAX_INSTANCES):
-            fd = os.open(_RUN_DIRECTORY / f"{instance}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                continue
-            self._lock = fd  # held until we end: the lock is what says that we live
-            return instance
-        raise Unfit(f"{MAX_INSTANCES} engines run on this machine already")
-
-    def _reconcile(self) -> None:
-        """End what dead instances left. A failure on one never blocks the others, or us."""
-        stages = {entry.name for entry in _RUN_DIRECTORY.iterdir() if entry.is_dir()}
-        for name in stages | cgroup.Group(self._layout, "sandbox").children():
-            if not name.isdigit() or int(name) == self.instance:
-                continue
-            with contextlib.suppress(OSError), open(_RUN_DIRECTORY / f"{name}.lock", "w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                cgroup.Group(self._layout, f"sandbox/{name}").destroy(time.monotonic() + _REMOVE_SECONDS)
-                _remove_stage(_RUN_DIRECTORY / name)
-
-    def _make_user_namespace(self) -> int:
-        """One user namespace owns everything in every sandbox; its root is nobody outside."""
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                ours.close()  # or our own copy would keep us from ever seeing the launcher let go
-                linux.unshare(linux.CLONE_NEWUSER)
-                theirs.send(b"U")
-                theirs.recv(1)
-            finally:
-                os._exit(0)
-        theirs.close()
-        try:
-            if ours.recv(1) != b"U":
-                raise Unfit("user namespaces are disabled; set sysctl user.max_user_namespaces to 10000")
-            mapping = f"0 {self._first_id} {IDS_PER_INSTANCE}\n"
-            for name in ("uid_map", "gid_map"):
-                Path(f"/proc/{pid}/{name}").write_text(mapping)
-            return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            ours.close()
-            os.waitpid(pid, 0)
-
     # The loop.
 
     def run(self) -> NoReturn:
         """Serve until the server goes away, then end everything."""
-        self._tell({"event": "hello", "instance": self.instance, "cgroup": self._layout.version})
+        self._tell({"event": "hello", "instance": self._instance.number, "cgroup": self._instance.layout.version})
         try:
             while True:
                 timeout = 0.002 if self._removing else None
@@ -243,18 +148,7 @@ class Launcher:
         for zygote in self._zygotes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(zygote.pid, signal.SIGKILL)
-        deadline = time.monotonic() + _REMOVE_SECONDS
-        cgroup.Group(self._layout, self._name).destroy(deadline)
-        # Kernels are ours now that their zygote is dead, and a PID 1 cannot end before its kernel has been reaped.
-        with contextlib.suppress(ChildProcessError):
-            while time.monotonic() < deadline:
-                if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                    time.sleep(0.002)
-        for number in range(self._staged):
-            with contextlib.suppress(OSError):
-                linux.umount(str(self._stage / str(number)))
-        with contextlib.suppress(OSError):
-            _remove_stage(self._stage)
+        self._instance.close()
 
     def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
         try:
@@ -298,9 +192,7 @@ class Launcher:
     def _prepare(self, request: dict[str, Any]) -> None:
         """Stage an image and start its zygote."""
         image, prefix = request["image"], Path(request["prefix"])
-        stage = self._stage / str(self._staged)
-        self._staged += 1
-        stage.mkdir()
+        stage = self._instance.next_stage()
         try:
             mounts.stage(stage, Path(request["root"]), prefix, Path(request["code"]))
             shown = mounts.layers(prefix)
@@ -322,13 +214,13 @@ class Launcher:
     def _become_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str, link: socket.socket) -> NoReturn:
         try:
             jail.reset_signals()
-            linux.close_all_but({link.fileno(), self._user_namespace})
+            linux.close_all_but({link.fileno(), self._instance.user_namespace})
             os.chdir(stage)
             wanted = [name for name in jail.NAMESPACES if name != "pid"]
-            jail.enter_namespaces(self._user_namespace, wanted)
+            jail.enter_namespaces(self._instance.user_namespace, wanted)
             sizes = mounts.Sizes(1 << 20, 64, 64 << 20, 1 << 20)
             mounts.build([*shown, *mounts.ZYGOTE_LAYERS], sizes, mounts.Ids(0, 0), proc=False)
-            os.close(self._user_namespace)
+            os.close(self._instance.user_namespace)
             os.set_inheritable(link.fileno(), True)
             module = ["-m", "sandbox.runtime.embedded.zygote"]
             arguments = [str(link.fileno()), "/opt/image/preload.py"]
@@ -388,7 +280,7 @@ class Launcher:
             return
         slot = self._free_slots.pop(0)
         ids = mounts.Ids(init=_INIT_IDS + slot, kernel=_KERNEL_IDS + slot)
-        group = cgroup.Group(self._layout, f"{self._name}/{slot}")
+        group = cgroup.Group(self._instance.layout, f"{self._instance.group}/{slot}")
         readable = tuple(layer.target for layer in zygote.layers)
         cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable)
         control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -426,13 +318,13 @@ class Launcher:
         if sandbox.setup_pid == 0:
             try:
                 jail.reset_signals()
-                linux.close_all_but({channel.fileno(), control.fileno(), self._user_namespace})
+                linux.close_all_but({channel.fileno(), control.fileno(), self._instance.user_namespace})
                 sandbox.group.attach(os.getpid())
                 os.chdir(zygote.stage)
-                jail.enter_namespaces(self._user_namespace)
+                jail.enter_namespaces(self._instance.user_namespace)
                 pid = os.fork()
                 if pid == 0:
-                    _become_init(sandbox, zygote.layers, request, channel, control)
+                    init.become(sandbox.ids, zygote.layers, request, channel, control)
                 control.send(json.dumps({"init": pid}).encode())
             except BaseException as error:
                 control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
@@ -449,8 +341,12 @@ class Launcher:
             if not sandbox.init_pid:
                 self._gone(sandbox)
             return
-        message = json.loads(packet)
-        if "init" in message:
+        try:
+            message = json.loads(packet)
+        except ValueError:
+            self._kill(sandbox, "init spoke nonsense")
+            return
+        if "init" in message and not sandbox.init_pid:  # from the set-up process; never from an init that lives
             self._init_born(sandbox, int(message["init"]))
         elif "mounted" in message:
             sandbox.mounted = True
@@ -537,7 +433,8 @@ class Launcher:
             if word != b"J":
                 return  # its end is reported by the zygote
             try:
-                inner_pid = self._verify(sandbox)
+                host_uid = self._instance.first_id + sandbox.ids.kernel
+                inner_pid = jail.verify(sandbox.kernel_pid, host_uid, sandbox.group, self._own_namespaces)
             except (OSError, AssertionError, KeyError, IndexError) as error:
                 self._kill(sandbox, f"containment could not be verified: {error}")
                 return
@@ -547,31 +444,6 @@ class Launcher:
             message = json.dumps({"kernel": inner_pid}).encode()
             with contextlib.suppress(ConnectionError):
                 socket.send_fds(sandbox.control, [message], [gate.fileno()])
-
-    def _verify(self, sandbox: Sandbox) -> int:
-        """Look at the kernel from outside; its pid inside if every wall stands, else `AssertionError`."""
-        pid = sandbox.kernel_pid
-        status = _status_fields(pid)
-        uid = str(self._first_id + sandbox.ids.kernel)
-        expected = {
-            "Uid": [uid] * 4,
-            "Gid": [uid] * 4,
-            "Groups": [],
-            "NoNewPrivs": ["1"],
-            "Seccomp": ["2"],
-            "Threads": ["1"],
-        } | {f"Cap{name}": ["0" * 16] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")}
-        for key, value in expected.items():
-            if status[key] != value:
-                raise AssertionError(f"{key} is {status[key]}, not {value}")
-        for name, own in self._own_namespaces.items():
-            if os.readlink(f"/proc/{pid}/ns/{name}") == own:
-                raise AssertionError(f"its {name} namespace is the host's")
-        if not sandbox.group.holds(pid):
-            raise AssertionError("it is not in its cgroups")
-        if len(status["NSpid"]) < 2:
-            raise AssertionError("it is not in a pid namespace")
-        return int(status["NSpid"][-1])
 
     # The way out.
 
@@ -630,56 +502,6 @@ class Launcher:
             else:
                 left.append((sandbox, deadline))
         self._removing = left
-
-
-def _become_init(
-    sandbox: Sandbox,
-    shown: tuple[mounts.Layer, ...],
-    request: dict[str, Any],
-    channel: socket.socket,
-    control: socket.socket,
-) -> NoReturn:
-    """PID 1, from its first instruction to its relay."""
-    try:
-        sizes = mounts.Sizes(**request["sizes"])
-        mounts.build(shown, sizes, sandbox.ids, proc=True)
-        linux.close_all_but({channel.fileno(), control.fileno()})
-        jail.confine_init(sandbox.ids)
-        linux.name_process("sandbox-init")
-        control.send(b'{"mounted": true}')
-        init.run(channel, _LauncherSpawner(control), init.Policy(**request["policy"]))
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
-    finally:
-        os._exit(72)
-
-
-class _LauncherSpawner:
-    """Init's way to a kernel: ask the launcher. The first one is on its way without asking."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._asked = False
-
-    def fileno(self) -> int:
-        return self._control.fileno()
-
-    def request(self) -> None:
-        if self._asked:
-            self._control.send(b'{"kernel": true}')
-        self._asked = True
-
-    def news(self) -> init.Born | init.Died | None:
-        packet, fds, _, _ = socket.recv_fds(self._control, 4096, 1)
-        if not packet:
-            raise EOFError
-        # The launcher speaks only after the set-up process, our first parent, has ended: it is our parent now.
-        linux.die_with_parent(signal.SIGKILL)
-        message = json.loads(packet)
-        if "kernel" in message:
-            return init.Born(int(message["kernel"]), socket.socket(fileno=fds[0]))
-        return init.Died(int(message["died"]))
 
 
 def main() -> None:

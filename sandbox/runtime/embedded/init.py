@@ -1,0 +1,62 @@
+"""PID 1 of an embedded sandbox: from its first instruction, through mounts and confinement, to the relay."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sandbox.guest import init
+from sandbox.runtime.embedded import jail, linux, mounts
+
+
+def become(
+    ids: mounts.Ids,
+    shown: Sequence[mounts.Layer],
+    request: dict[str, Any],
+    channel: socket.socket,
+    control: socket.socket,
+) -> NoReturn:
+    """Be PID 1. The stage must be the working directory; `request` is the launcher's `start`."""
+    try:
+        sizes = mounts.Sizes(**request["sizes"])
+        mounts.build(shown, sizes, ids, proc=True)
+        linux.close_all_but({channel.fileno(), control.fileno()})
+        jail.confine_init(ids)
+        linux.name_process("sandbox-init")
+        control.send(b'{"mounted": true}')
+        init.run(channel, _LauncherSpawner(control), init.Policy(**request["policy"]))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
+    finally:
+        os._exit(72)
+
+
+class _LauncherSpawner:
+    """Init's way to a kernel: ask the launcher. The first one is on its way without asking."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._asked = False
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def request(self) -> None:
+        if self._asked:
+            self._control.send(b'{"kernel": true}')
+        self._asked = True
+
+    def news(self) -> init.Born | init.Died | None:
+        packet, fds, _, _ = socket.recv_fds(self._control, 4096, 1)
+        if not packet:
+            raise EOFError
+        # The launcher speaks only after the set-up process, our first parent, has ended: it is our parent now.
+        linux.die_with_parent(signal.SIGKILL)
+        message = json.loads(packet)
+        if "kernel" in message:
+            return init.Born(int(message["kernel"]), socket.socket(fileno=fds[0]))
+        return init.Died(int(message["died"]))
