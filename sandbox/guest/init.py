@@ -427,6 +427,8 @@ class Relay:
         kernel, value = self._kernel, self._waiting
         if value is None or kernel is None or not kernel.ready or kernel.connection is None:
             return
+        if not _lives(kernel.pid):
+            return  # the news of its death is on its way, and then a kernel that this can run on
         self._waiting = None
         self._discard_leftovers(kernel)
         self._running = self._prepare(value)
@@ -511,6 +513,14 @@ class Relay:
                 known = path in running.before or not running.before_complete
                 changed.append([path, seen.size, "changed" if known else "created"])
         return changed
+
+
+def _lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 def run(channel: socket.socket, spawner: Spawner, policy: Policy) -> NoReturn:

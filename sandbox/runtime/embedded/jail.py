@@ -100,6 +100,8 @@ def confine_init(ids: mounts.Ids) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     linux.drop_bounding({linux.CAP_KILL})
     linux.keep_capabilities_over_setuid(True)
+    # The group that sees other processes in this /proc. Membership is by file-system gid, which becomes the kernel's.
+    os.setgroups([ids.init])
     os.setresgid(ids.init, ids.init, ids.init)
     os.setresuid(ids.init, ids.init, ids.init)
     linux.set_capabilities(keep)
