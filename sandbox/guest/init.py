@@ -500,10 +500,14 @@ class Relay:
     def _kill_helpers(self) -> None:
         """After a timeout or an interrupt nothing but the kernel goes on running."""
         kernel = self._kernel
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) != 1 and kernel is not None and int(name) != kernel.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(name), signal.SIGKILL)
+        if kernel is None:
+            return
+        # All at once and first, or what forks faster than we can list would get away.
+        self._signal_all(signal.SIGSTOP)
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            with contextlib.suppress(ProcessLookupError):
+                if pid != 1:
+                    os.kill(pid, signal.SIGCONT if pid == kernel.pid else signal.SIGKILL)
 
     def _artifacts(self, running: Running) -> list[list[Any]]:
         after, _ = self._workspace.walk()

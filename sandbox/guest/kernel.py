@@ -211,13 +211,26 @@ class Kernel(IPythonKernel):
         try:
             reply: dict[str, Any] = await super().do_execute(code, silent, *args, **kwargs)
             status = 0 if reply["status"] == "ok" else 1
+        except Exception as error:
+            # Not raised by the cell but around it, where a program broke something: ipykernel would answer nothing.
+            reply = {"status": "error", "execution_count": self.execution_count, "ename": type(error).__name__}
+            reply |= {"evalue": tracebacks.safe_text(error), "traceback": traceback.format_exception(error)}
         finally:
             if os.getpid() != pid:
                 os._exit(status)
+        self._mend_streams()
         if reply["status"] == "error" and reply["ename"] == "SystemExit" and reply["evalue"] in ("", "0", "None"):
             # Leaving with success is not a failure.
             reply = {"status": "ok", "execution_count": reply["execution_count"], "payload": [], "user_expressions": {}}
         return reply
+
+    def _mend_streams(self) -> None:
+        """A program may have closed its streams or put None there; ipykernel cannot do without."""
+        for output in self.outputs:
+            try:
+                getattr(sys, output.name).flush()
+            except Exception:
+                setattr(sys, output.name, output)
 
     def do_shutdown(self, restart: bool) -> dict[str, Any]:
         self.io_loop.call_later(0.05, self.io_loop.stop)

@@ -95,7 +95,6 @@ def confine_init(ids: mounts.Ids) -> None:
     """
     linux.raise_loopback()
     socket.sethostname("sandbox")
-    linux.new_session_keyring()
     keep = {linux.CAP_KILL, linux.CAP_SETUID, linux.CAP_SETGID}
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     linux.drop_bounding({linux.CAP_KILL})
@@ -107,6 +106,7 @@ def confine_init(ids: mounts.Ids) -> None:
     linux.set_capabilities(keep)
     linux.set_fs_ids(ids.kernel, ids.kernel)
     linux.set_capabilities({linux.CAP_KILL})
+    linux.new_session_keyring()
     linux.forbid_dumps()
     os.umask(0o022)
     linux.forbid_new_privileges()
@@ -130,8 +130,9 @@ def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> Non
     reset_signals()
     os.umask(0o077)
     _set_rlimits(cell)
-    linux.new_session_keyring()
     _drop_privileges(cell)
+    # As the sandbox's own uid: keys are counted per uid, and 200 sandboxes would use up a common one.
+    linux.new_session_keyring()
     linux.forbid_dumps()
     linux.forbid_new_privileges()
     _restrict_files(cell)
