@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from sandbox.errors import FileMissing, InvalidPath, ProtocolError, SandboxFailed, SessionClosed, WorkspaceFull
 from sandbox.execution import Artifact, Error, Output, Result, Spec, Status, Stream, Truncated
-from sandbox.guest.frames import CHUNK, BadFrame, Decoder, Frame, decode_json, encode_json
+from sandbox.guest.frames import CHUNK, MAX_HANDLES, BadFrame, Decoder, Frame, decode_json, encode_json
 from sandbox.runtime import Exit, Runtime, Sandbox, Usage
 
 READY_SECONDS = 60.0
@@ -89,6 +89,8 @@ class Kernel:
         self._running: _Running | None = None
         self._calls: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
         self._next_call = 0
+        self._handles = asyncio.Semaphore(MAX_HANDLES)
+        self._next_handle = 0
         self._restart_expected = False
         self._state_lost = False
         self._restarted = asyncio.Event()
@@ -257,32 +259,39 @@ class Kernel:
 
         Raises `FileMissing`, `InvalidPath`.
         """
-        answer, _ = await self._call("open", path=checked_path(path))
-        handle, left = answer["handle"], int(answer["size"])
-        try:
+        checked = checked_path(path)
+        async with self._handle() as handle:
+            answer, _ = await self._call("open", path=checked, handle=handle)
+            left = int(answer["size"])
             while left > 0:
                 _, data = await self._call("read", handle=handle)
                 if not data:
                     return
                 yield data[:left]
                 left -= len(data)
-        finally:
-            if self.alive:
-                await self._call("close", handle=handle)
 
     async def write(self, path: str, data: bytes | AsyncIterable[bytes]) -> int:
         """Store a file, wholly or not at all; its size in bytes. Raises `WorkspaceFull`, `InvalidPath`."""
-        answer, _ = await self._call("create", path=checked_path(path))
-        handle = answer["handle"]
-        try:
+        checked = checked_path(path)
+        async with self._handle() as handle:
+            await self._call("create", path=checked, handle=handle)
             async for piece in _pieces(data):
                 await self._call("write", piece, handle=handle)
             answer, _ = await self._call("commit", handle=handle)
-        except BaseException:
-            if self.alive:
-                await asyncio.shield(self._call("close", handle=handle))
-            raise
-        return int(answer["size"])
+            return int(answer["size"])
+
+    @contextlib.asynccontextmanager
+    async def _handle(self) -> AsyncIterator[int]:
+        """A number for a file that init is to open, closed at the end whether or not init's answer was awaited."""
+        async with self._handles:
+            self._next_handle += 1
+            handle = self._next_handle
+            try:
+                yield handle
+            finally:
+                if self.alive:
+                    with contextlib.suppress(SessionClosed):
+                        await asyncio.shield(self._call("close", handle=handle))
 
     async def remove(self, path: str) -> None:
         """Delete a file. Raises `FileMissing`, `InvalidPath`."""

@@ -17,6 +17,8 @@ MAX_BODY = 20 << 20
 """No body is longer. The largest honest ones are rich results (16 MiB at most by `Limits`)."""
 CHUNK = 1 << 20
 """File contents travel in pieces of this many bytes."""
+MAX_HANDLES = 32
+"""Files that the host may have open in one workspace at a time."""
 
 
 class Frame(IntEnum):

@@ -149,6 +149,8 @@ class Relay:
 
     def run(self) -> NoReturn:
         """Relay until the host or the spawner goes away; then end, and with PID 1 the whole sandbox."""
+        # Orphans are ours, and nobody asks how they ended: with this the system buries them without waking us.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         self._spawner.request()
         with contextlib.suppress(EOFError, ConnectionError, BadFrame):
             while True:
@@ -176,7 +178,6 @@ class Relay:
             self._on_kernel(kernel, events)
         if self._spawner.fileno() in events:
             self._on_spawner()
-        self._reap()
         self._keep_time()
         self._flush()
 
@@ -215,11 +216,6 @@ class Relay:
         # As PID 1, -1 is everybody else in this sandbox, as Ctrl-C is everybody in a terminal's foreground.
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, number)
-
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                continue
 
     # The host.
 

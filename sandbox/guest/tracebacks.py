@@ -11,6 +11,8 @@ from types import TracebackType
 _CHAIN = 4
 _LIBRARY_FRAMES = 6
 _USER_FRAMES = 20
+_UNTOLD = ("<frozen", __file__.rpartition("/")[0])
+"""Files whose frames say nothing to a program's author: the import system's, and our own."""
 _VALUE = 16 << 10
 
 
@@ -107,7 +109,7 @@ def _frames(stack: traceback.StackSummary) -> list[str]:
         return [_frame(frame) for frame in stack[-2:]]
     below = stack[first:]
     users = [frame for frame in below if is_users(frame.filename)]
-    library = [frame for frame in below if not is_users(frame.filename) and not frame.filename.startswith("<frozen")]
+    library = [frame for frame in below if not is_users(frame.filename) and not frame.filename.startswith(_UNTOLD)]
     lines = [_frame(frame) for frame in users[: _USER_FRAMES // 2]]
     if len(users) > _USER_FRAMES:
         lines.append(f"  … {len(users) - _USER_FRAMES} more of your frames …")

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.guest.frames import CHUNK
+from sandbox.guest.frames import CHUNK, MAX_HANDLES
 from sandbox.guest.output import OUTPUTS
 
 MAX_ENTRIES = 5_000
@@ -23,7 +23,6 @@ MAX_DEPTH = 16
 _WALK_SECONDS = 2.0
 _NR_OPENAT2 = 437
 _RESOLVE = 0x08 | 0x04 | 0x02 | 0x01  # BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV
-_MAX_HANDLES = 32
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -65,7 +64,6 @@ class Workspace:
         self.path = path
         self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._handles: dict[int, tuple[int, str | None, str | None]] = {}
-        self._next = 1
 
     def call(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """One file operation of the host. Raises `Refused`."""
@@ -142,7 +140,8 @@ class Workspace:
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise Refused("missing", f"{path} is not a regular file")
-        return {"handle": self._keep(fd, None, None), "size": status.st_size}, b""
+        self._keep(request["handle"], fd, None, None)
+        return {"size": status.st_size}, b""
 
     def _read(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         fd = self._handles[request["handle"]][0]
@@ -156,7 +155,8 @@ class Workspace:
         if not name:
             raise Refused("invalid", "a file needs a name")
         fd = _beneath(self._root, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        return {"handle": self._keep(fd, temporary, path)}, b""
+        self._keep(request["handle"], fd, temporary, path)
+        return {}, b""
 
     def _make_directories(self, directory: str) -> None:
         path = ""
@@ -221,14 +221,12 @@ class Workspace:
         finally:
             os.close(parent)
 
-    def _keep(self, fd: int, temporary: str | None, path: str | None) -> int:
-        if len(self._handles) >= _MAX_HANDLES:
+    def _keep(self, handle: int, fd: int, temporary: str | None, path: str | None) -> None:
+        # The host chooses the number, so that it can close what it opened although it did not wait for the answer.
+        if len(self._handles) >= MAX_HANDLES or handle in self._handles:
             os.close(fd)
             raise Refused("limit", "too many open files; close some")
-        handle = self._next
-        self._next += 1
         self._handles[handle] = (fd, temporary, path)
-        return handle
 
 
 def _kind_of(error: OSError) -> str:

@@ -37,7 +37,11 @@ class Channel(Protocol):
         """Some bytes; empty when the other end is gone. Called by the kernel's one reader task."""
 
     async def write(self, data: bytes) -> None:
-        """All of `data`, waiting while the other end does not read. Raises `ConnectionError` when it is gone."""
+        """All of `data`, waiting while the other end does not read. Raises `ConnectionError` when it is gone.
+
+        Several may write at a time: each one's data stays together, in the order of the calls. Who is cancelled while
+        it waits takes nothing back.
+        """
 
     async def aclose(self) -> None:
         """Give the stream up. May be called twice."""

@@ -56,6 +56,9 @@ class SocketChannel:
             sock.setsockopt(socket.SOL_SOCKET, option, _CHANNEL_BUFFER)
         self._socket = sock
         self._loop = asyncio.get_running_loop()
+        self._unsent: deque[memoryview] = deque()
+        self._drained = asyncio.Event()
+        self._broken = False
 
     async def read(self) -> bytes:
         """See `Channel`."""
@@ -65,14 +68,42 @@ class SocketChannel:
             return b""
 
     async def write(self, data: bytes) -> None:
-        """See `Channel`."""
+        """See `Channel`. A caller that is cancelled takes nothing back: half a frame would end the conversation."""
+        self._unsent.append(memoryview(data))
+        if len(self._unsent) == 1:
+            self._flush()
+        while self._unsent and not self._broken:
+            self._drained.clear()
+            await self._drained.wait()
+        if self._broken:
+            raise ConnectionError("the sandbox is gone")
+
+    def _flush(self) -> None:
         try:
-            await self._loop.sock_sendall(self._socket, data)
-        except OSError as error:
-            raise ConnectionError("the sandbox is gone") from error
+            while self._unsent:
+                sent = self._socket.send(self._unsent[0])
+                if sent == len(self._unsent[0]):
+                    self._unsent.popleft()
+                else:
+                    self._unsent[0] = self._unsent[0][sent:]
+        except BlockingIOError:
+            self._loop.add_writer(self._socket, self._flush)
+        except OSError:
+            self._break()
+        else:
+            self._loop.remove_writer(self._socket)
+            self._drained.set()
+
+    def _break(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_writer(self._socket)
+        self._broken = True
+        self._unsent.clear()
+        self._drained.set()
 
     async def aclose(self) -> None:
         """See `Channel`."""
+        self._break()
         self._socket.close()
 
 
