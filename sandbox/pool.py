@@ -58,9 +58,11 @@ class Pool:
 
         Raises what `Kernel.start` raises.
         """
-        while self._warm and spec == self._spec:
-            kernel = self._warm.popleft()
+        while spec == self._spec:
             async with self._wanted:
+                if not self._warm:
+                    break
+                kernel = self._warm.popleft()
                 self._wanted.notify_all()
             if kernel.alive:
                 return kernel
