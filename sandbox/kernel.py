@@ -193,7 +193,7 @@ class Kernel:
         return Ending(
             status,
             reason,
-            done.get("execution_count"),
+            _count(done.get("execution_count")),
             (now - (running.started or running.sent)) * 1000,
             (after.cpu_ns - running.before.cpu_ns) / 1e6,
             after.peak_bytes,
@@ -332,6 +332,7 @@ class Kernel:
             self._fail(Exit(f"protocol error: {error}"))
             await self.sandbox.stop()
             return
+        self.sandbox.usage()  # the last reading there will be: what init died of is in it
         self._fail(await self.sandbox.wait())
 
     def _fail(self, end: Exit) -> None:
@@ -376,7 +377,7 @@ class Kernel:
             running.items.put_nowait(Stream(name, body.decode("utf-8", "replace")))
         elif kind is Frame.RESULT:
             value, _ = decode_json(body)
-            running.items.put_nowait(Result(dict(value["data"]), value.get("execution_count")))
+            running.items.put_nowait(Result(dict(value["data"]), _count(value.get("execution_count"))))
         elif kind is Frame.ERROR:
             value, _ = decode_json(body)
             running.items.put_nowait(Error(str(value["name"]), str(value["value"]), str(value["traceback"])))
@@ -403,6 +404,11 @@ def _status(done: dict[str, Any], oom_kills: int, spec: Spec) -> tuple[Status, s
     if done.get("interrupted"):
         return Status.INTERRUPTED, ""
     return Status.ERROR, ""
+
+
+def _count(value: object) -> int | None:
+    """An execution count from inside, which may be anything."""
+    return value if isinstance(value, int) else None
 
 
 def _oom_words(spec: Spec) -> str:

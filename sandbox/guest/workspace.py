@@ -123,9 +123,13 @@ class Workspace:
             if path.count("/") + 1 >= MAX_DEPTH:
                 return False
             directories.append(path)
-        elif stat.S_ISREG(status.st_mode):
+        elif stat.S_ISREG(status.st_mode) and not self._is_under_way(path):
             found[path] = Seen(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         return True
+
+    def _is_under_way(self, path: str) -> bool:
+        """Whether it is the unfinished half of an upload, which is nobody's file yet."""
+        return any(temporary == path for _, temporary, _ in self._handles.values())
 
     def _list(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         found, complete = self.walk()
