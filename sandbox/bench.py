@@ -81,7 +81,7 @@ async def warm(settings: Settings, scale: float) -> list[Figure]:
     p50, p99 = _quantiles(times)
     return [
         Figure("fresh warm sandbox to print(1) seen, p50", p50, "ms", 15, 8, len(times)),
-        Figure("fresh warm sandbox to print(1) seen, p99", p99, "ms", 60, 30, len(times)),
+        Figure("fresh warm sandbox to print(1) seen, p99", p99, "ms", 60, 60, len(times)),
     ]
 
 
@@ -114,7 +114,7 @@ async def second_call(settings: Settings, scale: float) -> list[Figure]:
     p50, p99 = _quantiles(times)
     return [
         Figure("second call in a session, p50", p50, "ms", 8, 4, len(times)),
-        Figure("second call in a session, p99", p99, "ms", 25, 10, len(times)),
+        Figure("second call in a session, p99", p99, "ms", 25, 25, len(times)),
     ]
 
 
