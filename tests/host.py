@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import select
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,23 +51,29 @@ def named(comm: str) -> list[int]:
 
 async def ended(*waited: int) -> None:
     """Wait until all of these processes have ended. Raises `TimeoutError`."""
-    await asyncio.gather(*(asyncio.to_thread(_end, pid) for pid in waited))
+    await asyncio.to_thread(_end, waited)
 
 
-def _end(pid: int) -> None:
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        readable, _, _ = select.select([pidfd], [], [], WAIT_SECONDS)
-    finally:
-        os.close(pidfd)
-    if not readable:
-        raise TimeoutError(f"process {pid} ({' '.join(command(pid))}) does not end")
-    # An orphan is ours to reap, as conftest has it; the PID 1 of a sandbox cannot end before its kernel is reaped.
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+def _end(waited: Sequence[int]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    with contextlib.ExitStack() as stack:
+        left = {}
+        for pid in waited:
+            with contextlib.suppress(ProcessLookupError):
+                left[os.pidfd_open(pid)] = pid
+                stack.callback(os.close, next(reversed(left)))
+        while left:
+            ended, _, _ = select.select([*left], [], [], 0.05)
+            for pidfd in ended:
+                del left[pidfd]
+            # Orphans are ours to reap, as conftest has it, from the moment their parent is gone, which may be after
+            # their own end; and the PID 1 of a sandbox cannot end before its kernel has been reaped.
+            for pid in waited:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            if left and time.monotonic() > deadline:
+                names = ", ".join(f"{pid} ({' '.join(command(pid))})" for pid in left.values())
+                raise TimeoutError(f"these do not end: {names}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,6 +243,8 @@ class Launcher:
         message = json.loads(packet)
         if "ready" in message:
             zygote.ready = True
+            with contextlib.suppress(OSError):  # it may be dead already; its link will say so
+                linux.collapse_memory(zygote.pid)
             with contextlib.suppress(OSError):  # it may be dead already
                 self._tell({"event": "prepared", "image": image, "pid": zygote.pid})
             for sandbox_id in zygote.waiting:

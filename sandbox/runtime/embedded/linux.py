@@ -51,6 +51,8 @@ _SECCOMP_MODE_FILTER = 2
 
 _NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _NR_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_NR_PROCESS_MADVISE = 440
+_MADV_COLLAPSE = 25
 _NR_LANDLOCK_CREATE_RULESET = 444
 _NR_LANDLOCK_ADD_RULE = 445
 _NR_LANDLOCK_RESTRICT_SELF = 446
@@ -248,6 +250,31 @@ def landlock(handled: int, scoped: int, rules: list[tuple[str, int]]) -> None:
         _call(_NR_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
+
+
+def collapse_memory(pid: int) -> int:
+    """Have the kernel back a process's anonymous memory with huge pages; how many it could.
+
+    A fork copies one entry for such a page instead of 512. Best effort: 0 before Linux 6.1.
+    """
+    huge, collapsed = 2 << 20, 0
+    with open(f"/proc/{pid}/maps") as file:
+        fields = [line.split() for line in file]
+    pidfd = os.pidfd_open(pid)
+    try:
+        for addresses, permissions, _, _, inode, *_ in fields:
+            if not permissions.startswith("rw") or inode != "0":
+                continue
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            for address in range((start + huge - 1) // huge * huge, end // huge * huge, huge):
+                try:
+                    _call(_NR_PROCESS_MADVISE, pidfd, struct.pack("=QQ", address, huge), 1, _MADV_COLLAPSE, 0)
+                except OSError:
+                    continue  # sparse, or too new for this kernel
+                collapsed += 1
+    finally:
+        os.close(pidfd)
+    return collapsed
 
 
 def raise_loopback() -> None:
