@@ -123,6 +123,8 @@ class Live:
     pid: int
     link: socket.socket | None
     connection: Connection | None = None
+    answers: socket.socket | None = None
+    """The link after the start: a byte for every `flushed` message. Never read again."""
     pipes: dict[int, str] = field(default_factory=dict)
     """Read ends of the kernel's descriptors 1 and 2, by stream name."""
     ready: bool = False
@@ -300,8 +302,9 @@ class Relay:
     def _close(self, kernel: Live) -> None:
         if kernel.connection is not None:
             kernel.connection.close()
-        if kernel.link is not None:
-            kernel.link.close()
+        for link in (kernel.link, kernel.answers):
+            if link is not None:
+                link.close()
         for fd in kernel.pipes:
             os.close(fd)
 
@@ -324,8 +327,8 @@ class Relay:
 
     def _connect(self, kernel: Live, link: socket.socket) -> None:
         line, fds, _, _ = socket.recv_fds(link, 4096, 2)
-        link.close()
-        kernel.link = None
+        link.setblocking(False)
+        kernel.link, kernel.answers = None, link
         if len(fds) != 2:
             return  # it died on the way; the spawner will say so
         for fd, name in zip(fds, ("stdout", "stderr"), strict=True):
@@ -357,6 +360,12 @@ class Relay:
                 self._deaths_in_a_row = 0
                 self._send(encode_json(Frame.READY, {"epoch": self._epoch}))
                 self._start_waiting()
+            return
+        if message.kind == "flushed":
+            # The kernel is about to start a process that writes to the pipes; what it printed before is now with us.
+            if kernel.answers is not None:
+                with contextlib.suppress(OSError):
+                    kernel.answers.send(b".")
             return
         running = self._running
         if running is None or message.parent != running.id:

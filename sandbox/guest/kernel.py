@@ -44,6 +44,8 @@ from sandbox.guest import tracebacks
 from sandbox.guest.rehearsal import touch
 from sandbox.guest.streams import Output, Publisher
 
+_FLUSH_SECONDS = 0.5
+"""A wait for init's word before a process is started; without it the order of output is all that suffers."""
 _SEND_QUEUE = 64
 """IOPub messages that may wait for a slow reader before the writer blocks."""
 
@@ -154,6 +156,8 @@ class Kernel(IPythonKernel):
         return kernel
 
     publisher: Publisher
+    link: socket.socket | None = None
+    """To init, which answers on it that it has seen what was published. None for other clients."""
     outputs: list[Output]
 
     @property
@@ -308,7 +312,7 @@ def _adopt_process(kernel: Kernel) -> None:
     kernel._stdout, kernel._stderr = kernel.outputs
     sys.stdout, sys.stderr = kernel.outputs
     os.register_at_fork(before=_flush, after_in_child=lambda: _forget(kernel))
-    sys.addaudithook(_flush_before_spawn)
+    sys.addaudithook(lambda event, args: _flush_before_spawn(kernel) if event in _SPAWNS else None)
 
 
 def _flush() -> None:
@@ -326,10 +330,14 @@ def _forget(kernel: Kernel) -> None:
 _SPAWNS = frozenset({"subprocess.Popen", "os.system", "os.posix_spawn"})
 
 
-def _flush_before_spawn(event: str, args: Any) -> None:
-    # A child writes to the descriptors directly; what was printed before it must come before it.
-    if event in _SPAWNS:
-        _flush()
+def _flush_before_spawn(kernel: Kernel) -> None:
+    """A child writes to the descriptors directly; what was printed before it must have reached init before it."""
+    _flush()
+    if kernel.link is None or os.getpid() != kernel.session.pid:
+        return
+    kernel.session.send(kernel.publisher, "flushed", {}, kernel.get_parent("shell"), ident=b"flushed")
+    with contextlib.suppress(OSError):
+        kernel.link.recv(1)
 
 
 def _bind(kernel: Kernel, context: "zmq.Context[zmq.Socket[bytes]]", endpoints: dict[str, str]) -> None:
@@ -391,7 +399,8 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     socket.send_fds(link, [json.dumps(endpoints).encode() + b"\n"], readers)
     for reader in readers:
         os.close(reader)
-    link.close()
+    link.settimeout(_FLUSH_SECONDS)
+    kernel.link = link
     _serve(kernel)
     os._exit(0)
 
