@@ -9,6 +9,7 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from sandbox.runtime.embedded import cgroup, linux
@@ -51,7 +52,8 @@ class Instance:
         self.stage = _RUN_DIRECTORY / str(self.number)
         _remove_stage(self.stage)
         self.stage.mkdir(mode=0o700)
-        cgroup.open_parent(self.layout, self.group)
+        with _groups_locked():
+            cgroup.open_parent(self.layout, self.group)
         self.first_id = FIRST_HOST_ID + self.number * IDS_PER_INSTANCE
         self.user_namespace = self._make_user_namespace()
 
@@ -76,6 +78,8 @@ class Instance:
                 linux.umount(str(self.stage / str(number)))
         with contextlib.suppress(OSError):
             _remove_stage(self.stage)
+        with contextlib.suppress(OSError), _groups_locked():
+            cgroup.Group(self.layout, self.group.split("/")[0]).remove()  # goes with the last engine, stays for others
 
     def _lock_number(self) -> int:
         _RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
@@ -127,6 +131,14 @@ class Instance:
         finally:
             ours.close()
             os.waitpid(pid, 0)
+
+
+@contextlib.contextmanager
+def _groups_locked() -> Iterator[None]:
+    """No other engine makes or removes the common parent groups meanwhile."""
+    with open(_RUN_DIRECTORY / "groups.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _remove_stage(directory: Path) -> None:
