@@ -5,7 +5,7 @@ Theory of operation
 
 Five kinds of process work together on one machine::
 
-    server          parses requests, holds no kernel code           (your program, or `sandbox run`)
+    server          parses requests, holds no kernel code           (`sandbox serve`, or your program)
       └─ launcher   makes namespaces, cgroups and uids; small       runtime/embedded/launcher.py
            ├─ zygote    one per image: heavy imports, then forks    guest/zygote.py
            └─ init      PID 1 of each sandbox: relay and deadline   guest/init.py
@@ -30,14 +30,20 @@ If the server dies, the launcher sees its socket close and ends every sandbox; i
 SIGKILL from the kernel. The next engine removes what cgroups are left. The jail itself is one flat list of
 steps in `runtime/embedded/jail.py`; a step that fails ends the sandbox, and nothing runs in it unverified.
 
-Imports point one way: cli → engine → session → pool → kernel → runtime, with values and errors at the bottom;
-`guest` is an island.
+The *engine* ends there: sessions that live as long as the process. A *node* is an engine that remembers. Its sessions
+(`durable.py`) have rows in SQL and files by digest, belong to owners, are admitted against the machine's memory, and
+get a sandbox whenever one is needed. An execution is written down before its outputs are shown and again before its
+end is told, its files between; so `kill -9` at any moment loses nothing that somebody was told. `api/` is HTTP in,
+values out; `client/` is its other side.
+
+Imports point one way: cli → api → node → engine → session → pool → kernel → runtime, with stores, values and errors
+at the bottom; `guest` is an island.
 """
 
 from sandbox.engine import Engine, run
 from sandbox.errors import SandboxError
 from sandbox.execution import Artifact, Error, Execution, Limits, Result, Spec, Status, Stream, Truncated
-from sandbox.kernel import File
+from sandbox.remote import File
 from sandbox.session import Session
 
 __version__ = "0.1.0"

@@ -3,6 +3,8 @@
 A value comes from the first of these that has it: an argument of `Settings`, the environment variable
 `SANDBOX_<NAME>`, the settings file, the default. The settings file is optional TOML, one flat table: the file that
 `SANDBOX_CONFIG` names, else the user's `~/.config/sandbox/config.toml`, else `/etc/sandbox/config.toml`.
+
+(Long, because settings are many and each is told of once, here.)
 """
 
 import difflib
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -59,10 +61,15 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="Where built images and everything else that outlives a process is kept.",
+        description="Where everything is kept that outlives a process: rows, files, built images.",
         json_schema_extra={
             "default": "`/var/lib/sandbox` for root, else `$XDG_DATA_HOME/sandbox` or `~/.local/share/sandbox`"
         },
+    )
+    images_dir: Path = Field(
+        default_factory=lambda validated: validated["data_dir"] / "images",
+        description="Where built images are kept.",
+        json_schema_extra={"default": "`images` in `data_dir`"},
     )
     runtime: Literal["auto", "embedded", "docker"] = Field(
         default="auto",
@@ -132,6 +139,116 @@ class Settings(BaseSettings):
     queue_size: int = Field(
         default=16, ge=0, le=1000, description="Executions that may wait in a session behind the running one."
     )
+    host: str = Field(
+        default="127.0.0.1",
+        pattern=r"^[A-Za-z0-9_.:-]{1,255}$",
+        description="The address on which `sandbox serve` listens; anything but loopback needs a key.",
+        json_schema_extra={"allowed": "an address or a host name"},
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65_535, description="The port on which `sandbox serve` listens; 0 takes a free one."
+    )
+    allowed_hosts: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_.:, \[\]-]{0,4096}$",
+        description="Host names besides loopback's own, separated by commas, under which the server may be reached.",
+        json_schema_extra={"default": "none", "allowed": "host names, separated by commas"},
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Where rows are kept: `sqlite:////path` or `postgresql+psycopg://user:password@host/name`.",
+        json_schema_extra={"default": "`sandbox.db` in `data_dir`", "allowed": "a database's URL"},
+    )
+    memory_budget_mb: int | None = Field(
+        default=None,
+        ge=192,
+        le=1 << 30,
+        # Twice, because most sandboxes hold a few tens of megabytes of the hundreds that they may.
+        description="How much memory in MiB all sandboxes together may be promised; the pool's share is set aside.",
+        json_schema_extra={"default": "twice what the machine or its control group has"},
+    )
+    max_waiting: int = Field(
+        default=256, ge=0, le=100_000, description="Requests that may wait for a sandbox in all; more are refused."
+    )
+    max_waiting_per_key: int = Field(
+        default=64, ge=0, le=100_000, description="Requests that may wait for a sandbox with the same key."
+    )
+    max_wait_s: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds after which a request no longer waits for a sandbox."
+    )
+    max_upload_mb: int = Field(
+        default=512, ge=1, le=1 << 20, description="Size in MiB of the largest file that is taken; `disk_mb` binds too."
+    )
+    max_body_mb: int = Field(
+        default=32, ge=1, le=1024, description="Size in MiB of the largest JSON body, files in base64 included."
+    )
+    body_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds for a request's head and JSON body to arrive, and between two pieces of an upload.",
+    )
+    drain_timeout_s: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds that running executions get when the server is told to stop."
+    )
+    retention_h: float = Field(
+        default=720.0,
+        gt=0,
+        le=100_000,
+        description="Hours for which an ended session and its executions can still be read.",
+    )
+    file_retention_h: float = Field(
+        default=24.0, gt=0, le=100_000, description="Hours for which the files of an ended session can still be read."
+    )
+    log_format: Literal["auto", "json", "pretty"] = Field(
+        default="auto", description="How the server logs to stderr; `auto` is pretty on terminals."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least that the server logs."
+    )
+    log_code: bool = Field(default=False, description="Whether the server logs the code that it is given to run.")
+    key_sessions: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Open sessions that a key may have, unless it was made with another limit.",
+        json_schema_extra={"default": "no limit"},
+    )
+    key_running: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Executions of a key that may run or wait at a time, unless it was made with another limit.",
+        json_schema_extra={"default": "no limit"},
+    )
+    key_per_minute: int | None = Field(
+        default=None,
+        ge=0,
+        le=10_000_000,
+        description="Executions that a key may ask for in a minute, unless it was made with another limit.",
+        json_schema_extra={"default": "no limit"},
+    )
+    key_stored_mb: int | None = Field(
+        default=None,
+        ge=0,
+        le=1 << 30,
+        description="MiB of files that are kept for a key, unless it was made with another limit.",
+        json_schema_extra={"default": "no limit"},
+    )
+    server: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s/]+(/[^\s]*)?$",
+        description="The server that `sandbox run` and the client talk to.",
+        json_schema_extra={
+            "default": "none: `sandbox run` opens an engine of its own",
+            "allowed": "a URL that begins with `http://` or `https://`",
+        },
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="The key with which `sandbox run` and the client talk to a server.",
+        json_schema_extra={"default": "none", "allowed": "a key made by `sandbox key create`"},
+    )
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
@@ -155,21 +272,26 @@ class Settings(BaseSettings):
         # `__init__` has merged all sources already, because it has to know the origin of each value.
         return (init_settings,)
 
+    @property
+    def database(self) -> str:
+        """The database's URL, with the default resolved; it may hold a password."""
+        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.data_dir}/sandbox.db"
+
     @classmethod
     def load(cls) -> Self:
         """From the environment and the settings file alone."""
         return cls()
 
-    @field_validator("data_dir", mode="before")
+    @field_validator("data_dir", "images_dir", mode="before")
     @classmethod
-    def _check_data_dir(cls, value: Any) -> Any:
+    def _check_directory(cls, value: Any) -> Any:
         if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
             raise ValueError("must be a directory")
         return Path(value)
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "images_dir")
     @classmethod
-    def _resolve_data_dir(cls, value: Path) -> Path:
+    def _resolve_directory(cls, value: Path) -> Path:
         try:
             return value.expanduser().absolute()
         except RuntimeError as error:
@@ -287,6 +409,9 @@ def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
 
 def allowed(field: FieldInfo) -> str:
     """The values that a field takes, in words."""
+    told = field.json_schema_extra
+    if isinstance(told, dict) and "allowed" in told:
+        return str(told["allowed"])
     choices = [choice for choice in get_args(field.annotation) if choice is not type(None)]
     if choices and all(isinstance(choice, str) for choice in choices):
         *others, last = (f"`{choice}`" for choice in choices)
@@ -296,6 +421,8 @@ def allowed(field: FieldInfo) -> str:
         return "a directory"
     if kind is str:
         return "a name of lower-case letters, digits, `.`, `_` and `-`"
+    if kind is bool:
+        return "`true` or `false`"
     words = "a whole number" if kind is int else "a number"
     low, high = _bound(field, "ge"), _bound(field, "le")
     if low is None:
@@ -312,7 +439,9 @@ def table() -> str:
     lines = ["| setting | environment variable | allowed | default | meaning |", "|---|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         computed = field.json_schema_extra
-        default = computed["default"] if isinstance(computed, dict) else f"`{field.default}`"
+        default = f"`{field.default}`"
+        if isinstance(computed, dict) and "default" in computed:
+            default = str(computed["default"])
         meaning = field.description or ""
         lines.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {allowed(field)} | {default} | {meaning} |")
     return "\n".join(lines) + "\n"

@@ -26,7 +26,7 @@ from sandbox.runtime.embedded.instance import FIRST_HOST_ID, IDS_PER_INSTANCE, M
 
 MIB = 1 << 20
 
-_CAPABILITIES = {"KILL": 5, "SETGID": 6, "SETUID": 7, "SETPCAP": 8, "SYS_CHROOT": 18, "SYS_ADMIN": 21}
+_CAPABILITIES = {"DAC_OVERRIDE": 1, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _OLDEST_KERNEL, _GOOD_KERNEL = (5, 13), (6, 12)
 _SCOPING_ABI = 6
@@ -156,7 +156,7 @@ def _cgroups(host: Host, settings: Settings) -> Iterator[Finding]:
         return
     closed = sorted({str(root) for root in layout.roots.values() if not os.access(root, os.W_OK)})
     if closed and host.euid == 0:
-        fix = "mount them read-write; in a container use --privileged or --cgroupns=host with -v /sys/fs/cgroup:rw"
+        fix = "mount them read-write; in a container use the flags of compose.yaml, whose entrypoint does it"
         yield Finding("cgroups", Grade.FAIL, f"not writable: {', '.join(closed)}", fix)
     elif layout.version == 2:
         yield _unified(layout.roots["unified"])
@@ -192,7 +192,7 @@ def _namespaces(host: Host, settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("namespaces", Grade.A, "all seven kinds, user namespaces included")
     covered = sorted(point for point, _ in host.mounts() if _covers_proc(point))
-    if covered:
+    if covered and not _has_whole_proc(host):
         found = f"parts of /proc are covered ({', '.join(covered[:3])} …), which forbids a sandbox a /proc of its own"
         fix = "start the container with --security-opt systempaths=unconfined"
         yield Finding("proc", Grade.FAIL, found, fix)
@@ -201,6 +201,13 @@ def _namespaces(host: Host, settings: Settings) -> Iterator[Finding]:
 def _covers_proc(point: str) -> bool:
     # The kernel forgives a mount on a directory that is always empty.
     return point.startswith("/proc/") and point != "/proc/sys/fs/binfmt_misc"
+
+
+def _has_whole_proc(host: Host) -> bool:
+    """The kernel lets a sandbox mount a /proc of its own where any whole one is to be seen."""
+    points = [point for point, _ in host.mounts()]
+    procs = (point for point, kind in host.mounts() if kind == "proc" and point != "/proc")
+    return any(not any(other.startswith(f"{proc}/") for other in points) for proc in procs)
 
 
 def _unprivileged(host: Host) -> str:
@@ -287,7 +294,7 @@ def _data_dir(host: Host, settings: Settings) -> Iterator[Finding]:
 
 def _image(host: Host, settings: Settings) -> Iterator[Finding]:
     try:
-        image = images.load(settings.image, settings.data_dir)
+        image = images.load(settings.image, settings.images_dir)
     except ImageNotBuilt as error:
         yield Finding("image", Grade.FAIL, str(error), f"sandbox image build {settings.image}")
         return

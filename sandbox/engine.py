@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
 
@@ -12,7 +13,7 @@ from sandbox.execution import Execution, Limits, Spec
 from sandbox.pool import Pool
 from sandbox.runtime import Runtime
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
-from sandbox.session import Session
+from sandbox.session import Session, checked_timeout
 
 
 class Engine:
@@ -22,7 +23,8 @@ class Engine:
         self.settings = settings
         self.runtime = runtime
         self.pool = pool
-        self._sessions: dict[str, Session] = {}
+        # Weak: one that has expired and that nobody holds is no longer ours to close.
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -36,7 +38,7 @@ class Engine:
         if settings.runtime not in ("embedded", "auto"):
             raise HostUnfit(f"the {settings.runtime} runtime is not part of this version; set SANDBOX_RUNTIME=embedded")
         async with contextlib.AsyncExitStack() as stack:
-            runtime = await stack.enter_async_context(EmbeddedRuntime.open(settings.data_dir))
+            runtime = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir))
             spec = _spec(settings)
             await runtime.prepare(spec.image)
             pool = await stack.enter_async_context(Pool.open(runtime, spec, settings.pool_size if warm else 0))
@@ -71,35 +73,57 @@ class Engine:
         limits: Limits | None = None,
         idle_timeout: float | None = None,
         env: Mapping[str, str] | None = None,
+        session_id: str | None = None,
     ) -> Session:
         """A session that lives until `close_session`, its idle timeout (seconds) or the engine's end.
 
-        What differs from the settings' spec is started cold. Raises `InvalidLimits`, `UnknownImage`,
-        `ImageNotBuilt`, `SandboxFailed`.
+        What differs from the settings' spec is started cold. session_id: one that the caller remembers; default is
+        a new one. Raises `InvalidLimits`, `UnknownImage`, `ImageNotBuilt`, `SandboxFailed`.
         """
-        wanted = _spec(self.settings)
-        chosen = limits or wanted.limits
-        if memory_mb is not None and memory_mb != chosen.memory_mb:
-            chosen = dataclasses.replace(chosen, memory_mb=memory_mb)
-        if chosen.memory_mb > self.settings.max_memory_mb:
-            raise InvalidLimits(f"memory_mb is {chosen.memory_mb}; this host allows {self.settings.max_memory_mb}")
-        spec = Spec(image or wanted.image, chosen, env=tuple(sorted((env or {}).items())))
-        idle = self.settings.idle_timeout_s if idle_timeout is None else idle_timeout
-        if not 0 < idle <= 30 * 86_400:
-            raise InvalidLimits(f"idle_timeout is {idle:g} s; choose a value above 0, 30 days at most")
+        spec = self.spec(image=image, memory_mb=memory_mb, limits=limits, env=env)
+        idle = self.checked_idle_timeout(idle_timeout)
         session = Session(
             await self.pool.claim(spec),
             timeout=self.settings.timeout_s,
             max_timeout=self.settings.max_timeout_s,
             idle_timeout=idle,
             queue=self.settings.queue_size,
+            session_id=session_id,
         )
-        self._sessions[session.id] = session
+        self._sessions.add(session)
         return session
+
+    def spec(
+        self,
+        *,
+        image: str | None = None,
+        memory_mb: int | None = None,
+        limits: Limits | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Spec:
+        """What would be started for these wishes. Raises `InvalidLimits`."""
+        wanted = _spec(self.settings)
+        chosen = limits or wanted.limits
+        if memory_mb is not None and memory_mb != chosen.memory_mb:
+            chosen = dataclasses.replace(chosen, memory_mb=memory_mb)
+        if chosen.memory_mb > self.settings.max_memory_mb:
+            raise InvalidLimits(f"memory_mb is {chosen.memory_mb}; this host allows {self.settings.max_memory_mb}")
+        return Spec(image or wanted.image, chosen, env=tuple(sorted((env or {}).items())))
+
+    def checked_idle_timeout(self, idle_timeout: float | None) -> float:
+        """Seconds, with the default resolved. Raises `InvalidLimits`."""
+        idle = self.settings.idle_timeout_s if idle_timeout is None else idle_timeout
+        if not 0 < idle <= 30 * 86_400:
+            raise InvalidLimits(f"idle_timeout is {idle:g} s; choose a value above 0, 30 days at most")
+        return idle
+
+    def checked_timeout(self, timeout: float | None) -> float:
+        """Seconds of an execution, with the default resolved. Raises `InvalidLimits`."""
+        return checked_timeout(timeout, self.settings.timeout_s, self.settings.max_timeout_s)
 
     async def close_session(self, session: Session) -> None:
         """End a session and its sandbox."""
-        self._sessions.pop(session.id, None)
+        self._sessions.discard(session)
         await session.close()
 
     async def run(
@@ -117,7 +141,7 @@ class Engine:
             return await session.execute(code, timeout)
 
     async def _close_sessions(self) -> None:
-        await asyncio.gather(*(session.close() for session in self._sessions.values()), return_exceptions=True)
+        await asyncio.gather(*(session.close() for session in self._sessions), return_exceptions=True)
         self._sessions.clear()
 
 

@@ -8,19 +8,29 @@ ours, the host's or the caller's, and every message says what to do next::
     │   ├── InvalidCode          not UTF-8, or too long
     │   ├── InvalidPath          leaves /mnt/data, or is no possible name
     │   ├── InvalidLimits        out of range on this host
-    │   └── InvalidSetting       a setting's value is not usable
-    ├── NotFound             the named thing does not exist
+    │   ├── InvalidSetting       a setting's value is not usable
+    │   └── TooLarge             more bytes than are taken
+    ├── Unauthorized         no key, or not one of ours
+    ├── Forbidden            a browser page that is not ours to serve
+    ├── NotFound             the named thing does not exist, or belongs to another key
     │   ├── UnknownImage         no such images/<name>
+    │   ├── SessionMissing       no such session
+    │   ├── ExecutionMissing     no such execution in the session
     │   └── FileMissing          no such file in the workspace
     ├── Conflict             the thing exists but cannot take this now
     │   ├── SessionClosed        closed, or its sandbox died
-    │   └── SessionExpired       idle for longer than its idle timeout
+    │   ├── SessionExpired       idle for longer than its idle timeout
+    │   ├── IdempotencyConflict  its Idempotency-Key came with another request before
+    │   └── DataDirInUse         another server keeps its data there
     ├── Overloaded           bounded, and full
-    │   └── QueueFull            too many executions wait in this session
+    │   ├── QueueFull            too many wait already
+    │   ├── Draining             the server is about to stop
+    │   └── RateLimited          a limit of the key is reached
     ├── WorkspaceFull        /mnt/data has no room for it
     ├── Unready              this host cannot do it yet
     │   ├── HostUnfit            privileges, cgroups or namespaces are missing
-    │   └── ImageNotBuilt        the image has no library root here, or a damaged one
+    │   ├── ImageNotBuilt        the image has no library root here, or a damaged one
+    │   └── Unreachable          no server of ours answers there
     └── SandboxFailed        a sandbox could not be made, or broke its promises
         └── ProtocolError        bytes from a sandbox that no guest of ours writes
 """
@@ -50,12 +60,32 @@ class InvalidSetting(InvalidRequest):
     """A setting has a value that cannot be used."""
 
 
+class TooLarge(InvalidRequest):
+    """A body, file or code has more bytes than are taken."""
+
+
+class Unauthorized(SandboxError):
+    """The request bears no key, or one that was never made or is revoked."""
+
+
+class Forbidden(SandboxError):
+    """A browser sent it for a page that has no business here."""
+
+
 class NotFound(SandboxError, LookupError):
-    """The named thing does not exist."""
+    """The named thing does not exist, or belongs to another key."""
 
 
 class UnknownImage(NotFound):
     """There is no image of that name."""
+
+
+class SessionMissing(NotFound):
+    """There is no such session of this key."""
+
+
+class ExecutionMissing(NotFound):
+    """There is no such execution in the session."""
 
 
 class FileMissing(NotFound):
@@ -74,12 +104,43 @@ class SessionExpired(Conflict):
     """The session was idle for longer than its idle timeout; open a new one."""
 
 
+class IdempotencyConflict(Conflict):
+    """The Idempotency-Key was used before, with another request."""
+
+
+class DataDirInUse(Conflict):
+    """Another server keeps its data in this directory."""
+
+
 class Overloaded(SandboxError):
-    """A bounded resource is full; try again later."""
+    """A bounded resource is full; try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class QueueFull(Overloaded):
-    """Too many executions already wait in this session."""
+    """Too many already wait in this queue."""
+
+
+class Draining(Overloaded):
+    """The server takes no new work because it is about to stop."""
+
+
+class RateLimited(Overloaded):
+    """A limit of the key is reached."""
+
+    def __init__(
+        self, message: str, retry_after: float, *, name: str, limit: int, remaining: int, reset: float
+    ) -> None:
+        super().__init__(message, retry_after)
+        self.name = name
+        """Of `sessions`, `running`, `per_minute`, `stored_bytes`."""
+        self.limit = limit
+        self.remaining = remaining
+        self.reset = reset
+        """Seconds until all of the limit is free again."""
 
 
 class WorkspaceFull(SandboxError):
@@ -96,6 +157,10 @@ class HostUnfit(Unready):
 
 class ImageNotBuilt(Unready):
     """The image has no usable library root here; run `sandbox image build`."""
+
+
+class Unreachable(Unready):
+    """No server answers there, or none that speaks this API; raised by clients only."""
 
 
 class SandboxFailed(SandboxError):

@@ -1,5 +1,6 @@
 """Values: what is asked of a sandbox, and what came out of it."""
 
+import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -153,6 +154,8 @@ class Execution:
     """MIME bundles in the order they were shown; the last expression's value is last."""
     error: Error | None = None
     artifacts: tuple[Artifact, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Workspace files that it deleted, by path."""
     execution_count: int | None = None
     duration_ms: float = 0.0
     """From our clock: code handed to the kernel until its end was known."""
@@ -163,3 +166,8 @@ class Execution:
     truncated: Truncated = Truncated()
     state_lost: bool = False
     """True when the kernel had to be replaced: variables are gone, files are not."""
+
+
+def mime_of(path: str) -> str:
+    """The MIME type that a file's name promises."""
+    return mimetypes.guess_type(path)[0] or "application/octet-stream"

@@ -3,7 +3,7 @@
 `images/<name>/` says what an image is: `requirements.lock`, `preload.py` and, where matplotlib is in it,
 `fontcache.py`. `build` turns that into a root that needs no network and no installer any more::
 
-    data_dir/images/<name>/<digest>-py<version>/
+    <images_dir>/<name>/<digest>-py<version>/
         venv/                  the libraries, on the interpreter that runs us; sandboxes see it at /opt/venv
             share/fonts/       fonts that the libraries do not bring along
             share/matplotlib/  matplotlib's list of fonts, with paths as they are in a sandbox
@@ -109,11 +109,11 @@ class _Recipe:
     source: Path
     digest: str
 
-    def directory(self, data_dir: Path) -> Path:
-        return data_dir.absolute() / "images" / self.name
+    def directory(self, images_dir: Path) -> Path:
+        return images_dir.absolute() / self.name
 
-    def root(self, data_dir: Path) -> Path:
-        return self.directory(data_dir) / f"{self.digest[:12]}-py{platform.python_version()}"
+    def root(self, images_dir: Path) -> Path:
+        return self.directory(images_dir) / f"{self.digest[:12]}-py{platform.python_version()}"
 
 
 def sources() -> list[str]:
@@ -121,20 +121,20 @@ def sources() -> list[str]:
     return sorted(path.parent.name for path in _source_directory().glob("*/requirements.lock"))
 
 
-def build(name: str, data_dir: Path, report: Report) -> Image:
-    """Build the image's root below `data_dir`, or return at once when it is there. Takes a minute and needs a network.
+def build(name: str, images_dir: Path, report: Report) -> Image:
+    """Build the image's root below `images_dir`, or return at once when it is there. It takes a minute and a network.
 
     `report` is told each step. Safe to call from several processes: one builds, the others wait for it. Raises
     `UnknownImage`, and `ImageNotBuilt` when a step fails, with its last words.
     """
     recipe = _recipe(name)
-    root = recipe.root(data_dir)
+    root = recipe.root(images_dir)
     partial = root.with_name(f"{root.name}.tmp-{os.getpid()}")
     try:
-        recipe.directory(data_dir).mkdir(parents=True, exist_ok=True)
-        with _building(recipe.directory(data_dir), report):
-            if _is_built(name, data_dir):
-                return load(name, data_dir)
+        recipe.directory(images_dir).mkdir(parents=True, exist_ok=True)
+        with _building(recipe.directory(images_dir), report):
+            if _is_built(name, images_dir):
+                return load(name, images_dir)
             _clear(root)
             try:
                 _fill(recipe, partial, report)
@@ -146,16 +146,16 @@ def build(name: str, data_dir: Path, report: Report) -> Image:
     except OSError as error:
         raise ImageNotBuilt(f"building image {name!r} failed: {error}") from error
     report(f"Built {root}")
-    return load(name, data_dir)
+    return load(name, images_dir)
 
 
-def load(name: str, data_dir: Path) -> Image:
+def load(name: str, images_dir: Path) -> Image:
     """The built image. Raises `UnknownImage`, and `ImageNotBuilt` when its root is missing or damaged."""
     recipe = _recipe(name)
-    root = recipe.root(data_dir)
+    root = recipe.root(images_dir)
     if not root.is_dir():
         raise ImageNotBuilt(
-            f"image {name!r} is not built for Python {platform.python_version()} in {data_dir}; "
+            f"image {name!r} is not built for Python {platform.python_version()} in {images_dir}; "
             f"run `sandbox image build {name}`"
         )
     image = _open(root)
@@ -164,9 +164,9 @@ def load(name: str, data_dir: Path) -> Image:
     return image
 
 
-def built(data_dir: Path) -> list[Image]:
-    """All usable roots below `data_dir`, also those of older sources and other interpreters; the oldest first."""
-    roots = data_dir.absolute().glob("images/*/*-py*")
+def built(images_dir: Path) -> list[Image]:
+    """All usable roots below `images_dir`, also those of older sources and other interpreters; the oldest first."""
+    roots = images_dir.absolute().glob("*/*-py*")
     images = [image for root in roots if ".tmp-" not in root.name and (image := _open(root)) is not None]
     return sorted(images, key=lambda image: image.manifest.built_at)
 
@@ -200,9 +200,9 @@ def _open(root: Path) -> Image | None:
     return Image(manifest.name, manifest.digest, root, manifest) if whole else None
 
 
-def _is_built(name: str, data_dir: Path) -> bool:
+def _is_built(name: str, images_dir: Path) -> bool:
     try:
-        load(name, data_dir)
+        load(name, images_dir)
     except ImageNotBuilt:
         return False
     return True

@@ -6,17 +6,16 @@ decided here, from init's account, the cgroup's counters and our own clock, neve
 
 import asyncio
 import contextlib
-import mimetypes
 import os
-import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from sandbox.errors import FileMissing, InvalidPath, ProtocolError, SandboxFailed, SessionClosed, WorkspaceFull
-from sandbox.execution import Artifact, Error, Output, Result, Spec, Status, Stream, Truncated
-from sandbox.guest.frames import CHUNK, MAX_HANDLES, BadFrame, Decoder, Frame, decode_json, encode_json
+from sandbox.errors import ProtocolError, SandboxFailed, SessionClosed
+from sandbox.execution import Artifact, Error, Output, Result, Spec, Status, Stream, Truncated, mime_of
+from sandbox.guest.frames import BadFrame, Decoder, Frame, decode_json, encode_json
+from sandbox.remote import RemoteFiles
 from sandbox.runtime import Exit, Runtime, Sandbox, Usage
 
 READY_SECONDS = 60.0
@@ -24,17 +23,6 @@ READY_SECONDS = 60.0
 _OVERTIME_SECONDS = 8.0
 """Init interrupts at the deadline and kills two seconds later; past this we no longer believe in it."""
 MAX_CODE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A regular file in the workspace."""
-
-    path: str
-    """Relative to `/mnt/data`."""
-    size: int
-    modified: float
-    """Seconds since the epoch, by the sandbox's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +38,9 @@ class Ending:
     artifacts: tuple[Artifact, ...]
     truncated: Truncated
     state_lost: bool
+    removed: tuple[str, ...] = ()
+    workspace: int | None = None
+    """Equal at two ends: no file has changed between them. None: it could not be told."""
 
 
 @dataclass(slots=True)
@@ -62,23 +53,6 @@ class _Running:
     started: float | None = None
 
 
-def checked_path(path: str) -> str:
-    """A workspace path in its canonical relative form. Raises `InvalidPath`.
-
-    Accepts paths relative to `/mnt/data` or absolute below it.
-    """
-    relative = path.removeprefix("/mnt/data/")
-    parts = relative.split("/")
-    if not path or relative.startswith("/") or len(parts) > 16:
-        raise InvalidPath(f"{path!r} is not a path below /mnt/data")
-    for part in parts:
-        if part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255:
-            raise InvalidPath(f"{path!r} leaves /mnt/data or has an impossible part; use a plain relative path")
-        if re.search(r"[\x00-\x1f\x7f\\]", part) or not part.isprintable():
-            raise InvalidPath(f"{path!r} has control characters or a backslash; use a plain relative path")
-    return relative
-
-
 class Kernel:
     """A live kernel in a sandbox of its own. Use `start`; end with `stop`."""
 
@@ -87,10 +61,7 @@ class Kernel:
         self.spec = spec
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: _Running | None = None
-        self._calls: dict[int, asyncio.Future[tuple[dict[str, Any], bytes]]] = {}
-        self._next_call = 0
-        self._handles = asyncio.Semaphore(MAX_HANDLES)
-        self._next_handle = 0
+        self.files = RemoteFiles(sandbox.channel, lambda: self.alive)
         self._restart_expected = False
         self._state_lost = False
         self._restarted = asyncio.Event()
@@ -200,6 +171,8 @@ class Kernel:
             tuple(_artifact(*entry) for entry in done.get("artifacts") or ()),
             Truncated(*dropped),
             lost,
+            tuple(str(path) for path in done.get("removed") or ()),
+            _integer(done.get("workspace")),
         )
 
     def _judge_exit(self, running: _Running, end: Exit) -> Ending:
@@ -247,76 +220,6 @@ class Kernel:
                 await self._reader
             self._fail(Exit("stopped"))
 
-    # Files.
-
-    async def list(self) -> list[File]:
-        """Every regular file in the workspace, sorted by path; 5,000 at most."""
-        answer, _ = await self._call("list")
-        return [File(str(path), int(size), int(modified) / 1e9) for path, size, modified in answer["files"]]
-
-    async def read(self, path: str) -> AsyncIterator[bytes]:
-        """The contents in pieces. A file that changes meanwhile ends at the size it had at the start, or before.
-
-        Raises `FileMissing`, `InvalidPath`.
-        """
-        checked = checked_path(path)
-        async with self._handle() as handle:
-            answer, _ = await self._call("open", path=checked, handle=handle)
-            left = int(answer["size"])
-            while left > 0:
-                _, data = await self._call("read", handle=handle)
-                if not data:
-                    return
-                yield data[:left]
-                left -= len(data)
-
-    async def write(self, path: str, data: bytes | AsyncIterable[bytes]) -> int:
-        """Store a file, wholly or not at all; its size in bytes. Raises `WorkspaceFull`, `InvalidPath`."""
-        checked = checked_path(path)
-        async with self._handle() as handle:
-            await self._call("create", path=checked, handle=handle)
-            async for piece in _pieces(data):
-                await self._call("write", piece, handle=handle)
-            answer, _ = await self._call("commit", handle=handle)
-            return int(answer["size"])
-
-    @contextlib.asynccontextmanager
-    async def _handle(self) -> AsyncIterator[int]:
-        """A number for a file that init is to open, closed at the end whether or not init's answer was awaited."""
-        async with self._handles:
-            self._next_handle += 1
-            handle = self._next_handle
-            try:
-                yield handle
-            finally:
-                if self.alive:
-                    with contextlib.suppress(SessionClosed):
-                        await asyncio.shield(self._call("close", handle=handle))
-
-    async def remove(self, path: str) -> None:
-        """Delete a file. Raises `FileMissing`, `InvalidPath`."""
-        await self._call("remove", path=checked_path(path))
-
-    async def _call(self, op: str, payload: bytes = b"", **arguments: Any) -> tuple[dict[str, Any], bytes]:
-        if not self.alive:
-            raise SessionClosed("the sandbox is gone; open a new session")
-        self._next_call += 1
-        number = self._next_call
-        future = self._calls[number] = asyncio.get_running_loop().create_future()
-        try:
-            try:
-                await self.sandbox.channel.write(
-                    encode_json(Frame.CALL, {"call": number, "op": op, **arguments}, payload)
-                )
-            except ConnectionError as error:
-                raise SessionClosed("the sandbox is gone; open a new session") from error
-            answer, data = await future
-        finally:
-            self._calls.pop(number, None)
-        if "error" in answer:
-            raise _file_error(answer["error"])
-        return answer, data
-
     # Frames.
 
     async def _send(self, kind: Frame, value: dict[str, Any]) -> None:
@@ -342,9 +245,7 @@ class Kernel:
             kind = ProtocolError if end.reason.startswith("protocol") else SandboxFailed
             self._ready.set_exception(kind(f"the sandbox ended before its kernel was ready: {end.reason}"))
             self._ready.exception()  # marked as seen: `start` may have been cancelled
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(SessionClosed(f"the sandbox is gone ({end.reason}); open a new session"))
+        self.files.fail(end.reason)
         if self._running is not None:
             self._running.items.put_nowait(end)
 
@@ -352,10 +253,7 @@ class Kernel:
         if kind is Frame.READY:
             self._on_ready(decode_json(body)[0])
         elif kind is Frame.REPLY:
-            value, payload = decode_json(body)
-            future = self._calls.get(value["call"])
-            if future is not None and not future.done():
-                future.set_result((value, payload))
+            self.files.on_reply(*decode_json(body))
         elif self._running is not None:
             self._on_output(self._running, kind, body)
 
@@ -406,9 +304,15 @@ def _status(done: dict[str, Any], oom_kills: int, spec: Spec) -> tuple[Status, s
     return Status.ERROR, ""
 
 
-def _count(value: object) -> int | None:
-    """An execution count from inside, which may be anything."""
+def _integer(value: object) -> int | None:
+    """A number from inside, which may be anything."""
     return value if isinstance(value, int) else None
+
+
+def _count(value: object) -> int | None:
+    """An execution count, such as every reader of JSON can hold."""
+    number = _integer(value)
+    return number if number is not None and 0 <= number < 1 << 53 else None
 
 
 def _oom_words(spec: Spec) -> str:
@@ -424,24 +328,4 @@ def _exit_words(status: int) -> str:
 
 
 def _artifact(path: str, size: int, change: str) -> Artifact:
-    mime = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    return Artifact(str(path), int(size), mime, "created" if change == "created" else "changed")
-
-
-def _file_error(error: dict[str, Any]) -> Exception:
-    kind, text = str(error.get("kind")), str(error.get("text"))
-    if kind == "full":
-        return WorkspaceFull(f"/mnt/data is full: {text}. Delete files or ask for a larger disk limit")
-    if kind == "missing":
-        return FileMissing(text)
-    return InvalidPath(text)
-
-
-async def _pieces(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    if isinstance(data, bytes | bytearray | memoryview):
-        for start in range(0, len(data), CHUNK):
-            yield bytes(data[start : start + CHUNK])
-        return
-    async for piece in data:
-        for start in range(0, len(piece), CHUNK):
-            yield piece[start : start + CHUNK]
+    return Artifact(str(path), int(size), mime_of(path), "created" if change == "created" else "changed")

@@ -7,6 +7,7 @@ broken image cannot spin the host.
 
 import asyncio
 import contextlib
+import os
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Self
@@ -17,6 +18,8 @@ from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
 
 _STARTS_AT_ONCE = 2
+_COLD_STARTS_PER_CORE = 4
+"""More at once would make all of them slower, and the first no sooner."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 
@@ -32,6 +35,7 @@ class Pool:
         self._wanted = asyncio.Condition()
         self._filled = asyncio.Condition()
         self._failure: SandboxError | None = None
+        self._cold = asyncio.Semaphore(_COLD_STARTS_PER_CORE * (os.cpu_count() or 1))
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -53,6 +57,15 @@ class Pool:
         """How many kernels wait to be claimed."""
         return len(self._warm)
 
+    @property
+    def failure(self) -> SandboxError | None:
+        """What made the last start fail; None when it did not."""
+        return self._failure
+
+    def serves(self, spec: Spec) -> bool:
+        """Whether a claim of this spec would be a warm one now."""
+        return spec == self._spec and bool(self._warm)
+
     async def claim(self, spec: Spec) -> Kernel:
         """A kernel for good: a warm one when there is one of this spec, else a cold start.
 
@@ -67,7 +80,8 @@ class Pool:
             if kernel.alive:
                 return kernel
             await kernel.stop()
-        return await Kernel.start(self._runtime, spec)
+        async with self._cold:
+            return await Kernel.start(self._runtime, spec)
 
     async def fill(self, count: int | None = None) -> None:
         """Wait until `count` kernels (default: the target size) are warm. Raises what made the last start fail."""

@@ -9,14 +9,26 @@ from typing import Literal
 
 from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
 from sandbox.execution import Error, Execution, Output, Result, Status, Stream
-from sandbox.kernel import MAX_CODE_BYTES, Ending, File, Kernel
+from sandbox.kernel import MAX_CODE_BYTES, Ending, Kernel
+from sandbox.remote import File, Listing
 
 
 class Session:
     """Made by `Engine.session`. Safe for concurrent use: executions queue up in the order they were asked for."""
 
-    def __init__(self, kernel: Kernel, *, timeout: float, max_timeout: float, idle_timeout: float, queue: int) -> None:
-        self.id = f"ses_{uuid.uuid4().hex}"
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        timeout: float,
+        max_timeout: float,
+        idle_timeout: float,
+        queue: int,
+        session_id: str | None = None,
+    ) -> None:
+        self.id = session_id or f"ses_{uuid.uuid4().hex}"
+        self.workspace_mark: int | None = None
+        """After an execution: equal to an earlier one when no file has changed since. None: it could not be told."""
         self._kernel = kernel
         self._timeout = timeout
         self._max_timeout = max_timeout
@@ -36,16 +48,19 @@ class Session:
                     return item
         raise SessionClosed("the session ended while the code ran")
 
-    async def stream(self, code: str | bytes, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
+    async def stream(
+        self, code: str | bytes, timeout: float | None = None, *, execution_id: str | None = None
+    ) -> AsyncGenerator[Output | Execution, None]:
         """Run code; yield its outputs as they come, and the whole `Execution` last.
 
-        timeout: seconds of wall clock; None is the engine's default. Leaving the iterator early interrupts the
-        program. Raises `InvalidCode`, `InvalidLimits`, `QueueFull`, `SessionClosed`, `SessionExpired`.
+        timeout: seconds of wall clock; None is the engine's default. execution_id: one that is already known to
+        others; default is a new one. Leaving the iterator early interrupts the program. Raises `InvalidCode`,
+        `InvalidLimits`, `QueueFull`, `SessionClosed`, `SessionExpired`.
         """
         text = checked_code(code)
-        seconds = self._checked_timeout(timeout)
-        execution_id = f"exe_{uuid.uuid4().hex}"
-        self._check_open()
+        seconds = checked_timeout(timeout, self._timeout, self._max_timeout)
+        execution_id = execution_id or new_execution_id()
+        self._use()
         if self._queued > self._queue:
             raise QueueFull(f"{self._queue} executions wait in this session already; wait for one to end")
         self._queued += 1
@@ -61,6 +76,7 @@ class Session:
                         async for item in items:
                             if isinstance(item, Ending):
                                 execution = gathered.execution(execution_id, self.id, item)
+                                self.workspace_mark = item.workspace
                                 break
                             gathered.add(item)
                             yield item
@@ -72,36 +88,44 @@ class Session:
 
     async def interrupt(self) -> None:
         """Interrupt the running execution, as Ctrl-C; without one nothing happens."""
-        self._check_open()
+        self._use()
         await self._kernel.interrupt()
 
     async def restart(self) -> None:
         """Replace the kernel: variables go, files stay."""
-        self._check_open()
+        self._use()
         await self._kernel.restart()
 
-    async def upload(self, path: str, data: bytes | AsyncIterable[bytes]) -> int:
-        """Store a file at `path` below `/mnt/data`, wholly or not at all; its size in bytes.
+    async def upload(self, path: str, data: bytes | AsyncIterable[bytes]) -> File:
+        """Store a file at `path` below `/mnt/data`, wholly or not at all.
 
         Raises `InvalidPath`, `WorkspaceFull`, `SessionClosed`, `SessionExpired`.
         """
-        self._check_open()
-        return await self._kernel.write(path, data)
+        self._use()
+        return await self._kernel.files.write(path, data)
 
     async def download(self, path: str) -> bytes:
         """A file's contents. Raises `FileMissing`, `InvalidPath`, `SessionClosed`, `SessionExpired`."""
-        self._check_open()
-        return b"".join([piece async for piece in self._kernel.read(path)])
+        return b"".join([piece async for piece in self.read(path)])
+
+    def read(self, path: str) -> AsyncGenerator[bytes, None]:
+        """A file's contents in pieces. See `download`; close the generator if it is not read to its end."""
+        self._use()
+        return self._kernel.files.read(path)
 
     async def list(self) -> list[File]:
-        """The files below `/mnt/data`, sorted by path."""
-        self._check_open()
-        return await self._kernel.list()
+        """The files below `/mnt/data`, sorted by path; 5,000 at most."""
+        return (await self.listing())[0]
+
+    async def listing(self) -> Listing:
+        """The files as `list` has them, and whether these are all that there are."""
+        self._use()
+        return await self._kernel.files.list()
 
     async def remove(self, path: str) -> None:
         """Delete a file. Raises `FileMissing`, `InvalidPath`, `SessionClosed`, `SessionExpired`."""
-        self._check_open()
-        await self._kernel.remove(path)
+        self._use()
+        await self._kernel.files.remove(path)
 
     async def close(self) -> None:
         """End the session and its sandbox. A running execution ends as `cancelled`. May be called twice."""
@@ -109,6 +133,11 @@ class Session:
             self._ended = "closed"
         self._expiry.cancel()
         await self._kernel.stop()
+
+    async def ended(self) -> Literal["closed", "expired", "died"]:
+        """Wait until its sandbox is gone; why. `died`: nobody of ours wanted it."""
+        await self._kernel.sandbox.wait()
+        return self._ended or "died"
 
     @property
     def open(self) -> bool:
@@ -126,7 +155,8 @@ class Session:
         self._ended = "expired"
         await self._kernel.stop()
 
-    def _check_open(self) -> None:
+    def _use(self) -> None:
+        """Whoever uses it keeps it from expiring. Raises `SessionClosed`, `SessionExpired`."""
         if self._ended == "expired":
             raise SessionExpired(f"session {self.id} was idle for {self._idle_timeout:g} s; open a new one")
         if self._ended == "closed":
@@ -135,16 +165,23 @@ class Session:
             end = self._kernel.sandbox.exited()
             why = f" ({end.reason})" if end else ""
             raise SessionClosed(f"the sandbox of session {self.id} is gone{why}; open a new one")
-
-    def _checked_timeout(self, timeout: float | None) -> float:
-        seconds = self._timeout if timeout is None else timeout
-        if not 0 < seconds <= self._max_timeout:
-            raise InvalidLimits(f"timeout is {seconds:g} s; choose a value above 0, {self._max_timeout:g} at most")
-        return float(seconds)
+        self._last_used = time.monotonic()
 
     def _cancelled(self, execution_id: str) -> Execution:
         reason = f"its session {self._ended} while it waited"
         return Execution(execution_id, self.id, Status.CANCELLED, reason)
+
+
+def new_execution_id() -> str:
+    return f"exe_{uuid.uuid4().hex}"
+
+
+def checked_timeout(timeout: float | None, default: float, most: float) -> float:
+    """Seconds of an execution, with the default resolved. Raises `InvalidLimits`."""
+    seconds = default if timeout is None else timeout
+    if not 0 < seconds <= most:
+        raise InvalidLimits(f"timeout is {seconds:g} s; choose a value above 0, {most:g} at most")
+    return float(seconds)
 
 
 def checked_code(code: str | bytes) -> str:
@@ -188,6 +225,7 @@ class _Gathered:
             results=tuple(result.data for result in self._results),
             error=self._error,
             artifacts=end.artifacts,
+            removed=end.removed,
             execution_count=end.execution_count,
             duration_ms=end.duration_ms,
             cpu_ms=end.cpu_ms,

@@ -17,6 +17,7 @@ from sandbox.errors import HostUnfit
 from sandbox.image import Image
 from sandbox.runtime.embedded import linux
 from sandbox.session import Session
+from tests.postgresql import Cluster, programs
 
 _END_SECONDS = 20.0
 
@@ -24,6 +25,7 @@ _END_SECONDS = 20.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sandbox")
     group.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    group.addoption("--kills", type=int, default=3, help="how often the server is killed under load")
     group.addoption("--all", action="store_true", help="run every docstring session, not the sample")
 
 
@@ -45,7 +47,7 @@ def root() -> None:
 @pytest.fixture(scope="session")
 def python_image() -> Image:
     """The default image, built if it is not yet."""
-    return image.build("python", Settings.load().data_dir, print)
+    return image.build("python", Settings.load().images_dir, print)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +65,17 @@ async def session(engine: Engine) -> AsyncIterator[Session]:
     """A fresh session: a sandbox that nobody has used."""
     async with engine.session() as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def cluster(nothing_left: None) -> Iterator[Cluster]:
+    """A PostgreSQL server; a visible skip where none is installed."""
+    found = programs()
+    if found is None:
+        pytest.skip("needs PostgreSQL's server programs: apt-get install postgresql")
+    cluster = Cluster(found)
+    yield cluster
+    cluster.remove()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,12 +1,14 @@
 """The `sandbox` command, as a shell sees it."""
 
+import itertools
 import json
 import os
 import pty
+import re
 import signal
+import socket
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from typing import Any
 import pytest
 
 from sandbox import image as images
-from sandbox.cli import Folder, printable
+from sandbox.cli.folder import Folder
+from sandbox.cli.view import printable
+from sandbox.client import Client
 from sandbox.config import Settings
-from sandbox.errors import ImageNotBuilt, InvalidPath, InvalidRequest
+from sandbox.errors import ImageNotBuilt, InvalidPath, InvalidRequest, Unauthorized
+from tests.server import COMMAND, Server, environment, serving
 
-COMMAND = [sys.executable, "-m", "sandbox"]
 PLOT = "import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.savefig('/mnt/data/line.png'); plt.show()"
 
 
@@ -43,15 +47,29 @@ def sandboxes() -> None:
     if os.geteuid() != 0:
         pytest.skip("the embedded runtime needs root")
     try:
-        images.load("python", Settings().data_dir)
+        images.load("python", Settings().images_dir)
     except ImageNotBuilt as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def server(sandboxes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("data")) as server:
+        yield server
+
+
+@pytest.fixture(params=["here", "on a server"])
+def anywhere(request: pytest.FixtureRequest, sandboxes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program shows and leaves is the same wherever it runs."""
+    if request.param != "here":
+        server: Server = request.getfixturevalue("server")
+        monkeypatch.setenv("SANDBOX_SERVER", server.url)
 
 
 # run
 
 
-@pytest.mark.usefixtures("sandboxes")
+@pytest.mark.usefixtures("anywhere")
 class TestRun:
     def test_prints_stdout_and_the_last_value_and_exits_0(self) -> None:
         assert command("run", "-c", "print('a', end='')\n6 * 7") == Ended(0, "a\n42\n", "")
@@ -208,10 +226,10 @@ class TestRun:
         assert ended.stderr.startswith("sandbox: /proc/nothing cannot be used for --out")
 
 
-def started(code: str) -> "subprocess.Popen[bytes]":
+def started(code: str, *options: str) -> "subprocess.Popen[bytes]":
     """A running program that has printed `ready`."""
     process = subprocess.Popen(
-        [*COMMAND, "run", "-c", code],
+        [*COMMAND, "run", *options, "-c", code],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -242,6 +260,99 @@ def test_a_missing_image_says_how_to_build_it(tmp_path: Path) -> None:
     assert (ended.code, ended.stdout) == (2, "")
     assert "sandbox image build python" in ended.stderr or os.geteuid() != 0
     assert "Traceback" not in ended.stderr
+
+
+# run --server
+
+
+def test_a_run_leaves_no_open_session_on_the_server(server: Server) -> None:
+    assert command("run", "--server", server.url, "-c", "print(1)").code == 0
+    assert command("run", "--server", server.url, "-c", "1 / 0").code == 1
+    process = started("print('ready', flush=True)\nwhile True: pass", "--server", server.url)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    with Client(server.url) as client:
+        assert {session.status for session in client.sessions()} == {"closed"}
+
+
+def test_a_server_that_is_not_there_is_a_paragraph_and_exit_code_2(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    ended = command("run", "--server", url, "-c", "1")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"sandbox: no server answers at {url}")
+    assert len(ended.stderr.splitlines()) == 1
+    assert command("run", "--server", "8000", "-c", "1").stderr.startswith("sandbox: server is '8000' (from argument)")
+
+
+# serve
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_the_first_line_of_serve_is_its_url_and_sigterm_ends_it_well(tmp_path: Path) -> None:
+    with serving(tmp_path, "--runtime", "embedded", "--pool", "0", "--host", "127.0.0.1") as server:
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9][0-9]*", server.url)
+        assert command("run", "--server", server.url, "-c", "6 * 7").stdout == "42\n"
+        second = command("serve", "--port", "0", env=environment(tmp_path))
+        assert (second.code, second.stdout) == (2, "")
+        assert "another server keeps its data" in second.stderr
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait() == 0
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == b""
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_a_public_address_wants_a_key(tmp_path: Path) -> None:
+    ended = command("serve", "--port", "0", "--host", "0.0.0.0", "--pool", "0", env=environment(tmp_path))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "sandbox key create" in ended.stderr
+
+
+# key
+
+
+def test_a_key_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> None:
+    env = environment(tmp_path / "new")
+    made = command("key", "create", "ann", "--sessions", "2", "--stored-mb", "1", env=env)
+    assert re.fullmatch(r"sbx_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\n", made.stdout)
+    assert made.code == 0
+    identity = made.stdout.split("_")[1]
+    (listed,) = json.loads(command("key", "list", "--json", env=env).stdout)
+    limits = {"sessions": 2, "running": None, "per_minute": None, "stored_bytes": 1 << 20}
+    assert (listed["id"], listed["name"], listed["limits"]) == (identity, "ann", limits)
+    assert listed["revoked_at"] is None
+    text = command("key", "list", env=env).stdout
+    assert f"{identity}  valid" in text
+    assert "sessions 2, stored_bytes 1048576" in text
+    secret = made.stdout.strip().encode()
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "new").rglob("*") if path.is_file())
+    assert (secret in kept, secret[-43:] in kept) == (False, False)
+
+
+def test_a_revoked_key_is_refused_and_listed_as_such(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    for name in ("ann", "bob"):
+        command("key", "create", name, env=env)
+    assert command("key", "revoke", "ann", env=env) == Ended(0, "", "sandbox: revoked ann\n")
+    listed = {key["name"]: key["revoked_at"] for key in json.loads(command("key", "list", "--json", env=env).stdout)}
+    assert (listed["bob"], listed["ann"] is None) == (None, False)
+    ended = command("key", "revoke", "carl", env=env)
+    assert (ended.code, ended.stderr) == (2, "sandbox: there is no valid key 'carl'; sandbox key list shows them\n")
+    assert command("key", "create", "", env=env).code == 2
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_keys_are_made_and_revoked_beside_a_running_server(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    with serving(tmp_path, "--pool", "0") as server:
+        arguments = ("run", "--server", server.url, "-c", "print(1)")
+        key = command("key", "create", "ann", env=env).stdout.strip()
+        assert command(*arguments, env={"SANDBOX_API_KEY": key}) == Ended(0, "1\n", "")
+        assert command("key", "revoke", "ann", env=env).code == 0
+        with Client(server.url, key, retries=0) as client, pytest.raises(Unauthorized, match="revoked"):
+            # The server remembers a key for a moment, hence more than one call.
+            list(itertools.chain.from_iterable(client.sessions() for _ in range(10_000)))
 
 
 # The directory of --out.
@@ -333,7 +444,7 @@ def test_doctor_shows_every_setting_and_its_origin() -> None:
     pool = next(setting for setting in shown if setting["name"] == "pool_size")
     assert (pool["value"], pool["origin"]) == (9, "SANDBOX_POOL_SIZE")
     ended = command("doctor", "--settings", env=variables)
-    assert "pool_size       9  SANDBOX_POOL_SIZE" in ended.stdout
+    assert re.search(r"^pool_size +9  SANDBOX_POOL_SIZE$", ended.stdout, re.MULTILINE)
     assert "SANDBOX_ORCHESTRA_ID" in ended.stderr
 
 

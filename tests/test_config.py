@@ -103,7 +103,7 @@ def test_all_bad_values_are_named_at_once() -> None:
     ("text", "words"),
     [
         ("pool_sizes = 3", "config.toml: there is no setting 'pool_sizes'; did you mean pool_size?"),
-        ("[limits]\nmemory = 3", "no setting 'limits'; choose from: cpus"),
+        ("[limits]\nmemory = 3", "no setting 'limits'; choose from: allowed_hosts"),
         ("pool_size =", "is not valid TOML"),
         ("pool_size = [1]", r"pool_size is \[1\] .from .*config.toml.; it must be a whole number"),
     ],

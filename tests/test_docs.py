@@ -1,6 +1,7 @@
 """What is written about the program is what the program does."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -11,11 +12,17 @@ from typing import Any
 import pytest
 import typer
 
-from sandbox.bench import MEASURES
+from sandbox import errors
+from sandbox.api.app import create_app
+from sandbox.api.problems import code_of, status_of
+from sandbox.bench import MEASURES, SERVER_MEASURES
 from sandbox.cli import app
-from sandbox.config import table
+from sandbox.config import Settings, table
+from sandbox.errors import SandboxError
 from sandbox.execution import Execution, Status
 from sandbox.image import Image
+from sandbox.node import Node
+from tests.server import serving
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -27,12 +34,11 @@ def test_every_setting_is_documented_as_it_is() -> None:
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command below `command` by its words. Typer brings its own copy of click, hence no types."""
-    children = getattr(command, "commands", None)
-    if children is None:
+    if not hasattr(command, "list_commands"):
         yield path, command
         return
-    for name, child in children.items():
-        yield from _commands(child, (*path, name))
+    for name in command.list_commands(None):
+        yield from _commands(command.get_command(None, name), (*path, name))
 
 
 COMMANDS = dict(_commands(typer.main.get_command(app)))
@@ -41,6 +47,10 @@ COMMANDS = dict(_commands(typer.main.get_command(app)))
 def test_the_commands_are_those_we_know_of() -> None:
     assert set(COMMANDS) >= {
         ("run",),
+        ("serve",),
+        ("key", "create"),
+        ("key", "list"),
+        ("key", "revoke"),
         ("doctor",),
         ("bench",),
         ("image", "build"),
@@ -65,7 +75,7 @@ def test_every_status_is_documented(status: Status) -> None:
     assert f"`{status}`" in page
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", [*MEASURES, *SERVER_MEASURES])
 def test_every_measure_of_the_benchmark_is_documented(measure: str) -> None:
     assert f"`{measure}`" in (DOCS / "cli.md").read_text()
 
@@ -75,8 +85,55 @@ def test_every_field_of_an_execution_is_documented() -> None:
     assert ", ".join(field.name for field in dataclasses.fields(Execution)) in page.replace("\n", " ")
 
 
-def test_the_example_of_the_readme_does_what_it_says(root: None, python_image: Image) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=120)
+def _below(error: type[SandboxError]) -> Iterator[type[SandboxError]]:
+    for below in error.__subclasses__():
+        yield below
+        yield from _below(below)
+
+
+NEVER_AN_ANSWER = {errors.InvalidSetting, errors.DataDirInUse, errors.Unreachable, errors.NotFound, errors.Conflict}
+"""A server that cannot start answers nothing, and groups are not raised themselves."""
+
+
+@pytest.mark.parametrize("error", sorted(set(_below(SandboxError)) - NEVER_AN_ANSWER, key=str))
+def test_every_problem_of_the_api_is_documented_with_its_http_status(error: type[SandboxError]) -> None:
+    page = (DOCS / "http.md").read_text()
+    [line] = re.findall(rf"^\| (\d+) \|.*`{code_of(error)}`.*\|$", page, re.MULTILINE)
+    assert int(line) == status_of(error)
+
+
+async def test_every_route_of_the_api_is_documented(root: None, python_image: Image, tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, images_dir=Settings().images_dir, pool_size=0)
+    async with Node.open(settings) as node:
+        paths = create_app(node).openapi()["paths"]
+    routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods if method != "head"}
+    documented = re.findall(r"^\| `([A-Z]+ /[^`]*)`", (DOCS / "http.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(routes)
+
+
+def _run(example: str, **env: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", example], capture_output=True, text=True, timeout=120, env={**os.environ, **env}
+    )
     assert done.returncode == 0, done.stderr
-    assert re.match(r"ok a +4\nb +6\ndtype: int64 \d+\nerror KeyError Traceback", done.stdout), done.stdout
+    return done.stdout
+
+
+def _examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_example_of_the_readme_for_the_engine_does_what_it_says(root: None, python_image: Image) -> None:
+    [example] = [example for example in _examples() if "Engine" in example]
+    assert re.match(r"ok a +4\nb +6\ndtype: int64 \d+\nerror KeyError Traceback", _run(example))
+
+
+def test_the_example_of_the_readme_for_the_client_does_what_it_says(
+    root: None, python_image: Image, tmp_path: Path
+) -> None:
+    [example] = [example for example in _examples() if "Client" in example]
+    with serving(tmp_path) as server:
+        told = _run(example, SANDBOX_SERVER=server.url)
+    assert re.match(r"""ok a +4\nb +6\ndtype: int64 b'{"a":{"0":1,"1":3},"b":{"0":2,"1":4}}'\nStarted""", told)
+    assert "".join(re.findall(r"^Stream\(name='stdout', text='(.*)'\)$", told, re.MULTILINE)) == r"0\n1\n2\n"
+    assert "status=<Status.OK: 'ok'>" in told.splitlines()[-1]

@@ -10,11 +10,11 @@ import textwrap
 from collections.abc import AsyncIterator
 
 import pytest
-from host import alive, named
 
 from sandbox.engine import Engine
 from sandbox.execution import Execution, Limits, Status, Stream
 from sandbox.session import Session
+from tests.host import alive, named
 
 
 @pytest.fixture

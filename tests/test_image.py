@@ -14,13 +14,13 @@ from sandbox.image import Image, Manifest
 
 @pytest.fixture(scope="session")
 def python_image() -> Image:
-    return image.build("python", Settings().data_dir, print)
+    return image.build("python", Settings().images_dir, print)
 
 
 @pytest.fixture
 def copy(python_image: Image, tmp_path: Path) -> Image:
     """A root of our own to damage: the libraries are the built ones, by link."""
-    root = tmp_path / "images" / "python" / python_image.root.name
+    root = tmp_path / "python" / python_image.root.name
     root.mkdir(parents=True)
     (root / "venv").symlink_to(python_image.root / "venv")
     for name in ("manifest.json", "preload.py"):
@@ -62,13 +62,13 @@ def test_the_manifest_names_the_interpreter_and_not_the_environment_that_runs_us
 
 def test_a_built_image_is_returned_at_once(python_image: Image) -> None:
     steps: list[str] = []
-    again = image.build("python", Settings().data_dir, steps.append)
+    again = image.build("python", Settings().images_dir, steps.append)
     assert again == python_image
     assert steps == []
 
 
 def test_a_built_image_is_listed(python_image: Image) -> None:
-    assert python_image in image.built(Settings().data_dir)
+    assert python_image in image.built(Settings().images_dir)
 
 
 @pytest.mark.parametrize("name", ["nothing", "", "..", "../python", "python/", "/etc"])
@@ -106,10 +106,10 @@ def test_a_half_built_root_is_not_listed(copy: Image, tmp_path: Path) -> None:
 
 
 def test_a_build_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "images").write_text("in the way")
-    with pytest.raises(ImageNotBuilt, match="images"):
+    (tmp_path / "python").write_text("in the way")
+    with pytest.raises(ImageNotBuilt, match="python"):
         image.build("python", tmp_path, print)
-    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+    assert [path.name for path in tmp_path.iterdir()] == ["python"]
 
 
 def test_everybody_can_read_the_root(python_image: Image) -> None:

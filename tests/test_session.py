@@ -459,13 +459,13 @@ class TestBadRequests:
 class TestFiles:
     async def test_what_goes_up_comes_down(self, session: Session) -> None:
         data = bytes(range(256)) * 100
-        assert await session.upload("a/b/x.bin", data) == len(data)
+        assert (await session.upload("a/b/x.bin", data)).size == len(data)
         assert await session.download("a/b/x.bin") == data
         assert await session.download("/mnt/data/a/b/x.bin") == data
         assert (await session.execute("print(len(open('a/b/x.bin', 'rb').read()))")).stdout == f"{len(data)}\n"
 
     async def test_an_empty_file_is_a_file(self, session: Session) -> None:
-        assert await session.upload("empty", b"") == 0
+        assert (await session.upload("empty", b"")).size == 0
         assert await session.download("empty") == b""
 
     async def test_the_program_can_change_what_was_uploaded(self, session: Session) -> None:
@@ -514,7 +514,7 @@ class TestFiles:
                 yield piece
 
         async with engine.session(limits=Limits(memory_mb=1024, disk_mb=512)) as session:
-            assert await session.upload("big.bin", pieces()) == 100 << 20
+            assert (await session.upload("big.bin", pieces())).size == 100 << 20
             code = "import hashlib; print(hashlib.file_digest(open('big.bin', 'rb'), 'sha256').hexdigest())"
             execution = await session.execute(code)
             data = await session.download("big.bin")
@@ -526,7 +526,7 @@ class TestFiles:
         with pytest.raises(WorkspaceFull, match="larger disk limit"):
             await session.upload("big", bytes(300 << 20))
         assert [(file.path, file.size) for file in await session.list()] == [("kept", 4)]
-        assert await session.upload("fits", bytes(100 << 20)) == 100 << 20
+        assert (await session.upload("fits", bytes(100 << 20))).size == 100 << 20
 
     async def test_an_upload_that_breaks_off_leaves_nothing(self, session: Session) -> None:
         async def pieces() -> AsyncIterator[bytes]:
@@ -563,7 +563,7 @@ class TestFiles:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         assert {file.path for file in await session.list()} <= {"kept", "x"}
-        assert await session.upload("x", b"x") == 1
+        assert (await session.upload("x", b"x")).path == "x"
         assert len(await session.download("kept")) == 3 << 20
 
     async def test_any_number_at_once_is_fine(self, session: Session) -> None:

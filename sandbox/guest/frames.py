@@ -15,7 +15,7 @@ from typing import Any
 HEADER = struct.Struct(">IB")
 MAX_BODY = 20 << 20
 """No body is longer. The largest honest ones are rich results (16 MiB at most by `Limits`)."""
-CHUNK = 1 << 20
+CHUNK = 256 << 10
 """File contents travel in pieces of this many bytes."""
 MAX_HANDLES = 32
 """Files that the host may have open in one workspace at a time."""
@@ -51,6 +51,9 @@ class Frame(IntEnum):
     """{call, …} newline bytes, or {call, error: {kind, text}}."""
 
 
+_NUMBERS = frozenset(Frame)
+
+
 class BadFrame(ValueError):
     """The peer sent bytes that are no frame."""
 
@@ -62,15 +65,22 @@ def encode(kind: Frame, body: bytes) -> bytes:
     return HEADER.pack(len(body) + 1, kind) + body
 
 
-def encode_json(kind: Frame, value: dict[str, Any], payload: bytes | None = None) -> bytes:
-    """One frame with a JSON body, and raw bytes behind it when `payload` is given."""
+def encode_json(kind: Frame, value: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:
+    """One frame with a JSON body, and raw bytes behind it when `payload` has any."""
     head = json.dumps(value, separators=(",", ":")).encode()
-    return encode(kind, head if payload is None else head + b"\n" + payload)
+    if not payload:
+        return encode(kind, head)
+    length = len(head) + 1 + len(payload)
+    if len(payload) > CHUNK or length > MAX_BODY:
+        raise BadFrame(f"{len(payload)} raw bytes are over the cap of {CHUNK}")
+    return b"".join((HEADER.pack(length + 1, kind), head, b"\n", payload))
 
 
-def decode_json(body: bytes | bytearray | memoryview) -> tuple[dict[str, Any], bytes]:
+def decode_json(body: bytes) -> tuple[dict[str, Any], bytes]:
     """The JSON object and the raw bytes of a body. Raises `BadFrame`."""
-    head, _, payload = bytes(body).partition(b"\n")
+    head, _, payload = body.partition(b"\n")
+    if len(payload) > CHUNK:
+        raise BadFrame(f"{len(payload)} raw bytes are over the cap of {CHUNK}")
     try:
         value = json.loads(head, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -88,26 +98,37 @@ class Decoder:
     """Bytes in, whole frames out, in any cutting."""
 
     def __init__(self, max_body: int = MAX_BODY) -> None:
-        self._buffer = bytearray()
+        self._head = bytearray()
+        self._body = bytearray()
+        self._missing = 0
+        """Bytes of the body that are still to come; counts once the head is whole."""
         self._max_body = max_body
 
     def feed(self, data: bytes) -> list[tuple[Frame, bytes]]:
         """The frames that `data` completes. Raises `BadFrame` for a length over the cap or an unknown type."""
-        self._buffer += data
-        frames = []
+        frames: list[tuple[Frame, bytes]] = []
         start = 0
-        while len(self._buffer) - start >= HEADER.size:
-            length, number = HEADER.unpack_from(self._buffer, start)
-            if not 1 <= length <= self._max_body + 1:
-                raise BadFrame(f"a frame of {length} bytes")
-            try:
-                kind = Frame(number)
-            except ValueError:
-                raise BadFrame(f"a frame of unknown type {number}") from None
-            end = start + 4 + length
-            if len(self._buffer) < end:
-                break
-            frames.append((kind, bytes(self._buffer[start + HEADER.size : end])))
-            start = end
-        del self._buffer[:start]
-        return frames
+        while True:
+            if len(self._head) < HEADER.size:
+                taken = data[start : start + HEADER.size - len(self._head)]
+                self._head += taken
+                start += len(taken)
+                if len(self._head) < HEADER.size:
+                    return frames
+                self._missing = self._checked_length()
+            piece = memoryview(data)[start : start + self._missing]
+            self._body += piece
+            self._missing -= len(piece)
+            start += len(piece)
+            if self._missing:
+                return frames
+            frames.append((Frame(self._head[4]), bytes(self._body)))
+            self._head, self._body = bytearray(), bytearray()
+
+    def _checked_length(self) -> int:
+        length, number = HEADER.unpack(self._head)
+        if not 1 <= length <= self._max_body + 1:
+            raise BadFrame(f"a frame of {length} bytes")
+        if number not in _NUMBERS:
+            raise BadFrame(f"a frame of unknown type {number}")
+        return int(length) - 1

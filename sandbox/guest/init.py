@@ -490,6 +490,7 @@ class Relay:
             self._kill_helpers()
         running.stdout.end()
         running.stderr.end()
+        after, complete = self._workspace.walk()
         ending = {
             "id": running.id,
             "died": died,
@@ -498,7 +499,10 @@ class Relay:
             "timed_out": running.timed_out,
             "interrupted": running.interrupted,
             "dropped": [running.stdout.dropped, running.stderr.dropped, running.dropped_results],
-            "artifacts": self._artifacts(running),
+            "artifacts": _artifacts(running, after),
+            "removed": sorted(running.before.keys() - after.keys()) if complete else [],
+            # Equal at two ends: nothing in the workspace has changed between them. None: it could not be told.
+            "workspace": hash(frozenset(after.items())) if complete else None,
         }
         self._send(encode_json(Frame.DONE, ending))
 
@@ -514,14 +518,14 @@ class Relay:
                 if pid != 1:
                     os.kill(pid, signal.SIGCONT if pid == kernel.pid else signal.SIGKILL)
 
-    def _artifacts(self, running: Running) -> list[list[Any]]:
-        after, _ = self._workspace.walk()
-        changed = []
-        for path, seen in sorted(after.items()):
-            if running.before.get(path) != seen:
-                known = path in running.before or not running.before_complete
-                changed.append([path, seen.size, "changed" if known else "created"])
-        return changed
+
+def _artifacts(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
+    changed = []
+    for path, seen in sorted(after.items()):
+        if running.before.get(path) != seen:
+            known = path in running.before or not running.before_complete
+            changed.append([path, seen.size, "changed" if known else "created"])
+    return changed
 
 
 def _lives(pid: int) -> bool:

@@ -159,10 +159,22 @@ class Kernel(IPythonKernel):
     link: socket.socket | None = None
     """To init, which answers on it that it has seen what was published. None for other clients."""
     outputs: list[Output]
+    subscriptions: ZMQStream
+    """Who begins to listen to the publisher's socket."""
 
     @property
     def _supports_kernel_subshells(self) -> bool:
         return False
+
+    # Init knows what it has asked for and when it began; other clients are told as Jupyter has it.
+
+    def _publish_execute_input(self, *args: Any) -> None:
+        if self.link is None:
+            super()._publish_execute_input(*args)
+
+    def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
+        if self.link is None or status != "busy":
+            super()._publish_status(status, channel, parent)
 
     def publish_stream(self, name: str, text: str, parent: Any) -> None:
         """A stream message on behalf of the execution in `parent`."""
@@ -354,8 +366,8 @@ def _bind(kernel: Kernel, context: "zmq.Context[zmq.Socket[bytes]]", endpoints: 
     kernel.publisher.attach(sockets["iopub"])
     kernel.shell_stream = ZMQStream(sockets["shell"], loop)
     kernel.control_stream = ZMQStream(sockets["control"], loop)
-    welcome = ZMQStream(sockets["iopub"], loop)
-    welcome.on_recv(lambda frames: _welcome(kernel, frames))
+    kernel.subscriptions = ZMQStream(sockets["iopub"], loop)
+    kernel.subscriptions.on_recv(lambda frames: _welcome(kernel, frames))
 
 
 def _welcome(kernel: Kernel, frames: list[bytes]) -> None:
@@ -370,6 +382,8 @@ def _welcome(kernel: Kernel, frames: list[bytes]) -> None:
 def _serve(kernel: Kernel) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kernel.start()
+    # A subscription that came while we published is known to the socket, but its descriptor no longer says so.
+    kernel.io_loop.add_callback(kernel.subscriptions.flush, zmq.POLLIN)
     kernel.io_loop.start()
 
 

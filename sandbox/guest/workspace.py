@@ -38,12 +38,25 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A regular file as a walk saw it. The change time cannot be forged with utime(2)."""
+    """A regular file as it was seen. The change time cannot be forged with utime(2)."""
 
     inode: int
     size: int
     modified_ns: int
     changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Seen":
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    @property
+    def version(self) -> str:
+        """Another one after every change."""
+        return f"{self.inode:x}-{self.size:x}-{self.modified_ns:x}-{self.changed_ns:x}"
+
+    def told(self) -> tuple[int, int, str]:
+        """What the host is told of it."""
+        return self.size, self.modified_ns, self.version
 
 
 def _beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
@@ -124,7 +137,7 @@ class Workspace:
                 return False
             directories.append(path)
         elif stat.S_ISREG(status.st_mode) and not self._is_under_way(path):
-            found[path] = Seen(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            found[path] = Seen.of(status)
         return True
 
     def _is_under_way(self, path: str) -> bool:
@@ -133,7 +146,7 @@ class Workspace:
 
     def _list(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         found, complete = self.walk()
-        files = [[path, seen.size, seen.modified_ns] for path, seen in sorted(found.items())]
+        files = [[path, *seen.told()] for path, seen in sorted(found.items())]
         return {"files": files, "complete": complete}, b""
 
     def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -185,10 +198,10 @@ class Workspace:
         if temporary is None or path is None:
             raise Refused("invalid", "this handle was opened for reading")
         self._rename(temporary, path)
-        size = os.fstat(fd).st_size
+        seen = Seen.of(os.fstat(fd))
         del self._handles[request["handle"]]
         os.close(fd)
-        return {"size": size}, b""
+        return {"file": seen.told()}, b""
 
     def _rename(self, temporary: str, path: str) -> None:
         directory, _, name = path.rpartition("/")

@@ -83,5 +83,8 @@ class Runtime(Protocol):
     async def start(self, spec: Spec) -> Sandbox:
         """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`."""
 
+    def used_bytes(self) -> int:
+        """Memory that all its sandboxes hold now, from outside; 0 where that cannot be told."""
+
     async def aclose(self) -> None:
         """End every sandbox of this runtime. May be called twice."""

@@ -8,17 +8,17 @@ import sys
 from collections.abc import AsyncIterator
 
 import pytest
-from host import Embedded, alive, command, ended, groups, status
 
 from sandbox.config import Settings
 from sandbox.engine import Engine
-from sandbox.errors import SandboxFailed, SessionClosed, UnknownImage
+from sandbox.errors import SessionClosed, UnknownImage
 from sandbox.execution import Limits, Output, Spec, Status
 from sandbox.guest.frames import Decoder, Frame
 from sandbox.image import Image
 from sandbox.kernel import Ending, Kernel
 from sandbox.runtime import Runtime
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from tests.host import Embedded, alive, command, ended, groups, status
 
 SPEC = Spec()
 SMALL = Spec(limits=Limits(memory_mb=256))
@@ -33,7 +33,7 @@ async def runtime(request: pytest.FixtureRequest, root: None, python_image: Imag
 
 @contextlib.asynccontextmanager
 async def opened() -> AsyncIterator[EmbeddedRuntime]:
-    async with EmbeddedRuntime.open(Settings.load().data_dir) as runtime:
+    async with EmbeddedRuntime.open(Settings.load().images_dir) as runtime:
         await runtime.prepare(SPEC.image)
         yield runtime
 
@@ -295,7 +295,7 @@ class TestKilled:
                 _, end = await run(kernel, "open('/mnt/data/kept').read()", 50.0)
                 assert end.status is Status.OK
 
-    async def test_the_launcher_takes_everything_along_and_everybody_is_told(self, root: None) -> None:
+    async def test_the_launcher_takes_everything_along_and_all_are_told_and_it_is_replaced(self, root: None) -> None:
         async with opened() as runtime:
             host = Embedded.below(os.getpid())
             instance, everything = host.instance, []
@@ -306,11 +306,14 @@ class TestKilled:
                 os.kill(host.launcher, signal.SIGKILL)
             assert endings.pop(kernel).status is Status.KILLED
             await ended(*everything)
-            with pytest.raises(SandboxFailed, match="new engine"):
-                await runtime.start(SPEC)
             with pytest.raises(SessionClosed):
                 await run(kernel, "1")
             await kernel.stop()
+            another = await Kernel.start(runtime, SPEC)
+            _, end = await run(another, "1")
+            assert end.status is Status.OK
+            assert groups(instance) == [] or Embedded.below(os.getpid()).instance == instance
+            await another.stop()
         async with opened():
             assert groups(instance) == []
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from host import Embedded, command, named, pids, status
 
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.execution import Limits, Status
 from sandbox.runtime.embedded import seccomp
 from sandbox.session import Session
+from tests.host import Embedded, command, named, pids, status
 
 PRELUDE = """
 import contextlib, ctypes, errno, fcntl, glob, json, mmap, os, resource, signal, socket, struct, subprocess, sys
@@ -539,7 +539,8 @@ class TestProcess:
             session,
             f"""
             child = subprocess.Popen(['bash', '-c', 'exec -a {name} sleep 1000'])
-            while not open(f"/proc/{{child.pid}}/cmdline").read().startswith({name!r}):
+            command = f"/proc/{{child.pid}}/cmdline"
+            while not os.path.exists(command) or not open(command).read().startswith({name!r}):
                 os.sched_yield()
             """,
         )
@@ -554,6 +555,9 @@ class TestProcess:
             assert os.stat(path).st_mode & 0o4000
             null = subprocess.DEVNULL
             child = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=null, stderr=null)
+            # Until its execve is over it is as undumpable as its parent, and this /proc does not show such.
+            while not os.path.exists(f"/proc/{child.pid}/status") and child.poll() is None:
+                os.sched_yield()
             [line] = [line for line in open(f"/proc/{child.pid}/status") if line.startswith("Uid")]
             child.kill()
             child.wait()

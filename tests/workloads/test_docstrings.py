@@ -5,14 +5,14 @@ import os
 import subprocess
 from collections.abc import Iterable
 
-import docstrings
 import pytest
-from docstrings import Docstring, Example
 
 from sandbox.engine import Engine
 from sandbox.execution import Error, Execution, Result, Stream
 from sandbox.image import Image
 from sandbox.session import Session
+from tests.workloads import docstrings
+from tests.workloads.docstrings import Docstring, Example
 
 EVERY = {"pandas": 5, "numpy": 6}
 """The sample is every fifth or sixth docstring: more than 300 that a plain interpreter gets right."""

@@ -154,6 +154,12 @@ class Group:
             files.append((self._paths["cpuacct"], "cpuacct.usage", os.O_RDONLY))
         return [os.open(path / name, flags | os.O_CLOEXEC) for path, name, flags in files]
 
+    def memory_file(self) -> Path:
+        """Holds the bytes that all below hold now."""
+        if self._layout.version == 2:
+            return self._paths["unified"] / "memory.current"
+        return self._paths["memory"] / "memory.usage_in_bytes"
+
     def remove(self) -> bool:
         """Remove the directories; False while a process or a dying mount still holds one. May be called again."""
         gone = True

@@ -131,7 +131,8 @@ class Launcher:
 
     def run(self) -> NoReturn:
         """Serve until the server goes away, then end everything."""
-        self._tell({"event": "hello", "instance": self._instance.number, "cgroup": self._instance.layout.version})
+        memory = cgroup.Group(self._instance.layout, self._instance.group).memory_file()
+        self._tell({"event": "hello", "instance": self._instance.number, "memory": str(memory)})
         try:
             while True:
                 timeout = 0.002 if self._removing else None
@@ -510,6 +511,9 @@ def main() -> None:
     """Open, say hello, serve."""
     server = socket.socket(fileno=int(sys.argv[1]))
     linux.close_all_but({server.fileno()})
+    os.umask(0o022)  # what is staged for sandboxes is read under other ids than ours
+    if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)  # a server's precedence is not for what it starts
     launcher = Launcher(server)
     try:
         launcher.open()

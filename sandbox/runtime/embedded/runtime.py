@@ -56,8 +56,8 @@ class SocketChannel:
             sock.setsockopt(socket.SOL_SOCKET, option, _CHANNEL_BUFFER)
         self._socket = sock
         self._loop = asyncio.get_running_loop()
-        self._unsent: deque[memoryview] = deque()
-        self._drained = asyncio.Event()
+        self._unsent: deque[tuple[memoryview, asyncio.Future[None]]] = deque()
+        self._waits_for_room = False
         self._broken = False
 
     async def read(self) -> bytes:
@@ -69,41 +69,54 @@ class SocketChannel:
 
     async def write(self, data: bytes) -> None:
         """See `Channel`. A caller that is cancelled takes nothing back: half a frame would end the conversation."""
-        self._unsent.append(memoryview(data))
-        if len(self._unsent) == 1:
-            self._flush()
-        while self._unsent and not self._broken:
-            self._drained.clear()
-            await self._drained.wait()
+        sent: asyncio.Future[None] = self._loop.create_future()
+        self._unsent.append((memoryview(data), sent))
         if self._broken:
-            raise ConnectionError("the sandbox is gone")
+            self._break()
+        elif len(self._unsent) == 1:
+            self._flush()
+        await sent
 
     def _flush(self) -> None:
         try:
             while self._unsent:
-                sent = self._socket.send(self._unsent[0])
-                if sent == len(self._unsent[0]):
-                    self._unsent.popleft()
-                else:
-                    self._unsent[0] = self._unsent[0][sent:]
+                data, sent = self._unsent[0]
+                length = self._socket.send(data)
+                if length < len(data):
+                    self._unsent[0] = (data[length:], sent)
+                    continue
+                self._unsent.popleft()
+                if not sent.done():
+                    sent.set_result(None)
         except BlockingIOError:
-            self._loop.add_writer(self._socket, self._flush)
+            if not self._waits_for_room:
+                self._waits_for_room = True
+                self._loop.add_writer(self._socket, self._flush)
         except OSError:
             self._break()
         else:
+            self._no_longer_wait()
+
+    def _no_longer_wait(self) -> None:
+        if self._waits_for_room:
+            self._waits_for_room = False
             self._loop.remove_writer(self._socket)
-            self._drained.set()
 
     def _break(self) -> None:
-        if self._socket.fileno() >= 0:
-            self._loop.remove_writer(self._socket)
+        self._no_longer_wait()
         self._broken = True
+        for _, sent in self._unsent:
+            if not sent.done():
+                sent.set_exception(ConnectionError("the sandbox is gone"))
+                sent.exception()  # marked as seen: a caller may have been cancelled
         self._unsent.clear()
-        self._drained.set()
 
     async def aclose(self) -> None:
         """See `Channel`."""
         self._break()
+        if self._socket.fileno() >= 0:
+            # `read` may be waiting; a socket that gets the same number next would never wake.
+            self._loop.remove_reader(self._socket)
         self._socket.close()
 
 
@@ -219,6 +232,11 @@ class Launcher:
         await launcher.hello
         return launcher
 
+    @property
+    def gone(self) -> bool:
+        """Whether it can no longer be asked anything."""
+        return self._gone is not None
+
     def ask(self, message: dict[str, Any]) -> None:
         """Send a verb that is answered with an event. Raises `SandboxFailed` when nobody is there to answer."""
         if self._gone is not None:
@@ -281,7 +299,7 @@ class Launcher:
 
     def _on_death(self) -> None:
         self._forget_socket()
-        self._gone = "the launcher ended; every sandbox of this engine is gone. Open a new engine"
+        self._gone = "the launcher ended, and with it every sandbox; try again, which starts a new one"
         if not self.hello.done():
             self.hello.set_exception(HostUnfit("the launcher ended at once; its message is above"))
         for image in list(self.prepared):
@@ -309,17 +327,18 @@ class Launcher:
 class EmbeddedRuntime:
     """Sandboxes from namespaces, without a daemon. Use `open`."""
 
-    def __init__(self, launcher: Launcher, data_dir: Path) -> None:
+    def __init__(self, launcher: Launcher, images_dir: Path) -> None:
         self._launcher = launcher
-        self._data_dir = data_dir
+        self._images_dir = images_dir
         self._closed = False
+        self._reviving = asyncio.Lock()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, data_dir: Path) -> AsyncIterator[Self]:
+    async def open(cls, images_dir: Path) -> AsyncIterator[Self]:
         """Start the launcher; at the end, end everything. Raises `HostUnfit`."""
         _raise_descriptor_limit()
-        runtime = cls(await Launcher.spawn(), data_dir)
+        runtime = cls(await Launcher.spawn(), images_dir)
         try:
             yield runtime
         finally:
@@ -327,9 +346,10 @@ class EmbeddedRuntime:
 
     async def prepare(self, image: str) -> None:
         """See `runtime.Runtime`. The first call for an image starts its zygote, which takes seconds."""
+        await self._revive()
         future = self._launcher.prepared.get(image)
         if future is None:
-            built = images.load(image, self._data_dir)
+            built = images.load(image, self._images_dir)
             future = asyncio.get_running_loop().create_future()
             self._launcher.ask(
                 {
@@ -347,6 +367,20 @@ class EmbeddedRuntime:
                 await asyncio.shield(future)
         except TimeoutError as error:
             raise SandboxFailed(f"image {image} was not ready within {_PREPARE_SECONDS:g} s; see the log") from error
+
+    async def _revive(self) -> None:
+        """A launcher that died took every sandbox with it; those to come get a new one. Raises `HostUnfit`."""
+        async with self._reviving:
+            if self._launcher.gone and not self._closed:
+                await self._launcher.aclose()
+                self._launcher = await Launcher.spawn()
+
+    def used_bytes(self) -> int:
+        """See `runtime.Runtime`."""
+        try:
+            return int(Path(self._launcher.hello.result()["memory"]).read_text())
+        except OSError:
+            return 0
 
     async def start(self, spec: Spec) -> EmbeddedSandbox:
         """See `runtime.Runtime`."""

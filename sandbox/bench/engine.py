@@ -1,21 +1,16 @@
-"""How fast, how small: the numbers that README quotes, measured on this machine.
+"""How fast and how small sandboxes are, without a server: each measure on an engine of its own.
 
-Each measure is one coroutine that returns its figures; `run` does them one after another, each on an engine of its
-own. Times are wall clock as a caller in this process sees them.
+Times are wall clock as a caller in this process sees them.
 """
 
 import asyncio
-import dataclasses
-import os
-import platform
 import re
-import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.bench.figure import Figure, quantiles, runs
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.errors import SandboxFailed
@@ -31,54 +26,14 @@ plt.show()
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the report."""
-
-    name: str
-    value: float
-    unit: str
-    must: float
-    """What the project promises itself; a ceiling for times and sizes, a floor for rates and counts."""
-    aim: float
-    runs: int
-
-    @property
-    def rate(self) -> bool:
-        """Whether more is better."""
-        return self.unit in ("per s", "sandboxes")
-
-    @property
-    def reached(self) -> str:
-        """`aim`, `must` or `no`."""
-        sign = -1 if self.rate else 1
-        for name, bound in (("aim", self.aim), ("must", self.must)):
-            if sign * self.value <= sign * bound:
-                return name
-        return "no"
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What `sandbox bench --json` prints."""
-
-    machine: str
-    cores: int
-    memory_gib: float
-    python: str
-    load_before: float
-    load_after: float
-    figures: tuple[Figure, ...]
-
-
 async def warm(settings: Settings, scale: float) -> list[Figure]:
     """A fresh sandbox from the warm pool until the caller sees `1`."""
     times = []
     async with _engine(settings, pool_size=4) as engine:
-        for _ in range(_runs(200, scale)):
+        for _ in range(runs(200, scale)):
             await engine.pool.fill()
             times.append(await _fresh(engine))
-    p50, p99 = _quantiles(times)
+    p50, p99 = quantiles(times)
     return [
         Figure("fresh warm sandbox to print(1) seen, p50", p50, "ms", 15, 8, len(times)),
         Figure("fresh warm sandbox to print(1) seen, p99", p99, "ms", 60, 60, len(times)),
@@ -88,18 +43,18 @@ async def warm(settings: Settings, scale: float) -> list[Figure]:
 async def cold(settings: Settings, scale: float) -> list[Figure]:
     """The same with the pool empty."""
     async with _engine(settings, pool_size=0) as engine:
-        times = [await _fresh(engine) for _ in range(_runs(60, scale))]
-    return [Figure("the same with the pool empty, p50", _quantiles(times)[0], "ms", 120, 40, len(times))]
+        times = [await _fresh(engine) for _ in range(runs(60, scale))]
+    return [Figure("the same with the pool empty, p50", quantiles(times)[0], "ms", 120, 40, len(times))]
 
 
 async def plot(settings: Settings, scale: float) -> list[Figure]:
     """A fresh sandbox, pandas and matplotlib, until the caller has the PNG."""
     times = []
     async with _engine(settings, pool_size=4) as engine:
-        for _ in range(_runs(60, scale)):
+        for _ in range(runs(60, scale)):
             await engine.pool.fill()
             times.append(await _fresh(engine, PLOT, _is_png))
-    return [Figure("fresh warm sandbox, plot, PNG received, p50", _quantiles(times)[0], "ms", 200, 100, len(times))]
+    return [Figure("fresh warm sandbox, plot, PNG received, p50", quantiles(times)[0], "ms", 200, 100, len(times))]
 
 
 async def second_call(settings: Settings, scale: float) -> list[Figure]:
@@ -107,11 +62,11 @@ async def second_call(settings: Settings, scale: float) -> list[Figure]:
     times = []
     async with _engine(settings, pool_size=1) as engine, engine.session() as session:
         await session.execute("print(1)")
-        for _ in range(_runs(500, scale)):
+        for _ in range(runs(500, scale)):
             start = time.perf_counter()
             await _until(session, "print(1)", _is_one)
             times.append((time.perf_counter() - start) * 1000)
-    p50, p99 = _quantiles(times)
+    p50, p99 = quantiles(times)
     return [
         Figure("second call in a session, p50", p50, "ms", 8, 4, len(times)),
         Figure("second call in a session, p99", p99, "ms", 25, 25, len(times)),
@@ -139,7 +94,7 @@ async def sustained(settings: Settings, scale: float) -> list[Figure]:
 
 async def memory(settings: Settings, scale: float) -> list[Figure]:
     """PSS of all processes of idle warm sandboxes, over 100 of them."""
-    size = _runs(100, scale)
+    size = runs(100, scale)
     async with _engine(settings, pool_size=size) as engine:
         await engine.pool.fill()
         total = sum(_pss(pid) for pid in _processes())
@@ -150,19 +105,19 @@ async def stop(settings: Settings, scale: float) -> list[Figure]:
     """From asking a used sandbox to stop until no process, mount, cgroup or directory of it is left."""
     times = []
     async with _engine(settings, pool_size=2) as engine:
-        for _ in range(_runs(150, scale)):
+        for _ in range(runs(150, scale)):
             session = await engine.open_session()
             await session.execute("print(1)")
             await engine.pool.fill()  # or we would measure the start of the next one
             start = time.perf_counter()
             await engine.close_session(session)
             times.append((time.perf_counter() - start) * 1000)
-    return [Figure("sandbox stop to nothing left, p99", _quantiles(times)[1], "ms", 100, 40, len(times))]
+    return [Figure("sandbox stop to nothing left, p99", quantiles(times)[1], "ms", 100, 40, len(times))]
 
 
 async def crowd(settings: Settings, scale: float) -> list[Figure]:
     """How many warm sandboxes stand at once; 500 are tried."""
-    target = _runs(500, scale)
+    target = runs(500, scale)
     async with _engine(settings, pool_size=target) as engine:
         with suppress(TimeoutError, SandboxFailed):
             await asyncio.wait_for(engine.pool.fill(), 180)
@@ -181,27 +136,6 @@ MEASURES: dict[str, Measure] = {
     "stop": stop,
     "crowd": crowd,
 }
-
-
-async def run(
-    settings: Settings, names: list[str], scale: float = 1.0, report: Callable[[str], None] = lambda line: None
-) -> Report:
-    """Measure. names: keys of `MEASURES`. scale: fraction of the usual number of runs."""
-    load_before = os.getloadavg()[0]
-    figures: list[Figure] = []
-    for name in names:
-        report(f"measuring {name} …")
-        figures += await MEASURES[name](settings, scale)
-    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
-    return Report(
-        f"{platform.system()} {platform.release()} {platform.machine()}",
-        os.cpu_count() or 1,
-        round(memory_gib, 1),
-        platform.python_version(),
-        load_before,
-        os.getloadavg()[0],
-        tuple(figures),
-    )
 
 
 @asynccontextmanager
@@ -239,16 +173,6 @@ def _is_png(item: object) -> bool:
     return isinstance(item, Result) and "image/png" in item.data
 
 
-def _quantiles(times: list[float]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
-    cuts = statistics.quantiles(times, n=100, method="inclusive")
-    return cuts[49], cuts[98]
-
-
-def _runs(usual: int, scale: float) -> int:
-    return max(2, round(usual * scale))
-
-
 def _processes() -> list[int]:
     """Every process in a sandbox of an engine of ours, by the cgroup it is in."""
     found = []
@@ -270,9 +194,3 @@ def _pss(pid: int) -> int:
         return 0
     match = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
-
-
-def as_dict(report: Report) -> dict[str, object]:
-    """For JSON: the report, each figure with what it reached."""
-    figures = [dataclasses.asdict(figure) | {"reached": figure.reached} for figure in report.figures]
-    return dataclasses.asdict(report) | {"figures": figures}

@@ -1,0 +1,6 @@
+"""HTTP in, values out; no decisions. One file per family of routes.
+
+A request meets, in this order: `connection` (bytes of a head, bounded in time and size), `guard` (who may ask from
+where, the body's bounds, a line in the log), `route` (whose request it is, before a byte of its body is taken), and the
+function of its family, which calls the node and turns what comes back into JSON. `server` runs all of it.
+"""

@@ -1,0 +1,107 @@
+"""Values to the JSON that `schemas` describes."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Response
+
+from sandbox.execution import Artifact, Execution, Status
+from sandbox.image import Image
+from sandbox.store.rows import ExecutionRow, FileRow, SessionRow
+
+_FIELDS = tuple(Execution.__dataclass_fields__)
+
+
+def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A value as a JSON response."""
+    return Response(to_json(value), status, headers, "application/json")
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON that every client can parse, whatever a program has put into its results."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def time_of(seconds: float) -> str:
+    """Seconds since the epoch in ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def execution(value: Execution, created_at: float) -> dict[str, Any]:
+    """`ExecutionOut` of one that has ended."""
+    told = {name: getattr(value, name) for name in _FIELDS}
+    told["status"] = value.status.value
+    told["error"] = None if value.error is None else asdict(value.error)
+    told["artifacts"] = [_artifact(artifact) for artifact in value.artifacts]
+    told["truncated"] = asdict(value.truncated)
+    told["created_at"] = time_of(created_at)
+    return told
+
+
+def execution_row(row: ExecutionRow) -> dict[str, Any]:
+    """`ExecutionOut`, ended or not."""
+    if row.execution is not None:
+        return execution(row.execution, row.created_at)
+    in_flight = execution(Execution(row.id, row.session_id, Status.OK), row.created_at)
+    return in_flight | {"status": "running"}
+
+
+def _artifact(value: Artifact) -> dict[str, Any]:
+    return {"path": value.path, "size": value.size, "mime": value.mime, "change": value.change}
+
+
+def session(row: SessionRow) -> dict[str, Any]:
+    """`SessionOut`."""
+    ended = row.ended_at is not None
+    return {
+        "id": row.id,
+        "status": row.status,
+        "image": row.image,
+        "memory_mb": row.memory_mb,
+        "idle_timeout_s": row.idle_timeout_s,
+        "metadata": dict(row.metadata),
+        "created_at": time_of(row.created_at),
+        "last_used_at": time_of(row.last_used_at),
+        "expires_at": None if ended else time_of(row.last_used_at + row.idle_timeout_s),
+        "ended_at": None if row.ended_at is None else time_of(row.ended_at),
+    }
+
+
+def file(row: FileRow) -> dict[str, Any]:
+    """`FileOut`."""
+    return {
+        "id": row.id,
+        "path": row.path,
+        "size": row.size,
+        "mime": row.mime,
+        "digest": row.digest,
+        "modified_at": time_of(row.modified_at),
+    }
+
+
+def image(value: Image) -> dict[str, Any]:
+    """`ImageOut`: the manifest, without where things lie on this host."""
+    return {name: each for name, each in asdict(value.manifest).items() if name != "base_prefix"}
+
+
+def page(data: Sequence[dict[str, Any]], following: str | None = None) -> dict[str, Any]:
+    """A list. following: what to send as `after` to get more."""
+    return {"data": data, "has_more": following is not None, "next": following}

@@ -1,0 +1,140 @@
+"""Executions in a session."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+
+from sandbox.api import encode, sse
+from sandbox.api.problems import documented
+from sandbox.api.route import ExecutionId, MaybeOnce, Route, SessionId, TheNode, TheOwner, Wanted
+from sandbox.api.schemas import ExecutionIn, ExecutionOut, ExecutionsOut
+from sandbox.errors import SandboxError
+from sandbox.events import Cursor, EventLog
+from sandbox.keys import Owner
+from sandbox.node import Node
+
+router = APIRouter(route_class=Route, tags=["executions"])
+
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", max_length=128, description="The `id` of the last event received.")
+]
+EVENTS: dict[str, Any] = {sse.MEDIA_TYPE: {"schema": sse.SCHEMA, "example": sse.EXAMPLE}}
+OUTCOME: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ExecutionOut,
+        "description": f"The Execution, whatever the program did. With `stream`: {sse.DESCRIPTION}",
+        "content": EVENTS,
+    }
+}
+
+
+@router.post(
+    "/v1/sessions/{session_id}/executions",
+    summary="Run code in a session",
+    description="Executions of a session run one at a time, in the order in which they came. The answer comes when the "
+    "code has ended, or at once as a stream of events. What the program does wrong is an Execution with another "
+    "status, not an HTTP error.",
+    operation_id="execute",
+    responses=OUTCOME | documented(404, 408, 409, 413, 415, 429, 503),
+)
+async def execute(
+    request: Request,
+    session_id: SessionId,
+    body: ExecutionIn,
+    node: TheNode,
+    owner: TheOwner,
+    once: MaybeOnce,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """See the decorator."""
+    last_id = checked_last_id(last_event_id)
+    log = await node.execute(owner, session_id, body.code, timeout=body.timeout_s, once=once)
+    return await respond(request, node, owner, log, body, last_id)
+
+
+@router.get(
+    "/v1/sessions/{session_id}/executions",
+    summary="List a session's executions",
+    description="Newest first unless asked otherwise.",
+    operation_id="list_executions",
+    responses={200: {"model": ExecutionsOut}, **documented(404)},
+)
+async def list_executions(session_id: SessionId, node: TheNode, owner: TheOwner, wanted: Wanted) -> Response:
+    """See the decorator."""
+    page = await node.executions(
+        owner, session_id, limit=wanted.limit, after=wanted.after, newest_first=wanted.newest_first
+    )
+    return encode.answer(encode.page([encode.execution_row(row) for row in page.items], page.next))
+
+
+@router.get(
+    "/v1/sessions/{session_id}/executions/{execution_id}",
+    summary="Get an execution",
+    description="While it runs, its status is `running` and everything else is empty.",
+    operation_id="get_execution",
+    responses={200: {"model": ExecutionOut}, **documented(404)},
+)
+async def get_execution(session_id: SessionId, execution_id: ExecutionId, node: TheNode, owner: TheOwner) -> Response:
+    """See the decorator."""
+    return encode.answer(encode.execution_row(await node.execution(owner, session_id, execution_id)))
+
+
+@router.get(
+    "/v1/sessions/{session_id}/executions/{execution_id}/events",
+    summary="Follow an execution",
+    description=f"{sse.DESCRIPTION} Also of an execution that has ended.",
+    operation_id="follow_execution",
+    responses={200: {"description": "Server-sent events.", "content": EVENTS}, **documented(404)},
+)
+async def follow_execution(
+    session_id: SessionId,
+    execution_id: ExecutionId,
+    node: TheNode,
+    owner: TheOwner,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """See the decorator."""
+    last_id = checked_last_id(last_event_id)
+    log = await node.follow(owner, session_id, execution_id)
+    return sse.EventStream(log, last_id=last_id)
+
+
+def checked_last_id(last_event_id: str | None) -> str | None:
+    """Before anything is accepted. Raises `InvalidRequest`."""
+    if last_event_id is not None:
+        Cursor.parse(last_event_id)
+    return last_event_id
+
+
+async def respond(
+    request: Request, node: Node, owner: Owner, log: EventLog, body: ExecutionIn, last_id: str | None
+) -> Response:
+    """The outcome, once it is there or as it comes."""
+
+    async def interrupt() -> None:
+        try:
+            await node.withdraw(owner, log.session_id, log.execution_id)
+        except SandboxError:
+            return  # it has ended meanwhile, which was wanted
+
+    leaving = interrupt if body.on_disconnect == "interrupt" else None
+    if body.stream:
+        return sse.EventStream(log, last_id=last_id, left=leaving)
+    if leaving is not None:
+        await _unless_left(request, log, leaving)
+    return encode.answer(encode.execution(await log.result(), log.created_at))
+
+
+async def _unless_left(request: Request, log: EventLog, leaving: Callable[[], Awaitable[None]]) -> None:
+    """Wait for the end; when the client leaves before, say so."""
+    ending, going = asyncio.ensure_future(log.result()), asyncio.ensure_future(sse.gone(request.receive))
+    try:
+        await asyncio.wait((ending, going), return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            await leaving()
+    finally:
+        for waiting in (ending, going):
+            waiting.cancel()
+        await asyncio.gather(ending, going, return_exceptions=True)

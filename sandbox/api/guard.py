@@ -1,0 +1,164 @@
+"""The first and last to see a request: where it may come from, how much of a body it may have, what is told of it.
+
+A browser sends requests for pages that its user merely visits, and on loopback it needs no key for them. So a request
+must name this server as its host (a name that an attacker rebinds to 127.0.0.1 does not), and if a page sent it, that
+page must be this server's own. Nothing here ever allows another origin: there is no CORS.
+"""
+
+import ipaddress
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sandbox import logs, telemetry
+from sandbox.api import problems
+from sandbox.api.visit import Body, Visit
+from sandbox.errors import Forbidden, InvalidRequest, SandboxError
+from sandbox.execution import MIB
+from sandbox.node import LOOPBACK, Node
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CLIENT_LEFT = 499
+_QUIET = frozenset({"/health", "/health/live", "/metrics"})
+"""Asked for every few seconds by machines; logged only for debugging."""
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    # Nothing that comes from here is a page; what a program wrote must not become one under our origin.
+    (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+)
+log = logs.logger(__name__)
+
+
+class Guard:
+    """ASGI middleware around everything."""
+
+    def __init__(self, app: ASGIApp, node: Node) -> None:
+        settings = node.settings
+        self._app = app
+        self._node = node
+        self._hosts = frozenset(_host(name.strip()) for name in settings.allowed_hosts.split(",") if name.strip())
+        # With a key in every request a rebound name gains nothing, and behind a public address names are many.
+        self._any_host = settings.host not in LOOPBACK and not self._hosts
+        self._limit = settings.max_body_mb * MIB
+        self._patience = settings.body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        declared = headers.get("content-length", "")
+        size = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
+        body = Body(receive, size, limit=self._limit, patience=self._patience)
+        visit = Visit(_request_id(headers.get("x-request-id", "")), body)
+        scope.setdefault("state", {})["visit"] = visit
+        answer = _Answer(send, visit, self._node)
+        name = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "HTTP"
+        with logs.bound(request_id=visit.request_id), telemetry.span(name, "server", headers) as span:
+            try:
+                await self._serve(scope, headers, visit, answer)
+            finally:
+                self._tell(scope, visit)
+                span.set(**{"http.route": visit.route, "http.response.status_code": visit.status})
+
+    async def _serve(self, scope: Scope, headers: Mapping[str, str], visit: Visit, answer: "_Answer") -> None:
+        receive = visit.body.receive
+        try:
+            self._check(scope, headers)
+            await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            visit.status = visit.status or _CLIENT_LEFT
+        except SandboxError as error:
+            if visit.status:
+                raise  # too late for an answer: the connection has to be cut
+            await problems.of_error(visit.request_id, error)(scope, receive, answer)
+        except Exception:
+            if visit.status:
+                raise
+            log.exception("request failed")
+            await problems.of_bug(visit.request_id)(scope, receive, answer)
+
+    def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
+        """Raises `Forbidden` for what a browser was tricked into, `InvalidRequest` without exactly one Host."""
+        if sum(name == b"host" for name, _ in scope["headers"]) != 1:
+            raise InvalidRequest("a request needs one Host header")
+        authority = headers["host"]
+        if not self._any_host and not self._allowed(_host(authority)):
+            name = repr(authority[:256])
+            raise Forbidden(f"{name} is no name of this server; call it by address, or add the name to allowed_hosts")
+        origin = headers.get("origin")
+        if origin is not None:
+            page = urlsplit(origin) if origin.startswith(("http://", "https://")) else None
+            if page is None or (page.netloc != authority and _host(page.netloc) not in self._hosts):
+                raise Forbidden("a page of another origin sent this; only this server's own may")
+        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            raise Forbidden("a page of another site sent this; only this server's own may")
+
+    def _allowed(self, host: str) -> bool:
+        if host in LOOPBACK or host in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return True  # a number cannot be bound to another address, which is all there is to rebinding
+
+    def _tell(self, scope: Scope, visit: Visit) -> None:
+        seconds = time.perf_counter() - visit.started
+        self._node.metrics.request(scope["method"], visit.route, visit.status, seconds)
+        write = log.debug if scope["path"] in _QUIET else log.info
+        write(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=visit.status,
+            ms=round(1000 * seconds, 2),
+            key=visit.owner.id if visit.owner else None,
+        )
+
+
+class _Answer:
+    """What goes out, with the headers that every answer has."""
+
+    def __init__(self, send: Send, visit: Visit, node: Node) -> None:
+        self._send = send
+        self._visit = visit
+        self._node = node
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._visit.status = message["status"]
+            headers = [*message["headers"], *_HEADERS, (b"x-request-id", self._visit.request_id.encode())]
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
+            message = {**message, "headers": [*headers, *self._rate()]}
+        await self._send(message)
+
+    def _rate(self) -> list[tuple[bytes, bytes]]:
+        owner = self._visit.owner
+        if owner is None or owner.limits.per_minute is None:
+            return []
+        for standing in self._node.quota.snapshot(owner):
+            if standing.name == "per_minute":
+                reset = math.ceil(standing.reset or 0)
+                told = (("limit", standing.limit), ("remaining", standing.remaining), ("reset", reset))
+                return [(b"ratelimit-" + name.encode(), str(value).encode()) for name, value in told]
+        return []
+
+
+def _request_id(theirs: str) -> str:
+    return theirs if _REQUEST_ID.fullmatch(theirs) else f"req_{os.urandom(16).hex()}"
+
+
+def _host(authority: str) -> str:
+    """Without its port, brackets and a root's dot, in lower case; empty for what is no authority."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s\[\]:/@]+?)\.?)(?::\d{1,5})?", authority)
+    return (found[1] or found[2]).lower() if found else ""

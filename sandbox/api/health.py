@@ -1,0 +1,65 @@
+"""How the server is, for machines that watch it."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from sandbox.api import encode
+from sandbox.api.problems import documented
+from sandbox.api.route import OpenRoute, Route, TheNode
+from sandbox.api.schemas import HealthOut
+
+router = APIRouter(route_class=OpenRoute, tags=["operation"])
+metrics_router = APIRouter(route_class=Route, tags=["operation"])
+
+_VERSION = version("sandbox-engine")
+_OPEN: dict[str, Any] = {"security": []}
+
+
+@router.get(
+    "/health",
+    summary="Whether the server takes work",
+    description="200 when it does, 503 when it does not. Needs no key.",
+    operation_id="health",
+    responses={200: {"model": HealthOut}, 503: {"model": HealthOut}, 403: documented()[403]},
+    openapi_extra=_OPEN,
+)
+async def health(node: TheNode) -> Response:
+    """See the decorator."""
+    found = await node.health()
+    status = "draining" if found.draining else "unready"
+    if found.ready:
+        status = "degraded" if found.reasons else "ready"
+    told = {"status": status, "ready": found.ready, "reasons": list(found.reasons), "version": _VERSION}
+    return encode.answer(told, 200 if found.ready else 503)
+
+
+@router.get(
+    "/health/live",
+    status_code=204,
+    summary="Whether the server answers",
+    description="204 as long as it does, while it drains and when it cannot work, too. Needs no key.",
+    operation_id="live",
+    responses={403: documented()[403]},
+    openapi_extra=_OPEN,
+)
+async def live() -> Response:
+    """See the decorator."""
+    return Response(status_code=204)
+
+
+@metrics_router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    description="In the text format, or OpenMetrics when `Accept` asks for it. Needs a key when the server does.",
+    operation_id="metrics",
+    responses={
+        200: {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **documented(),
+    },
+)
+async def metrics(request: Request, node: TheNode) -> Response:
+    """See the decorator."""
+    text, content_type = node.metrics.exposition(request.headers.get("accept", ""))
+    return Response(text, headers={"content-type": content_type})

@@ -1,0 +1,57 @@
+"""What is installed in a sandbox."""
+
+import asyncio
+import contextlib
+from pathlib import Path as Directory
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+
+from sandbox import image as images
+from sandbox.api import encode
+from sandbox.api.problems import documented
+from sandbox.api.route import Route, TheNode
+from sandbox.api.schemas import ImageOut, ImagesOut
+from sandbox.errors import ImageNotBuilt, UnknownImage
+
+router = APIRouter(prefix="/v1/images", route_class=Route, tags=["images"])
+
+
+@router.get(
+    "",
+    summary="List images",
+    description="Those that are built on this server.",
+    operation_id="list_images",
+    responses={200: {"model": ImagesOut}, **documented()},
+)
+async def list_images(node: TheNode) -> Response:
+    """See the decorator."""
+    found = await asyncio.to_thread(_built, node.settings.images_dir)
+    return encode.answer(encode.page([encode.image(each) for each in found]))
+
+
+@router.get(
+    "/{name}",
+    summary="Get an image",
+    description="The Python version and every library with its version, as pinned by the lock file.",
+    operation_id="get_image",
+    responses={200: {"model": ImageOut}, **documented(404)},
+)
+async def get_image(
+    name: Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="The image's name.")], node: TheNode
+) -> Response:
+    """See the decorator."""
+    try:
+        found = await asyncio.to_thread(images.load, name, node.settings.images_dir)
+    except ImageNotBuilt as error:
+        raise UnknownImage(f"the image {name} is not built on this server") from error
+    return encode.answer(encode.image(found))
+
+
+def _built(images_dir: Directory) -> list[images.Image]:
+    """What `load` can give; roots of older sources are not among them."""
+    found = []
+    for name in images.sources():
+        with contextlib.suppress(ImageNotBuilt):
+            found.append(images.load(name, images_dir))
+    return found

@@ -1,0 +1,98 @@
+"""`multipart/form-data` as a stream: a part's bytes go on while the next are still coming."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from sandbox.errors import InvalidRequest
+
+_MOST_PARTS = 1000
+
+
+@dataclass(slots=True)
+class _Part:
+    headers: dict[str, bytes] = field(default_factory=dict)
+
+    def name(self) -> str:
+        """The file name. Raises `InvalidRequest` for a part that is no file."""
+        _, options = parse_options_header(self.headers.get("content-disposition", b""))
+        found = options.get(b"filename")
+        if not found:
+            raise InvalidRequest("a part has no filename; send every file as a part with one, which is its path")
+        try:
+            return found.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"the filename {found[:80]!r} is not UTF-8") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A part, or all of them, are over."""
+
+    of_all: bool
+
+
+class Multipart:
+    """The files of one body. Raises `InvalidRequest` wherever the body is not what it should be."""
+
+    def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
+        kind, options = parse_options_header(content_type)
+        boundary = options.get(b"boundary")
+        if kind != b"multipart/form-data" or not boundary:
+            raise InvalidRequest("the multipart body has no boundary in its content type")
+        self._body = body
+        self._found: deque[_Part | bytes | _End] = deque()
+        self._header = (bytearray(), bytearray())
+        self._part = _Part()
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+                    "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": lambda: self._found.append(self._part),
+                    "on_part_data": lambda data, start, end: self._found.append(bytes(data[start:end])),
+                    "on_part_end": lambda: self._found.append(_End(False)),
+                    "on_end": lambda: self._found.append(_End(True)),
+                },
+            )
+        except ValueError as error:
+            raise InvalidRequest(f"the multipart boundary cannot be used: {error}") from None
+
+    async def files(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
+        """Names and bytes. The bytes of one have to be read before the next."""
+        for _ in range(_MOST_PARTS):
+            found = await self._next()
+            if isinstance(found, _End):
+                return
+            if isinstance(found, _Part):
+                yield found.name(), self._pieces()
+        raise InvalidRequest(f"more than {_MOST_PARTS} files in one request; send the rest in another")
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while isinstance(found := await self._next(), bytes):
+            yield found
+
+    async def _next(self) -> _Part | bytes | _End:
+        while not self._found:
+            piece = await anext(self._body, None)
+            if piece is None:
+                raise InvalidRequest("the multipart body ends before its last boundary")
+            try:
+                self._parser.write(piece)
+            except MultipartParseError as error:
+                raise InvalidRequest(f"the body is not multipart: {error}") from None
+        return self._found.popleft()
+
+    def _begin(self) -> None:
+        self._part = _Part()
+
+    def _end_header(self) -> None:
+        name, value = self._header
+        self._part.headers[name.decode("latin-1").lower()] = bytes(value)
+        self._header = (bytearray(), bytearray())

@@ -1,0 +1,148 @@
+"""What went wrong, as RFC 9457 has it: `application/problem+json` with a stable `code`.
+
+Status and code follow from the class in `errors`, so a new error there is an answer here without a word more.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from sandbox import errors
+from sandbox.api.visit import Visit
+from sandbox.errors import Overloaded, RateLimited, SandboxError, Unauthorized
+
+MEDIA_TYPE = "application/problem+json"
+_STATUS: Mapping[type[SandboxError], int] = {
+    errors.InvalidRequest: 400,
+    errors.TooLarge: 413,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Overloaded: 503,
+    errors.RateLimited: 429,
+    errors.WorkspaceFull: 413,
+    errors.Unready: 503,
+    errors.SandboxError: 500,
+}
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 416: "range_not_satisfiable"}
+_MEANINGS = {
+    400: "The request asks for something that cannot be; `detail` says what to change.",
+    401: "No key, or one that is not known here.",
+    403: "Sent by a browser for a page that has no business here, or to a host name that is not allowed.",
+    404: "No such thing, or it belongs to another key.",
+    408: "The body came too slowly.",
+    409: "The thing exists but cannot take this now: `session_closed`, `session_expired`, `idempotency_conflict`.",
+    413: "More bytes than are taken, or than `/mnt/data` has room for.",
+    415: "The body's content type is not the one that is documented.",
+    416: "None of the ranges lies in the file; `Content-Range` says how long it is.",
+    429: "A limit of the key is reached: `name`, `limit`, `remaining`, `reset`; `Retry-After` says when to come back.",
+    500: "Our fault; the log has more under the `request_id`.",
+    503: "Full (`queue_full`), about to stop (`draining`) or not ready; `Retry-After` says when to come back.",
+}
+_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+
+
+def code_of(error: type[SandboxError]) -> str:
+    """`SessionMissing` is `session_missing`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", error.__name__).lower()
+
+
+def status_of(error: type[SandboxError]) -> int:
+    """The HTTP status of the nearest ancestor that has one."""
+    return next(_STATUS[each] for each in error.__mro__ if each in _STATUS)
+
+
+def problem(
+    request_id: str, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> Response:
+    """A problem as a response."""
+    members = {
+        "type": f"urn:sandbox:problem:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+        **more,
+    }
+    body = json.dumps(members, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(body, status, headers, MEDIA_TYPE)
+
+
+def of_error(request_id: str, error: SandboxError) -> Response:
+    """One of ours."""
+    headers: dict[str, str] = {}
+    more: dict[str, Any] = {}
+    if isinstance(error, Overloaded):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+        more["retry_after"] = round(error.retry_after, 3)
+    if isinstance(error, RateLimited):
+        reset = round(error.reset, 3)
+        more |= {"name": error.name, "limit": error.limit, "remaining": error.remaining, "reset": reset}
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = 'Bearer realm="sandbox"'
+    kind = type(error)
+    return problem(request_id, status_of(kind), code_of(kind), str(error), headers, **more)
+
+
+def of_validation(request_id: str, found: Sequence[Mapping[str, Any]]) -> Response:
+    """A request that is not what the OpenAPI document says. found: as pydantic reports them."""
+    told = [{"where": ".".join(str(part) for part in each["loc"]), "what": str(each["msg"])} for each in found]
+    first = f"{told[0]['where']}: {told[0]['what']}" if told else "it has another form"
+    rest = f" (and {len(told) - 1} more, see `errors`)" if len(told) > 1 else ""
+    detail = f"the request is not what /openapi.json says: {first}{rest}"
+    return problem(request_id, 400, "invalid_request", detail, errors=told[:50])
+
+
+def of_http(request_id: str, error: HTTPException) -> Response:
+    """One of the framework's, or of ours about HTTP itself."""
+    status = error.status_code
+    code = _HTTP_CODES.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+    return problem(request_id, status, code, str(error.detail), error.headers)
+
+
+def of_bug(request_id: str) -> Response:
+    """What nobody foresaw. Its words stay in the log."""
+    return problem(request_id, 500, "internal_error", "the server failed; its log has more under this request_id")
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """For `SandboxError`."""
+    assert isinstance(error, SandboxError)
+    if isinstance(error, Overloaded):
+        request.app.state.node.metrics.rejection(code_of(type(error)))
+    return of_error(Visit.of(request).request_id, error)
+
+
+async def on_validation(request: Request, error: Exception) -> Response:
+    """For `RequestValidationError`."""
+    assert isinstance(error, RequestValidationError)
+    return of_validation(Visit.of(request).request_id, error.errors())
+
+
+async def on_http(request: Request, error: Exception) -> Response:
+    """For `HTTPException`."""
+    assert isinstance(error, HTTPException)
+    return of_http(Visit.of(request).request_id, error)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems of one operation for the OpenAPI document. Those that every operation has are among them."""
+    return {status: _document(status) for status in sorted({400, 401, 403, 500, *statuses})}
+
+
+def _document(status: int) -> dict[str, Any]:
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
+    if status == 401:
+        headers["WWW-Authenticate"] = {"description": "Always `Bearer`.", "schema": {"type": "string"}}
+    return {"description": _MEANINGS[status], "headers": headers, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}

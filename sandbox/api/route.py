@@ -1,0 +1,121 @@
+"""What every route does before its function is called: whose request, what kind of body, then the body itself.
+
+In this order, so that whoever has no key cannot make the server take or parse a body.
+"""
+
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Header, HTTPException, Path, Query, Request, Response
+from fastapi.routing import APIRoute
+
+from sandbox import logs
+from sandbox.api.auth import authenticate
+from sandbox.api.schemas import ID_PATTERN
+from sandbox.api.visit import Visit
+from sandbox.keys import Owner
+from sandbox.node import Node, Once
+
+_JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+_LOGGED = ("session_id", "execution_id")
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class OpenRoute(APIRoute):
+    """A route that needs no key."""
+
+    def get_route_handler(self) -> Handler:
+        """The function of the route, with all that comes before it."""
+        handler = super().get_route_handler()
+        template = self.path_format
+
+        async def handle(request: Request) -> Response:
+            Visit.of(request).route = template
+            return await handler(request)
+
+        return handle
+
+
+class Route(OpenRoute):
+    """A route for whoever has a key."""
+
+    def get_route_handler(self) -> Handler:
+        """See `OpenRoute`."""
+        handler = super().get_route_handler()
+        template, json = self.path_format, self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            Visit.of(request).route = template
+            await authenticate(request)
+            if json:
+                if not _JSON.fullmatch(request.headers.get("content-type", "")):
+                    raise HTTPException(415, "send the body as JSON, with `Content-Type: application/json`")
+                await request.body()  # here, where what it raises is still told apart from JSON that cannot be parsed
+            with logs.bound(**{key: request.path_params[key] for key in _LOGGED if key in request.path_params}):
+                return await handler(request)
+
+        return handle
+
+
+# Coroutines all, because FastAPI runs a dependency that is none in a thread.
+async def _node(request: Request) -> Node:
+    node: Node = request.app.state.node
+    return node
+
+
+async def _owner(request: Request) -> Owner:
+    owner = Visit.of(request).owner
+    assert owner is not None
+    return owner
+
+
+async def _once(
+    request: Request,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            pattern=r"^[\x20-\x7e]+$",
+            description="Words of the client's own. The same key with the same request is done once in 24 hours, and "
+            "every repetition gets the first one's answer; with another request it is a conflict.",
+        ),
+    ] = None,
+) -> Once | None:
+    if key is None:
+        return None
+    asked = sha256(f"{request.method} {request.url.path}\n".encode("utf-8", "surrogateescape"))
+    asked.update(await request.body())
+    return Once(key, asked.hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class PagePart:
+    """Which part of a list is wanted."""
+
+    limit: int
+    after: str | None
+    newest_first: bool
+
+
+async def _page(
+    limit: Annotated[int, Query(ge=1, le=100, description="Most items of one page.")] = 20,
+    after: Annotated[
+        str | None, Query(pattern=ID_PATTERN, description="The `next` of the page before this one.")
+    ] = None,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time: oldest or newest first.")] = "desc",
+) -> PagePart:
+    return PagePart(limit, after, order == "desc")
+
+
+TheNode = Annotated[Node, Depends(_node)]
+TheOwner = Annotated[Owner, Depends(_owner)]
+MaybeOnce = Annotated[Once | None, Depends(_once)]
+Wanted = Annotated[PagePart, Depends(_page)]
+SessionId = Annotated[str, Path(pattern=ID_PATTERN, description="The session's `id`.")]
+ExecutionId = Annotated[str, Path(pattern=ID_PATTERN, description="The execution's `id`.")]

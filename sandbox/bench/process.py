@@ -1,0 +1,151 @@
+"""The server that is measured: a process of its own with a data directory of its own."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from sandbox.bench.connection import Connection
+from sandbox.config import PREFIX, Settings
+from sandbox.errors import SandboxFailed
+from sandbox.runtime.embedded import linux
+
+_START_S = 120.0
+_STOP_S = 90.0
+_SETTLE_S = 120.0
+_LOOK_S = 0.02
+
+
+class Server:
+    """`sandbox serve`, running. Use `open`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str, pool: int) -> None:
+        self.url = url
+        self.pool = pool
+        """How many sandboxes it keeps warm."""
+        self.pid = process.pid
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "", parts.port or 80)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, settings: Settings, *, pool: int, room: int | None = None, **others: float
+    ) -> AsyncIterator[Self]:
+        """Started with these settings, apart from where it listens and keeps its data; stopped with SIGTERM.
+
+        Its data lie beside the real ones, on the same disk. room: for how many sandboxes besides the pool's there is a
+        memory budget; default is the settings'. others: settings by name. Raises `SandboxFailed` when it does not start
+        or does not stop cleanly.
+        """
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=settings.data_dir) as directory:
+            log = Path(directory) / "log"
+            data_dir = Path(directory) / "data"
+            values = _values(settings) | {"database_url": f"sqlite:///{data_dir}/sandbox.db"} | others
+            if room is not None:
+                values["memory_budget_mb"] = (pool + room) * settings.memory_mb
+            environment = os.environ | {PREFIX + name.upper(): str(value) for name, value in values.items()}
+            command = (sys.executable, "-m", "sandbox", "serve", "--host", "127.0.0.1", "--port", "0")
+            with log.open("wb") as stderr:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    *("--data-dir", str(data_dir), "--pool", str(pool)),
+                    env=environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=stderr,
+                    preexec_fn=_end_with_us,
+                )
+            try:
+                yield cls(process, await _announced(process, log), pool)
+            finally:
+                code = await _stop(process)
+            if code:
+                raise SandboxFailed(f"the server ended with {code}: {_last_words(log)}")
+
+    @asynccontextmanager
+    async def connect(self, count: int) -> AsyncIterator[list[Connection]]:
+        """This many open connections."""
+        async with AsyncExitStack() as stack:
+            yield [await stack.enter_async_context(Connection.open(*self._address)) for _ in range(count)]
+
+    async def settle(self, sessions: int = 0) -> None:
+        """Wait until the pool is full and of others no more than `sessions` are left. Raises `SandboxFailed`."""
+        try:
+            async with asyncio.timeout(_SETTLE_S), self.connect(1) as (connection,):
+                while True:
+                    text = (await connection.ask("GET", "/metrics")).body.decode()
+                    if _gauge(text, "sandbox_pool_warm") >= self.pool and _gauge(text, "sandbox_sessions") <= sessions:
+                        return
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise SandboxFailed(f"the server did not come to rest within {_SETTLE_S:g} s") from None
+
+    def memory(self) -> int:
+        """Resident bytes of the server and of its launcher; what sandboxes hold is not theirs."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(_resident(pid) for pid in (self.pid, *map(int, children)))
+
+
+def _end_with_us() -> None:
+    linux.die_with_parent(signal.SIGTERM)
+
+
+async def _announced(process: asyncio.subprocess.Process, log: Path) -> str:
+    """The URL, which is the first line that it prints."""
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(_START_S):
+            line = await process.stdout.readline()
+            if not line:
+                await process.wait()  # for its last words
+    except TimeoutError:
+        line = b""
+    if not line.startswith(b"http"):
+        raise SandboxFailed(f"the server did not start: {_last_words(log)}")
+    return line.decode().strip()
+
+
+async def _stop(process: asyncio.subprocess.Process) -> int:
+    """Its exit code."""
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_S):
+            return await process.wait()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+
+
+def _last_words(log: Path) -> str:
+    return log.read_bytes()[-2000:].decode(errors="replace").strip() or "it said nothing"
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    """What was set by argument, environment or file, in the words of the environment."""
+    told = json.loads(settings.model_dump_json(exclude_none=True, exclude={"database_url", "api_key", "server"}))
+    values: dict[str, Any] = told
+    return values
+
+
+def _gauge(text: str, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    if found is None:
+        raise SandboxFailed(f"/metrics has no {name}")
+    return float(found[1])
+
+
+def _resident(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

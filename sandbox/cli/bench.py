@@ -1,0 +1,49 @@
+"""`sandbox bench`."""
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+import uvloop
+
+from sandbox import bench as benches
+from sandbox.cli.view import line, note
+from sandbox.config import Settings
+from sandbox.errors import InvalidRequest
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def bench(
+    measures: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=f"Of {', '.join(benches.MEASURES)}, or with --server of {', '.join(benches.SERVER_MEASURES)}; all."
+        ),
+    ] = None,
+    server: Annotated[
+        bool, typer.Option("--server", help="Measure a server over HTTP instead; takes about twelve minutes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    scale: Annotated[float, typer.Option(min=0.01, max=10, help="Fraction of the usual number of runs.")] = 1.0,
+) -> None:
+    """Measure this machine: start, call, memory, stop. Takes about three minutes; leave it alone meanwhile."""
+    known = benches.SERVER_MEASURES if server else benches.MEASURES
+    if unknown := set(measures or ()) - known.keys():
+        raise InvalidRequest(f"no measure is called {', '.join(sorted(unknown))}; see sandbox bench --help")
+    names = list(measures or known)
+    # The client of a server has to be quick; the others run as most callers' programs do.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if server else None) as runner:
+        report = runner.run(benches.run(Settings(), names, scale, note))
+    if as_json:
+        typer.echo(json.dumps(benches.as_dict(report), indent=1))
+        return
+    line(f"{report.machine}, {report.cores} cores, {report.memory_gib:g} GiB, Python {report.python}")
+    line(f"load average {report.load_before:.2f} before, {report.load_after:.2f} after")
+    for figure in report.figures:
+        bounds = f"must {figure.must:g}, aim {figure.aim:g}"
+        style = {"aim": "green", "must": "yellow", "no": "bold red"}[figure.reached]
+        value = (f"{figure.value:9.2f} {figure.unit:<9}", style)
+        line(f"{figure.name:<46} ", value, f"  {bounds}  ({figure.runs} runs)")

@@ -1,0 +1,218 @@
+"""`sandbox run`: one program in a fresh sandbox, on this machine or on a server.
+
+Exit codes follow the status: ok 0, error 1, timeout 124, interrupted and cancelled 130, oom and killed 137. 2 is ours:
+wrong usage, or anything that `errors` draws.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from sandbox.cli import FAILURE
+from sandbox.cli.folder import Folder, Workspace, hint, save
+from sandbox.cli.view import View, conclude, note, write
+from sandbox.client import AsyncClient, Event, Started
+from sandbox.config import Settings
+from sandbox.engine import Engine
+from sandbox.errors import InvalidRequest, SessionClosed
+from sandbox.execution import Artifact, Execution, Status
+from sandbox.kernel import MAX_CODE_BYTES
+from sandbox.session import checked_code
+
+app = typer.Typer(add_completion=False)
+
+EXIT_CODES = {
+    Status.OK: 0,
+    Status.ERROR: 1,
+    Status.TIMEOUT: 124,
+    Status.INTERRUPTED: 130,
+    Status.CANCELLED: 130,
+    Status.OOM: 137,
+    Status.KILLED: 137,
+}
+_CLOSED_PIPE = 141
+_PIECE = 256 << 10
+_IDLE_S = 300.0
+"""For how long a session stays on a server if we die: nobody else knows of it."""
+
+
+class _Session(Workspace, Protocol):
+    """What a run needs of a session, wherever that is."""
+
+    def stream(self, code: str, timeout: float | None) -> AsyncGenerator[Event, None]: ...
+
+    def interrupt(self) -> Coroutine[Any, Any, object]: ...
+
+    def close(self) -> Coroutine[Any, Any, object]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `run` was asked for."""
+
+    code: str
+    files: tuple[Path, ...]
+    out: Path | None
+    timeout: float | None
+    memory_mb: int | None
+    image: str | None
+    as_json: bool
+
+
+@app.command()
+def run(
+    script: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="The program; - is standard input."),
+    ] = None,
+    code: Annotated[str | None, typer.Option("-c", metavar="CODE", help="The program itself.")] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file",
+            metavar="PATH",
+            exists=True,
+            dir_okay=False,
+            help="Put a copy into /mnt/data first. May be repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", file_okay=False, help="Save images and created or changed files here."),
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Wall clock for the program.")] = None,
+    memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory cap of the sandbox in MiB.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="NAME", help="The image to run on.")] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Run it on this server; default: the setting `server`.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+) -> None:
+    """Run a program in a fresh sandbox, show what it shows, and exit as it ended."""
+    files = tuple(file or ())
+    names = [path.name for path in files]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise typer.BadParameter(f"two files would both be /mnt/data/{twice.pop()}", param_hint="--file")
+    given = {name: value for name, value in (("image", image), ("server", server)) if value is not None}
+    settings = Settings(**given)
+    request = Request(checked_code(_source(script, code)), files, out, timeout, memory, image, as_json)
+    try:
+        raise typer.Exit(asyncio.run(_run(settings, request)))
+    except BrokenPipeError:
+        # The reader left, as `head` does. Python's own last flush must not fail over it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(_CLOSED_PIPE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_CODES[Status.INTERRUPTED]) from None
+
+
+def _source(script: Path | None, code: str | None) -> bytes:
+    """The program's text. No more of it is read than is needed to see that it is too long."""
+    if (script is None) == (code is None) and (code is not None or sys.stdin.isatty()):
+        raise typer.BadParameter("give a FILE, or -c CODE, or - for standard input")
+    if code is not None:
+        return os.fsencode(code)
+    if script is None or str(script) == "-":
+        return sys.stdin.buffer.read(MAX_CODE_BYTES + 1)
+    try:
+        with script.open("rb") as file:
+            return file.read(MAX_CODE_BYTES + 1)
+    except OSError as error:
+        raise InvalidRequest(f"{script} cannot be read: {error.strerror}") from error
+
+
+async def _run(settings: Settings, request: Request) -> int:
+    """Run the program and show or print what came of it; the exit code."""
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if request.out is not None:
+            folder = Folder(request.out)
+            stack.callback(folder.close)
+        async with _opened(settings, request) as session:
+            execution = await _follow(session, request)
+            saved, whole = await save(session, execution, folder) if folder else ([], True)
+    if request.as_json:
+        document = dataclasses.asdict(execution) | {"saved": saved}
+        write(sys.stdout, json.dumps(document) + "\n")
+    else:
+        conclude(execution, saved, None if folder else hint(execution))
+    code = EXIT_CODES[execution.status]
+    return FAILURE if code == 0 and not whole else code
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings, request: Request) -> AsyncIterator[_Session]:
+    """A fresh session with the files in it."""
+    if settings.server is None:
+        async with (
+            Engine.open(settings, warm=False) as engine,
+            engine.session(memory_mb=request.memory_mb) as session,
+        ):
+            for path in request.files:
+                await session.upload(path.name, _pieces(path))
+            yield session
+        return
+    key = settings.api_key.get_secret_value() if settings.api_key else ""
+    async with (
+        AsyncClient(settings.server, key) as client,
+        client.session(memory_mb=request.memory_mb, image=request.image, idle_timeout=_IDLE_S) as remote,
+    ):
+        for path in request.files:
+            await remote.upload(path.name, path)
+        yield remote
+
+
+async def _follow(session: _Session, request: Request) -> Execution:
+    """Show outputs as they come, until the end. Ctrl-C interrupts the program."""
+    view = None if request.as_json else View()
+    # Closed at once when the reader leaves, so that the program ends.
+    async with _interrupts(session), contextlib.aclosing(session.stream(request.code, request.timeout)) as items:
+        async for item in items:
+            if isinstance(item, Execution):
+                return item
+            if view is not None and not isinstance(item, Started | Artifact):
+                view.show(item)
+    raise SessionClosed("the session ended while the program ran")
+
+
+@contextlib.asynccontextmanager
+async def _interrupts(session: _Session) -> AsyncIterator[None]:
+    """The first Ctrl-C interrupts the program, the second ends the session under it, a third is Python's own."""
+    loop = asyncio.get_running_loop()
+    actions: list[Coroutine[Any, Any, object]] = [session.close(), session.interrupt()]
+    tasks: list[asyncio.Task[object]] = []
+
+    def on_interrupt() -> None:
+        tasks.append(loop.create_task(actions.pop()))
+        if actions:
+            note("interrupting; Ctrl-C again ends the sandbox")
+        else:
+            loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for action in actions:
+            action.close()
+
+
+async def _pieces(path: Path) -> AsyncIterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error

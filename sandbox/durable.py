@@ -1,0 +1,341 @@
+"""A session that outlives its sandbox: its row, its files, and a sandbox whenever one is needed.
+
+An execution's path: accepted (its row is on its way, `EventLog` begins) → a sandbox is woken if there is none → outputs
+go into the log as they come → the end is known → changed files are stored → the row is ended → the log says so. A step
+that fails ends the execution with a status, never without one: what was accepted gets an end, if need be from the
+next start of the server.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sandbox import logs
+from sandbox.admission import Admission, Promise
+from sandbox.engine import Engine
+from sandbox.errors import Draining, QueueFull, SandboxError, SessionClosed, SessionExpired
+from sandbox.events import EventLog
+from sandbox.execution import Execution, Status
+from sandbox.files import Files
+from sandbox.metrics import Metrics
+from sandbox.session import Session, new_execution_id
+from sandbox.store import Store
+from sandbox.store.rows import Claim, ExecutionRow, SessionRow
+from sandbox.telemetry import EXECUTION_SPAN, execution_attributes, outcome_attributes, span
+from sandbox.workspace import Workspace
+
+_ATTEMPTS = 3
+"""Sandboxes that an execution gets which die before its code was handed over."""
+STOPPED = "the server was stopped while it ran"
+"""The reason of an execution that a stop or a crash of the server has ended."""
+
+
+_logger = logs.logger(__name__)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What durable sessions of one node share."""
+
+    engine: Engine
+    store: Store
+    files: Files
+    admission: Admission
+    metrics: Metrics
+    stopping: bool = False
+    """The sandboxes are about to be ended; their sessions go on with the next server."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run it in the background; the node waits for it at its end."""
+        task = asyncio.create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+class DurableSession:
+    """Made by the node for a row of an active session. Safe for concurrent use."""
+
+    def __init__(self, parts: Parts, row: SessionRow, workspace: Workspace) -> None:
+        self.row = row
+        self.workspace = workspace
+        self._parts = parts
+        self._session: Session | None = None
+        self._waking = asyncio.Lock()
+        self._accepted = 0
+        self._loss_unsaid = False
+        self._loss_said = False
+        """Its sandbox died in an execution that has said so itself."""
+        self._logs: dict[str, EventLog] = {}
+        self._turn = asyncio.Lock()
+        self._current: str | None = None
+        self._withdrawn: set[str] = set()
+        self._on_end: Callable[[DurableSession], None] = lambda _: None
+
+    @property
+    def running(self) -> int:
+        """Executions that run or wait."""
+        return self._accepted
+
+    @property
+    def live(self) -> Session | None:
+        """Its sandbox's session, if it has one now."""
+        return self._session if self._session is not None and self._session.open else None
+
+    def log(self, execution_id: str) -> EventLog | None:
+        """Of an execution that has not ended."""
+        return self._logs.get(execution_id)
+
+    # Its sandbox.
+
+    async def wake(self) -> Session:
+        """A sandbox with its files in it. Raises `Overloaded`, `SessionClosed`, `SessionExpired`, `SandboxFailed`."""
+        async with self._waking:
+            self.check_active()
+            if (live := self.live) is not None:
+                return live
+            promise = await self._admit()
+            session = None
+            try:
+                session = await self._claim()
+                await self.workspace.restore(session)
+                self.check_active()
+            except BaseException:
+                if session is not None:
+                    await self._parts.engine.close_session(session)
+                promise.release()
+                raise
+            self._session = session
+            self._loss_unsaid = self.row.used and not self._loss_said
+            self._loss_said = False
+            self._parts.spawn(self._watch(session, promise), f"watch {self.row.id}")
+            return session
+
+    async def _admit(self) -> Promise:
+        start = time.monotonic()
+        promise = await self._parts.admission.admit(self.row.owner, self.row.memory_mb)
+        self._parts.metrics.admission(time.monotonic() - start)
+        return promise
+
+    async def _claim(self) -> Session:
+        engine, start = self._parts.engine, time.monotonic()
+        with span("claim sandbox", **{"sandbox.session.id": self.row.id, "sandbox.image": self.row.image}):
+            warm = engine.pool.serves(engine.spec(image=self.row.image, memory_mb=self.row.memory_mb))
+            session = await engine.open_session(
+                image=self.row.image,
+                memory_mb=self.row.memory_mb,
+                idle_timeout=self.row.idle_timeout_s,
+                session_id=self.row.id,
+            )
+        self._parts.metrics.claim(time.monotonic() - start, warm=warm)
+        return session
+
+    async def _watch(self, session: Session, promise: Promise) -> None:
+        why = await session.ended()
+        promise.release()
+        if self._session is session:
+            self._session = None
+        if why == "expired" and not self._parts.stopping:
+            await self.end("expired")
+
+    def check_active(self) -> None:
+        """Raises `SessionClosed`, `SessionExpired`, `Draining`."""
+        if self._parts.stopping:
+            raise Draining("the server is about to stop; try again when it is back", 5.0)
+        if self.row.status == "expired":
+            idle = f"{self.row.idle_timeout_s:g} s"
+            raise SessionExpired(f"session {self.row.id} was idle for {idle}; open a new one")
+        if self.row.status == "closed":
+            raise SessionClosed(f"session {self.row.id} is closed; open a new one")
+
+    # Executions.
+
+    async def execute(
+        self,
+        code: str,
+        timeout: float,
+        *,
+        claim: Callable[[str], Claim] | None = None,
+        done: Callable[[Execution | None], None],
+    ) -> EventLog | Claim:
+        """Accept an execution; its log. A `Claim` when the Idempotency-Key that `claim` makes one of was used before.
+
+        done: called once at the end, if this returns a log. Raises `QueueFull` and what `wake` raises; then nothing
+        was accepted.
+        """
+        if self._accepted > self._parts.engine.settings.queue_size:
+            waiting = self._parts.engine.settings.queue_size
+            raise QueueFull(f"{waiting} executions wait in this session already; wait for one to end")
+        self._accepted += 1
+        try:
+            await self.wake()
+        except BaseException:
+            self._accepted -= 1
+            raise
+        execution_id, now = new_execution_id(), time.time()
+        row = ExecutionRow(execution_id, self.row.id, self.row.owner, code, now, None, None)
+        writing = self._parts.store.add_execution(row, claim(execution_id) if claim else None)
+        written: asyncio.Future[Claim | None] = asyncio.ensure_future(writing)
+        # Known before it is awaited: whoever comes second with an Idempotency-Key may look for it at once.
+        log = self._logs[execution_id] = EventLog(execution_id, self.row.id, now)
+        performing = self._perform(code, timeout, written, log, done, claimed=claim is not None)
+        self._parts.spawn(performing, f"execution {execution_id}")
+        # Without a key there is no need to wait: what runs is written down by the time its first output is shown.
+        if claim and (taken := await asyncio.shield(written)) is not None:
+            return taken
+        self.row = dataclasses.replace(self.row, used=True, last_used_at=now)
+        return log
+
+    async def _perform(
+        self,
+        code: str,
+        timeout: float,
+        written: asyncio.Future[Claim | None],
+        log: EventLog,
+        done: Callable[[Execution | None], None],
+        *,
+        claimed: bool,
+    ) -> None:
+        written.add_done_callback(lambda _: log.start())
+        attributes = execution_attributes(execution_id=log.execution_id, session_id=log.session_id, code=code)
+        try:
+            with span(EXECUTION_SPAN, **attributes) as told:
+                execution = await self._run(code, timeout, written, log, claimed=claimed)
+                if execution is None:
+                    self._drop(log)
+                    return
+                told.set(**outcome_attributes(execution))
+            await self._parts.store.end_execution(execution, time.time())
+        except Exception as error:
+            # The row stays in flight and gets its end from the next start: without the store there is no other way.
+            _logger.exception("execution_lost", execution_id=log.execution_id, session_id=log.session_id)
+            self._forget(log, done, None)
+            log.fail(error)
+            return
+        self._forget(log, done, execution)
+        log.end(execution)
+
+    def _forget(self, log: EventLog, done: Callable[[Execution | None], None], end: Execution | None) -> None:
+        self._drop(log)
+        done(end)
+
+    def _drop(self, log: EventLog) -> None:
+        self._accepted -= 1
+        del self._logs[log.execution_id]
+        self._withdrawn.discard(log.execution_id)
+
+    async def _run(
+        self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog, *, claimed: bool
+    ) -> Execution | None:
+        """None when somebody else was first with its Idempotency-Key."""
+        if claimed and await written is not None:
+            return None
+        async with self._turn:
+            if log.execution_id in self._withdrawn:
+                return Execution(log.execution_id, self.row.id, Status.CANCELLED, "it was taken back before it ran")
+            self._current = log.execution_id
+            try:
+                return await self._run_now(code, timeout, written, log)
+            finally:
+                self._current = None
+
+    async def _run_now(
+        self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
+    ) -> Execution:
+        """The execution, whatever happens to its sandbox before its turn."""
+        stopped = False
+        for _ in range(_ATTEMPTS):
+            try:
+                session = await self.wake()
+                execution = await self._stream(session, code, timeout, written, log)
+                break
+            except (SessionClosed, SessionExpired) as error:
+                # Either it was ended, or the execution before took the sandbox with it, and this one gets a new one.
+                execution = Execution(log.execution_id, self.row.id, Status.CANCELLED, str(error), state_lost=True)
+                if self.row.status != "active" or self._parts.stopping:
+                    break
+            except SandboxError as error:
+                execution = Execution(log.execution_id, self.row.id, Status.KILLED, str(error), state_lost=True)
+                stopped = self._parts.stopping
+                break
+        if stopped or (self._parts.stopping and execution.status is Status.CANCELLED):
+            return dataclasses.replace(execution, status=Status.KILLED, reason=STOPPED, state_lost=True)
+        return execution
+
+    async def _stream(
+        self, session: Session, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
+    ) -> Execution:
+        async with contextlib.aclosing(session.stream(code, timeout, execution_id=log.execution_id)) as items:
+            async for item in items:
+                await written  # nobody may see an output of an execution that cannot be found
+                if isinstance(item, Execution):
+                    return await self._conclude(session, item)
+                log.add(item)
+        raise SessionClosed(f"the sandbox of session {self.row.id} is gone")
+
+    async def _conclude(self, session: Session, execution: Execution) -> Execution:
+        """Say what was lost, and store what was made."""
+        if self._loss_unsaid and execution.status is not Status.CANCELLED:
+            self._loss_unsaid = False
+            execution = dataclasses.replace(execution, state_lost=True)
+        if session.open:
+            with contextlib.suppress(SessionClosed, SessionExpired):
+                await self.workspace.keep(session)
+        else:
+            self._loss_said = execution.state_lost
+        return execution
+
+    async def withdraw(self, execution_id: str) -> None:
+        """Interrupt this execution if it runs; if it waits, it ends as `cancelled` when its turn comes."""
+        if execution_id == self._current:
+            await self.interrupt()
+        elif execution_id in self._logs:
+            self._withdrawn.add(execution_id)
+
+    async def interrupt(self) -> None:
+        """Interrupt the running execution; without one nothing happens."""
+        self.check_active()
+        if (live := self.live) is not None:
+            await live.interrupt()
+
+    async def restart(self) -> None:
+        """Replace the kernel: variables go, files stay. One that sleeps has no kernel, which is as good."""
+        self.check_active()
+        self._loss_unsaid = False  # who asks for it knows
+        if (live := self.live) is not None:
+            await live.restart()
+        else:
+            self._loss_said = True
+
+    # Its end.
+
+    def on_end(self, told: "Callable[[DurableSession], None]") -> None:
+        """Who is told when it is closed or expires."""
+        self._on_end = told
+
+    async def discard(self) -> None:
+        """It never was: end its sandbox, if it got one, and write nothing down."""
+        if self._session is not None:
+            await self._parts.engine.close_session(self._session)
+
+    async def end(self, status: Literal["closed", "expired"]) -> None:
+        """End its sandbox and write down how it ended. May be called twice."""
+        if self.row.status != "active":
+            return
+        self.row = dataclasses.replace(self.row, status=status, ended_at=time.time())
+        if self._session is not None:
+            await self._parts.engine.close_session(self._session)
+        # Written down first: until then this object knows better than the row.
+        await self._parts.store.update_session(self.row.id, status=status, ended_at=self.row.ended_at)
+        self._on_end(self)
+
+    async def settle(self) -> None:
+        """Store what its sandbox holds now, because that is about to end."""
+        if (live := self.live) is not None:
+            live.workspace_mark = None
+            with contextlib.suppress(SandboxError):
+                await self.workspace.keep(live)

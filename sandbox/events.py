@@ -1,0 +1,161 @@
+"""What happens in one execution, in order, for any number of readers who may come late or come back.
+
+An event's id is a cursor: how much of stdout, stderr, results, error and artifacts a reader has once it has the
+event. So a reader that was cut off says the last id it saw and gets exactly the rest, whether the execution is still
+running, has ended, or ended before the server was started again and its log is made anew from its row.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sandbox.errors import InvalidRequest
+from sandbox.execution import Execution, Output, Result, Stream
+
+EventName = Literal["started", "stdout", "stderr", "result", "error", "artifact", "done"]
+_COUNTERS = {"result": "results", "error": "errors", "artifact": "artifacts"}
+"""Where a cursor counts an event, if not under its own name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How much a reader has: characters of text, numbers of the rest."""
+
+    stdout: int = 0
+    stderr: int = 0
+    results: int = 0
+    errors: int = 0
+    artifacts: int = 0
+    done: int = 0
+
+    def __str__(self) -> str:
+        return ".".join(str(part) for part in dataclasses.astuple(self))
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Raises `InvalidRequest` for what was never an event's id."""
+        parts = text.split(".")
+        # Digits in number are bounded, because int() of many takes long.
+        if len(parts) != 6 or not all(part.isascii() and part.isdigit() and len(part) < 12 for part in parts):
+            raise InvalidRequest(f"{text[:80]!r} is not the id of an event; send the last id that was received")
+        return cls(*(int(part) for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened."""
+
+    name: EventName
+    data: Mapping[str, Any]
+    before: Cursor
+    after: Cursor
+
+    @property
+    def id(self) -> str:
+        """What a reader says to get all that comes after it."""
+        return str(self.after)
+
+
+class EventLog:
+    """The events of one execution: written by one, read by any number."""
+
+    def __init__(self, execution_id: str, session_id: str, created_at: float) -> None:
+        """created_at: seconds since the epoch."""
+        self.execution_id = execution_id
+        self.session_id = session_id
+        self.created_at = created_at
+        self._at = Cursor()
+        self._events: list[Event] = []
+        self._news = asyncio.Event()
+        self._outcome: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    def of(cls, execution: Execution, created_at: float) -> "EventLog":
+        """The log of an execution that has ended."""
+        log = cls(execution.id, execution.session_id, created_at)
+        log.start()
+        for name, text in (("stdout", execution.stdout), ("stderr", execution.stderr)):
+            if text:
+                log.add(Stream("stdout" if name == "stdout" else "stderr", text))
+        for data in execution.results:
+            log.add(Result(data))
+        if execution.error is not None:
+            log.add(execution.error)
+        log.end(execution)
+        return log
+
+    def start(self) -> None:
+        """The execution was accepted and can be found by its id."""
+        self._append("started", {"id": self.execution_id, "session_id": self.session_id})
+
+    def add(self, output: Output) -> None:
+        """An output came."""
+        if isinstance(output, Stream):
+            moved = {output.name: getattr(self._at, output.name) + len(output.text)}
+            self._append(output.name, {"text": output.text}, **moved)
+        elif isinstance(output, Result):
+            data = {"data": output.data, "execution_count": output.execution_count}
+            self._append("result", data, results=self._at.results + 1)
+        else:
+            self._append("error", dataclasses.asdict(output), errors=self._at.errors + 1)
+
+    def end(self, execution: Execution) -> None:
+        """The execution has ended and its row is written."""
+        for artifact in execution.artifacts:
+            self._append("artifact", dataclasses.asdict(artifact), artifacts=self._at.artifacts + 1)
+        self._append("done", {"execution": execution}, done=1)
+        if not self._outcome.done():
+            self._outcome.set_result(execution)
+
+    def fail(self, error: BaseException) -> None:
+        """We failed, and there will be no end: every reader is told."""
+        if not self._outcome.done():
+            self._outcome.set_exception(error)
+            self._outcome.exception()  # marked as seen: there may be no reader
+        self._tell()
+
+    async def result(self) -> Execution:
+        """Wait for the end. Raises what `fail` was told."""
+        return await asyncio.shield(self._outcome)
+
+    async def follow(self, last_id: str | None = None) -> AsyncIterator[Event]:
+        """The events after the one of that id, until the end. Raises `InvalidRequest`, and what `fail` was told."""
+        seen = None if last_id is None else Cursor.parse(last_id)
+        number = 0
+        while True:
+            while number < len(self._events):
+                event = self._events[number] if seen is None else _rest(self._events[number], seen)
+                number += 1
+                if event is not None:
+                    yield event
+            if self._outcome.done():
+                self._outcome.result()
+                return
+            await self._news.wait()
+
+    def _append(self, name: EventName, data: Mapping[str, Any], **moved: int) -> None:
+        before, self._at = self._at, dataclasses.replace(self._at, **moved)
+        self._events.append(Event(name, data, before, self._at))
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+def _rest(event: Event, seen: Cursor) -> Event | None:
+    """What of the event a reader lacks who has as much as `seen` says."""
+    if event.name == "started":
+        return None
+    counter = _COUNTERS.get(event.name, event.name)
+    has, holds = getattr(seen, counter), getattr(event.after, counter)
+    if has >= holds:
+        return None
+    # The order of a log made anew may differ: its ids have to go on from what this reader has.
+    after = Cursor(*map(max, dataclasses.astuple(seen), dataclasses.astuple(event.after)))
+    data = event.data
+    if event.name in ("stdout", "stderr"):
+        data = {"text": data["text"][max(0, has - getattr(event.before, counter)) :]}
+    return dataclasses.replace(event, data=data, after=after)

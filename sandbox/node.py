@@ -1,0 +1,617 @@
+"""One machine's durable sessions, of many owners: the engine, rows, files and limits, opened and closed as one.
+
+What the API calls. Everything here takes an owner first, and whatever belongs to another owner does not exist.
+One node has one data directory and nobody else has it. After a crash the next node finds: the launcher has ended all
+sandboxes, because its server's socket closed; rows that were in flight, which it ends as `killed`; and sessions whose
+files are stored, which get a new sandbox when they are next used.
+
+(Long, because it is the list of all that the API can ask for; each heading below can be read alone.)
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+from sandbox import logs
+from sandbox.admission import Admission, memory_of_machine
+from sandbox.config import Settings
+from sandbox.datadir import DataDir
+from sandbox.durable import STOPPED, DurableSession, Parts
+from sandbox.engine import Engine
+from sandbox.errors import (
+    Draining,
+    ExecutionMissing,
+    FileMissing,
+    HostUnfit,
+    IdempotencyConflict,
+    Overloaded,
+    SandboxError,
+    SessionMissing,
+    TooLarge,
+)
+from sandbox.events import EventLog
+from sandbox.execution import MIB, Execution
+from sandbox.files import Files
+from sandbox.health import Gauges, Health, Memory, examine
+from sandbox.keyring import Keyring
+from sandbox.keys import KeyLimits, Owner
+from sandbox.metrics import Metrics
+from sandbox.quota import Quota, Slot
+from sandbox.remote import checked_path
+from sandbox.session import checked_code
+from sandbox.store import Store
+from sandbox.store.rows import Claim, ExecutionRow, FileRow, Page, SessionRow
+from sandbox.workspace import Workspace
+
+_SWEEP_S = 30.0
+_CLAIMS_KEPT_S = 24 * 3600.0
+"""For how long an Idempotency-Key is remembered."""
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_logger = logs.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file to begin a session with: its bytes, or a stored file of the same owner."""
+
+    path: str
+    content: bytes | None = None
+    file_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """An Idempotency-Key, and what its request was: the same key with another fingerprint is a mistake."""
+
+    key: str
+    fingerprint: str
+
+
+class Node:
+    """Use `open`."""
+
+    def __init__(self, settings: Settings, parts: Parts, keyring: Keyring, name: str, epoch: int) -> None:
+        self.settings = settings
+        self.engine = parts.engine
+        self.store = parts.store
+        self.admission = parts.admission
+        self.metrics = parts.metrics
+        self.quota = Quota()
+        self.name = name
+        self._files = parts.files
+        self._parts = parts
+        self._keyring = keyring
+        self._epoch = epoch
+        self._draining = False
+        self._sessions: dict[str, DurableSession] = {}
+        self._slots: dict[str, Slot] = {}
+        self._opening = asyncio.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._running = 0
+        self._memory = Memory()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+        """Open everything and end what a former life left in flight; at the end, leave it so that the next can go on.
+
+        Raises `DataDirInUse`, and what `Engine.open` and `Store.open` raise.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            directory = stack.enter_context(DataDir.open(settings.data_dir))
+            store = await stack.enter_async_context(Store.open(settings.database))
+            files = stack.enter_context(Files.open(settings.data_dir / "files"))
+            epoch = await store.start_node(directory.node)
+            tasks: set[asyncio.Task[None]] = set()
+            stack.push_async_callback(_finish, tasks)
+            engine = await stack.enter_async_context(Engine.open(settings))
+            parts = Parts(engine, store, files, _admission(settings), Metrics(), tasks=tasks)
+            keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
+            node = cls(settings, parts, keyring, directory.node, epoch)
+            await node._recover()
+            sweeper = asyncio.create_task(node._sweep_for_ever(), name="sweeper")
+            stack.push_async_callback(node._stop, sweeper)
+            node.metrics.observe(Gauges(engine, parts.admission, node))
+            yield node
+
+    async def _recover(self) -> None:
+        ended = await self.store.recover(self.name, STOPPED, time.time())
+        active = await self.store.active_sessions(self.name)
+        for row in active:
+            self._slots[row.id] = self.quota.restore_session(row.owner)
+        if ended or active:
+            _logger.info("recovered", executions_killed=ended, sessions=len(active))
+
+    async def _stop(self, sweeper: "asyncio.Task[None]") -> None:
+        sweeper.cancel()
+        await asyncio.gather(sweeper, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                await asyncio.gather(*(session.settle() for session in self._sessions.values()))
+        self._parts.stopping = True
+
+    async def drain(self) -> None:
+        """Take no new work, and wait for what runs; `drain_timeout_s` at most."""
+        self._draining = True
+        self.admission.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                await self._idle.wait()
+
+    async def owner(self, secret: str | None) -> Owner:
+        """Whose request it is. Raises `Unauthorized`."""
+        return await self._keyring.owner(secret)
+
+    async def has_keys(self) -> bool:
+        """Whether a key was ever made."""
+        return await self._keyring.any()
+
+    # Sessions.
+
+    async def open_session(
+        self,
+        owner: Owner,
+        *,
+        image: str | None = None,
+        memory_mb: int | None = None,
+        idle_timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        files: Sequence[Upload] = (),
+        once: Once | None = None,
+    ) -> SessionRow:
+        """A session with a sandbox, and files in it. Seconds for the idle timeout.
+
+        Raises `InvalidLimits`, `UnknownImage`, `RateLimited`, `Overloaded`, `FileMissing`, `TooLarge`,
+        `WorkspaceFull`, `IdempotencyConflict`.
+        """
+        if claim := await self._claimed(owner, once):
+            return await self.session(owner, claim.resource)
+        session, taken = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files, once)
+        return session.row if taken is None else await self.session(owner, taken.resource)
+
+    async def _begin(
+        self,
+        owner: Owner,
+        image: str | None,
+        memory_mb: int | None,
+        idle_timeout: float | None,
+        metadata: Mapping[str, str],
+        files: Sequence[Upload],
+        once: Once | None,
+    ) -> tuple[DurableSession, Claim | None]:
+        """A new session that is awake; or, when somebody was first with the key, one that is closed and the claim."""
+        self._check_admitting()
+        contents = [await self._content(owner, upload) for upload in files]
+        row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
+        session = DurableSession(self._parts, row, Workspace(self.store, self._files, owner.id, row.id, ()))
+        slot = self.quota.take_session(owner)
+        try:
+            await session.wake()
+            taken = await self.store.add_session(row, self._claim(owner, once, row.id))
+        except BaseException:
+            slot.release()
+            await session.discard()
+            raise
+        if taken is not None:
+            slot.release()
+            await session.discard()
+            return session, taken
+        self._slots[row.id], self._sessions[row.id] = slot, session
+        session.on_end(self._forget)
+        try:
+            for path, pieces in contents:
+                await self._put(owner, session, path, pieces)
+        except BaseException:
+            await session.end("closed")
+            raise
+        return session, None
+
+    def _new_row(
+        self,
+        owner: Owner,
+        image: str | None,
+        memory_mb: int | None,
+        idle_timeout: float | None,
+        metadata: Mapping[str, str],
+    ) -> SessionRow:
+        spec, now = self.engine.spec(image=image, memory_mb=memory_mb), time.time()
+        return SessionRow(
+            id=f"ses_{uuid.uuid4().hex}",
+            owner=owner.id,
+            node=self.name,
+            epoch=self._epoch,
+            status="active",
+            image=spec.image,
+            memory_mb=spec.limits.memory_mb,
+            idle_timeout_s=self.engine.checked_idle_timeout(idle_timeout),
+            metadata=dict(metadata),
+            created_at=now,
+            last_used_at=now,
+        )
+
+    async def _content(self, owner: Owner, upload: Upload) -> tuple[str, AsyncIterable[bytes]]:
+        path = checked_path(upload.path)
+        if upload.file_id is None:
+            return path, _one(upload.content or b"")
+        row = await self.store.file(owner.id, upload.file_id)
+        if row is None:
+            raise FileMissing(f"there is no file {upload.file_id}")
+        return path, self._files.pieces(row.digest)
+
+    def _forget(self, session: DurableSession) -> None:
+        self._sessions.pop(session.row.id, None)
+        if slot := self._slots.pop(session.row.id, None):
+            slot.release()
+
+    async def session(self, owner: Owner, session_id: str) -> SessionRow:
+        """Raises `SessionMissing`."""
+        held = self._sessions.get(session_id)
+        row = held.row if held is not None else await self.store.session(owner.id, session_id)
+        if row is None or row.owner != owner.id:
+            raise SessionMissing(f"there is no session {session_id}")
+        return row
+
+    async def sessions(
+        self, owner: Owner, *, limit: int, after: str | None = None, newest_first: bool = True
+    ) -> Page[SessionRow]:
+        """A page of the owner's sessions, ended ones included."""
+        page = await self.store.sessions(owner.id, limit=limit, after=after, newest_first=newest_first)
+        held = (self._sessions.get(row.id) for row in page.items)
+        items = tuple(here.row if here else row for here, row in zip(held, page.items, strict=True))
+        return dataclasses.replace(page, items=items)
+
+    async def close_session(self, owner: Owner, session_id: str) -> SessionRow:
+        """End it and delete its files; its executions can still be read. Twice is once. Raises `SessionMissing`."""
+        row = await self.session(owner, session_id)
+        if row.status == "active":
+            session = await self._held(owner, session_id)
+            await session.end("closed")
+            row = session.row
+        await self.store.drop_files(session_id)
+        return row
+
+    async def _held(self, owner: Owner, session_id: str) -> DurableSession:
+        """The session, in memory. One that has ended can be had, too. Raises `SessionMissing`."""
+        if (held := self._sessions.get(session_id)) is not None and held.row.owner == owner.id:
+            return held
+        async with self._opening:
+            row = await self.session(owner, session_id)
+            if (held := self._sessions.get(session_id)) is not None:
+                return held
+            workspace = await Workspace.load(self.store, self._files, owner.id, session_id)
+            session = DurableSession(self._parts, row, workspace)
+            if row.status == "active":
+                self._sessions[session_id] = session
+                session.on_end(self._forget)
+            return session
+
+    # Executions.
+
+    async def run(
+        self,
+        owner: Owner,
+        code: str | bytes,
+        *,
+        timeout: float | None = None,
+        image: str | None = None,
+        memory_mb: int | None = None,
+        files: Sequence[Upload] = (),
+        once: Once | None = None,
+    ) -> EventLog:
+        """One fresh sandbox, one execution, gone; what it stored stays readable for `file_retention_h`.
+
+        Raises what `open_session` and `execute` raise.
+        """
+        text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
+        if claim := await self._claimed(owner, once):
+            return await self._replay(owner, claim)
+        slot = self._take_execution(owner)
+        try:
+            session, _ = await self._begin(owner, image, memory_mb, None, {}, files, None)
+            return await self._accept(owner, session, text, seconds, once, slot, single=True)
+        except BaseException:
+            self._give_back(slot, unused=True)
+            raise
+
+    async def execute(
+        self,
+        owner: Owner,
+        session_id: str,
+        code: str | bytes,
+        *,
+        timeout: float | None = None,
+        once: Once | None = None,
+    ) -> EventLog:
+        """Accept an execution; it goes on whether or not anybody reads the log. timeout: seconds.
+
+        Raises `InvalidCode`, `InvalidLimits`, `SessionMissing`, `SessionClosed`, `SessionExpired`, `QueueFull`,
+        `RateLimited`, `Overloaded`, `IdempotencyConflict`.
+        """
+        text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
+        session = await self._held(owner, session_id)
+        if claim := await self._claimed(owner, once):
+            return await self._replay(owner, claim)
+        slot = self._take_execution(owner)
+        try:
+            return await self._accept(owner, session, text, seconds, once, slot)
+        except BaseException:
+            self._give_back(slot, unused=True)
+            raise
+
+    async def _accept(
+        self,
+        owner: Owner,
+        session: DurableSession,
+        code: str,
+        timeout: float,
+        once: Once | None,
+        slot: Slot,
+        *,
+        single: bool = False,
+    ) -> EventLog:
+        def done(execution: Execution | None) -> None:
+            self._give_back(slot)
+            if execution is not None:
+                self.metrics.execution(execution.status, execution.duration_ms / 1000)
+            if single:
+                self._parts.spawn(session.end("closed"), f"end {session.row.id}")
+
+        claim = self._claimer(owner, once, session.row.id)
+        try:
+            accepted = await session.execute(code, timeout, claim=claim, done=done)
+        except BaseException:
+            if single:
+                await session.end("closed")
+            raise
+        if isinstance(accepted, EventLog):
+            return accepted
+        self._give_back(slot, unused=True)
+        if single:
+            await session.end("closed")
+        return await self._replay(owner, accepted)
+
+    def _take_execution(self, owner: Owner) -> Slot:
+        self._check_admitting()
+        slot = self.quota.take_execution(owner)
+        self._running += 1
+        self._idle.clear()
+        return slot
+
+    def _give_back(self, slot: Slot, *, unused: bool = False) -> None:
+        if slot.release(unused=unused):
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def follow(self, owner: Owner, session_id: str, execution_id: str) -> EventLog:
+        """The log of an execution that runs, or has ended. Raises `SessionMissing`, `ExecutionMissing`."""
+        row = await self.session(owner, session_id)
+        held = self._sessions.get(row.id)
+        if held is not None and (log := held.log(execution_id)) is not None:
+            return log
+        found = await self.execution(owner, session_id, execution_id)
+        if found.execution is None:
+            raise ExecutionMissing(f"execution {execution_id} is not followed on this server")
+        return EventLog.of(found.execution, found.created_at)
+
+    async def execution(self, owner: Owner, session_id: str, execution_id: str) -> ExecutionRow:
+        """Raises `ExecutionMissing`, `SessionMissing`."""
+        row = await self.store.execution(owner.id, session_id, execution_id)
+        if row is None:
+            await self.session(owner, session_id)
+            raise ExecutionMissing(f"there is no execution {execution_id} in session {session_id}")
+        return row
+
+    async def executions(
+        self, owner: Owner, session_id: str, *, limit: int, after: str | None = None, newest_first: bool = True
+    ) -> Page[ExecutionRow]:
+        """A page of a session's executions. Raises `SessionMissing`."""
+        await self.session(owner, session_id)
+        return await self.store.executions(owner.id, session_id, limit=limit, after=after, newest_first=newest_first)
+
+    async def interrupt(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
+        """Raises `SessionMissing`, `SessionClosed`, `SessionExpired`, `IdempotencyConflict`."""
+        session = await self._held(owner, session_id)
+        if await self._first(owner, once, session_id):
+            await session.interrupt()
+
+    async def withdraw(self, owner: Owner, session_id: str, execution_id: str) -> None:
+        """Interrupt this execution and no other; one that waits is cancelled. Raises as `interrupt` does."""
+        await (await self._held(owner, session_id)).withdraw(execution_id)
+
+    async def restart(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
+        """A fresh kernel over the same files. Raises as `interrupt` does."""
+        session = await self._held(owner, session_id)
+        if await self._first(owner, once, session_id):
+            await session.restart()
+
+    # What was asked before.
+
+    async def _claimed(self, owner: Owner, once: Once | None) -> Claim | None:
+        claim = None if once is None else await self.store.claim(owner.id, once.key)
+        if claim is not None and once is not None and claim.fingerprint != once.fingerprint:
+            raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
+        return claim
+
+    async def _first(self, owner: Owner, once: Once | None, resource: str) -> bool:
+        """Whether this has not been done before. Raises `IdempotencyConflict`."""
+        if once is None:
+            return True
+        if await self._claimed(owner, once) is not None:
+            return False
+        return await self.store.add_claim(Claim(owner.id, once.key, once.fingerprint, resource), time.time()) is None
+
+    def _claim(self, owner: Owner, once: Once | None, resource: str) -> Claim | None:
+        return None if once is None else Claim(owner.id, once.key, once.fingerprint, resource)
+
+    def _claimer(self, owner: Owner, once: Once | None, session_id: str) -> Callable[[str], Claim] | None:
+        if once is None:
+            return None
+        return lambda execution_id: Claim(owner.id, once.key, once.fingerprint, f"{session_id}/{execution_id}")
+
+    async def _replay(self, owner: Owner, claim: Claim) -> EventLog:
+        session_id, _, execution_id = claim.resource.partition("/")
+        if not execution_id:
+            raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
+        return await self.follow(owner, session_id, execution_id)
+
+    # Files.
+
+    async def files(self, owner: Owner, session_id: str) -> tuple[FileRow, ...]:
+        """Every file, sorted by path; without id and digest where a running program has just written it."""
+        session = await self._held(owner, session_id)
+        return await session.workspace.rows(session.live)
+
+    async def file(self, owner: Owner, session_id: str, path: str) -> FileRow:
+        """One file, stored as it is now. Raises `FileMissing`, `InvalidPath`, `SessionMissing`."""
+        session = await self._held(owner, session_id)
+        return await session.workspace.row(session.live, path)
+
+    def pieces(self, row: FileRow, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """The bytes of a stored file from `start` to before `end`, 1 MiB at a time. Raises `FileMissing`."""
+        return self._files.pieces(row.digest, start, end)
+
+    async def put_file(
+        self, owner: Owner, session_id: str, path: str, pieces: AsyncIterable[bytes], size: int | None = None
+    ) -> FileRow:
+        """Store a file. size: in bytes, if it is known beforehand.
+
+        Raises `TooLarge`, `RateLimited`, `WorkspaceFull`, `InvalidPath`, `SessionMissing`, `SessionClosed`.
+        """
+        checked_path(path)
+        session = await self._held(owner, session_id)
+        session.check_active()
+        if size is not None and size > self._most_bytes(session):
+            raise TooLarge(self._over(session))
+        return await self._put(owner, session, path, pieces)
+
+    async def _put(self, owner: Owner, session: DurableSession, path: str, pieces: AsyncIterable[bytes]) -> FileRow:
+        put = partial(
+            session.workspace.put,
+            session.live,
+            path,
+            limit=self._most_bytes(session),
+            over=self._over(session),
+            room=self._disk(session),
+        )
+        if owner.limits.stored_bytes is None:
+            return await put(pieces)
+        with self.quota.storing(owner, await self.store.stored_bytes(owner.id)) as room:
+
+            async def counted() -> AsyncIterator[bytes]:
+                async for piece in pieces:
+                    room.take(len(piece))
+                    yield piece
+
+            row = await put(counted())
+            room.keep()
+            return row
+
+    def _disk(self, session: DurableSession) -> int:
+        """Bytes in its `/mnt/data`."""
+        return self.engine.spec(image=session.row.image, memory_mb=session.row.memory_mb).limits.disk * MIB
+
+    def _most_bytes(self, session: DurableSession) -> int:
+        return min(self.settings.max_upload_mb * MIB, self._disk(session))
+
+    def _over(self, session: DurableSession) -> str:
+        limit = self._most_bytes(session) // MIB
+        return f"a file may have {limit} MiB here; send less, or have max_upload_mb, memory_mb or disk_mb raised"
+
+    async def remove_file(self, owner: Owner, session_id: str, path: str) -> None:
+        """Raises `FileMissing`, `InvalidPath`, `SessionMissing`, `SessionClosed`."""
+        session = await self._held(owner, session_id)
+        session.check_active()
+        await session.workspace.remove(session.live, path)
+
+    # How it is.
+
+    @property
+    def running(self) -> int:
+        """Executions that run or wait."""
+        return self._running
+
+    @property
+    def open_sessions(self) -> int:
+        """Active sessions, asleep ones included."""
+        return len(self._slots)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new work."""
+        return self._draining
+
+    async def health(self) -> Health:
+        """Looks at every part that can fail. Raises nothing."""
+        return await examine(self.settings, self.store, self.engine.pool, draining=self._draining)
+
+    def _check_admitting(self) -> None:
+        if self._draining:
+            raise Draining("the server is about to stop; try again when it is back", 5.0)
+        if (words := self._memory.shortage()) is not None:
+            raise Overloaded(f"{words}; try again later", 5.0)
+
+    # What is over.
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            try:
+                await self.sweep(time.time())
+            except SandboxError as error:
+                _logger.warning("sweep_failed", error=str(error))
+
+    async def sweep(self, now: float) -> None:
+        """Expire sessions that sleep, forget what has been kept long enough, free bytes that no row names."""
+        for row in await self.store.active_sessions(self.name):
+            held = self._sessions.get(row.id)
+            if now > row.last_used_at + row.idle_timeout_s and (held is None or (not held.running and not held.live)):
+                session = await self._held(Owner(row.owner, KeyLimits()), row.id)
+                await session.end("expired")
+        await self.store.purge_files(now - self.settings.file_retention_h * 3600)
+        await self.store.purge(now - self.settings.retention_h * 3600)
+        await self.store.drop_claims(now - _CLAIMS_KEPT_S)
+        await self._files.collect(self.store.unreferenced)
+
+
+def _admission(settings: Settings) -> Admission:
+    budget = settings.memory_budget_mb or max(2 * memory_of_machine(), settings.memory_mb)
+    left = budget - settings.pool_size * settings.memory_mb
+    if left < settings.memory_mb:
+        raise HostUnfit(
+            f"{settings.pool_size} warm sandboxes of {settings.memory_mb} MiB leave no room for sessions in "
+            f"{budget} MiB; set a smaller pool_size or memory_mb, or a larger memory_budget_mb"
+        )
+    return Admission(
+        left,
+        waiting=settings.max_waiting,
+        waiting_per_owner=settings.max_waiting_per_key,
+        max_wait_s=settings.max_wait_s,
+    )
+
+
+def _default_limits(settings: Settings) -> KeyLimits:
+    stored = settings.key_stored_mb
+    return KeyLimits(
+        sessions=settings.key_sessions,
+        running=settings.key_running,
+        per_minute=settings.key_per_minute,
+        stored_bytes=None if stored is None else stored * MIB,
+    )
+
+
+async def _finish(tasks: "set[asyncio.Task[None]]") -> None:
+    """Every sandbox has ended: so do the tasks that write down how."""
+    while tasks:
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data

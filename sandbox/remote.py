@@ -1,0 +1,213 @@
+"""The workspace of a sandbox from outside: files listed, read and written by asking init.
+
+Names go as data, and nothing here opens a path of the host. What comes back is hostile: its length is bounded by the
+frames and by what init said first, and a name from inside is never used as one of ours.
+"""
+
+import asyncio
+import contextlib
+import functools
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox.errors import FileMissing, InvalidPath, SessionClosed, WorkspaceFull
+from sandbox.guest.frames import CHUNK, MAX_HANDLES, Frame, encode_json
+from sandbox.runtime import Channel
+
+_IN_FLIGHT = 4
+"""Pieces of a file on their way at a time: init works on one while the next ones travel. An execution waits behind
+them, and whoever reads slowly keeps them in memory."""
+
+_Answer = asyncio.Future[tuple[dict[str, Any], bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A regular file in the workspace."""
+
+    path: str
+    """Relative to `/mnt/data`."""
+    size: int
+    modified: float
+    """Seconds since the epoch, by the sandbox's clock."""
+    version: str = ""
+    """Another one after every change, also one that forges the time; means nothing beyond this sandbox."""
+
+
+Listing = tuple[list[File], bool]
+"""Files, and whether these are all."""
+
+
+def checked_path(path: str) -> str:
+    """A workspace path in its canonical relative form. Raises `InvalidPath`.
+
+    Accepts paths relative to `/mnt/data` or absolute below it.
+    """
+    relative = path.removeprefix("/mnt/data/")
+    parts = relative.split("/")
+    if not path or relative.startswith("/") or len(parts) > 16:
+        raise InvalidPath(f"{path!r} is not a path below /mnt/data")
+    for part in parts:
+        if part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255:
+            raise InvalidPath(f"{path!r} leaves /mnt/data or has an impossible part; use a plain relative path")
+        if re.search(r"[\x00-\x1f\x7f\\]", part) or not part.isprintable():
+            raise InvalidPath(f"{path!r} has control characters or a backslash; use a plain relative path")
+    return relative
+
+
+class RemoteFiles:
+    """Init's file operations. alive: whether the sandbox can still answer."""
+
+    def __init__(self, channel: Channel, alive: Callable[[], bool]) -> None:
+        self._channel = channel
+        self._alive = alive
+        self._calls: dict[int, _Answer] = {}
+        self._next_call = 0
+        self._handles = asyncio.Semaphore(MAX_HANDLES)
+        self._next_handle = 0
+
+    async def list(self) -> Listing:
+        """The regular files in the workspace, sorted by path, and whether these are all: 5,000 at most are listed."""
+        answer, _ = await self._call("list")
+        return [_file(*entry) for entry in answer["files"]], answer["complete"] is True
+
+    async def read(self, path: str) -> AsyncGenerator[bytes, None]:
+        """The contents in pieces. A file that changes meanwhile ends at the size it had at the start, or before.
+
+        Raises `FileMissing`, `InvalidPath`.
+        """
+        checked = checked_path(path)
+        async with self._handle() as handle, _in_flight() as answers:
+            answer, _ = await self._call("open", path=checked, handle=handle)
+            left = int(answer["size"])
+            while left > 0:
+                while len(answers) < min(_IN_FLIGHT, -(-left // CHUNK)):
+                    answers.append(await self._ask("read", handle=handle))
+                _, data = await _answer(answers.popleft())
+                if not data:
+                    return
+                yield data[:left]
+                left -= len(data)
+
+    async def write(self, path: str, data: bytes | AsyncIterable[bytes]) -> File:
+        """Store a file, wholly or not at all. Raises `WorkspaceFull`, `InvalidPath`."""
+        checked = checked_path(path)
+        async with self._handle() as handle, _in_flight() as answers:
+            await self._call("create", path=checked, handle=handle)
+            async for piece in _pieces(data):
+                if len(answers) == _IN_FLIGHT:
+                    await _answer(answers.popleft())
+                answers.append(await self._ask("write", piece, handle=handle))
+            while answers:
+                await _answer(answers.popleft())
+            answer, _ = await self._call("commit", handle=handle)
+            return _file(checked, *answer["file"])
+
+    @contextlib.asynccontextmanager
+    async def _handle(self) -> AsyncIterator[int]:
+        """A number for a file that init is to open, closed at the end whether or not init's answer was awaited."""
+        async with self._handles:
+            self._next_handle += 1
+            handle = self._next_handle
+            try:
+                yield handle
+            finally:
+                if self._alive():
+                    with contextlib.suppress(SessionClosed):
+                        await asyncio.shield(self._call("close", handle=handle))
+
+    async def remove(self, path: str) -> None:
+        """Delete a file. Raises `FileMissing`, `InvalidPath`."""
+        await self._call("remove", path=checked_path(path))
+
+    async def _call(self, op: str, **arguments: Any) -> tuple[dict[str, Any], bytes]:
+        return await _answer(await self._ask(op, **arguments))
+
+    async def _ask(self, op: str, payload: bytes | memoryview = b"", **arguments: Any) -> _Answer:
+        """Send a call. Init answers in the order of the calls; whoever no longer wants the answer cancels it."""
+        if not self._alive():
+            raise SessionClosed("the sandbox is gone; open a new session")
+        self._next_call += 1
+        number = self._next_call
+        answer = self._calls[number] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(functools.partial(self._forget, number))
+        try:
+            await self._channel.write(encode_json(Frame.CALL, {"call": number, "op": op, **arguments}, payload))
+        except BaseException as error:
+            answer.cancel()
+            if isinstance(error, ConnectionError):
+                raise SessionClosed("the sandbox is gone; open a new session") from error
+            raise
+        return answer
+
+    def _forget(self, number: int, answer: _Answer) -> None:
+        self._calls.pop(number, None)
+        if not answer.cancelled():
+            answer.exception()  # marked as seen: after a failure nobody waits for the answers behind it
+
+    def on_reply(self, value: dict[str, Any], payload: bytes) -> None:
+        """Init has answered a call."""
+        future = self._calls.get(value["call"])
+        if future is not None and not future.done():
+            future.set_result((value, payload))
+
+    def fail(self, reason: str) -> None:
+        """The sandbox is gone: whoever waits for an answer is told."""
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(SessionClosed(f"the sandbox is gone ({reason}); open a new session"))
+
+
+def _file(path: str, size: int, modified_ns: int, version: str) -> File:
+    return File(str(path), int(size), int(modified_ns) / 1e9, str(version))
+
+
+@contextlib.asynccontextmanager
+async def _in_flight() -> AsyncIterator[deque[_Answer]]:
+    """Answers that are waited for in turn; at the end nobody waits for the rest."""
+    answers: deque[_Answer] = deque()
+    try:
+        yield answers
+    finally:
+        for answer in answers:
+            answer.cancel()
+
+
+async def _answer(answer: _Answer) -> tuple[dict[str, Any], bytes]:
+    """What init answered. Raises what it refused with, or `SessionClosed`."""
+    value, data = await answer
+    if "error" in value:
+        raise _file_error(value["error"])
+    return value, data
+
+
+def _file_error(error: dict[str, Any]) -> Exception:
+    kind, text = str(error.get("kind")), str(error.get("text"))
+    if kind == "full":
+        return WorkspaceFull(f"/mnt/data is full: {text}. Delete files or ask for a larger disk limit")
+    if kind == "missing":
+        return FileMissing(text)
+    return InvalidPath(text)
+
+
+async def _pieces(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[memoryview]:
+    """In pieces of `CHUNK`; what comes in smaller ones is gathered, because every call costs."""
+    gathered = bytearray()
+    async for piece in _once(data) if isinstance(data, bytes | bytearray | memoryview) else data:
+        whole: bytes | bytearray = piece
+        if gathered or len(piece) < CHUNK:
+            gathered += piece
+            if len(gathered) < CHUNK:
+                continue
+            whole, gathered = gathered, bytearray()
+        for start in range(0, len(whole), CHUNK):
+            yield memoryview(whole)[start : start + CHUNK]
+    if gathered:
+        yield memoryview(gathered)
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data

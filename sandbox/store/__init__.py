@@ -1,0 +1,367 @@
+"""Sessions, executions, files, claims and keys: rows in SQL, on SQLite or PostgreSQL.
+
+Writes go through one thread that commits those which wait together; reads go through a few threads with a connection
+each. A write is there for every read that begins after it has returned, and for every process that comes after a kill.
+Writes happen in the order in which they were asked for, so one need not be awaited before the next that builds on it.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, Unpack
+
+from sqlalchemy import Connection, Engine, RowMapping
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from sandbox.errors import InvalidRequest, Unready
+from sandbox.execution import Execution
+from sandbox.store import statements as sql
+from sandbox.store.database import connect, explained, is_taken, prepare
+from sandbox.store.rows import (
+    Claim,
+    ExecutionRow,
+    FileRow,
+    KeyRow,
+    Page,
+    SessionChanges,
+    SessionRow,
+    execution_row,
+    key_row,
+    outcome,
+    values,
+)
+from sandbox.store.writer import Writer
+
+__all__ = ["Claim", "ExecutionRow", "FileRow", "KeyRow", "Page", "SessionChanges", "SessionRow", "Store"]
+
+T = TypeVar("T")
+Row = TypeVar("Row", SessionRow, ExecutionRow)
+_READERS = 4
+
+
+class Store:
+    """Safe for concurrent use from one event loop. Every method raises `Unready` when the database fails.
+
+    A caller that is cancelled while it waits for a write no longer waits, but the write is done.
+    """
+
+    def __init__(self, engine: Engine, readers: ThreadPoolExecutor) -> None:
+        self._engine = engine
+        self._readers = readers
+        self._writer = Writer(engine)
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str) -> AsyncIterator["Store"]:
+        """Make the database ready, in a file that is made if need be, and open it.
+
+        url: `sqlite:////path` or `postgresql+psycopg://user:password@host/name`. At the end, writes that were asked
+        for are done first. Raises `InvalidSetting` for a URL that cannot be used and `Unready` for a database.
+        """
+        engine = connect(url, _READERS + 1)
+        readers = ThreadPoolExecutor(_READERS, "sandbox-store-reader")
+        try:
+            await asyncio.get_running_loop().run_in_executor(readers, prepare, engine)
+            store = cls(engine, readers)
+            try:
+                yield store
+            finally:
+                store._closed = True
+                await store._writer.aclose()
+        finally:
+            await asyncio.to_thread(readers.shutdown)
+            engine.dispose()
+
+    async def ping(self) -> None:
+        """Raises `Unready` when nothing could be written now."""
+        await self._write(lambda connection: None)
+
+    # Sessions.
+
+    async def add_session(self, row: SessionRow, claim: Claim | None = None) -> Claim | None:
+        """Insert it, or nothing: a `Claim` is of who was first with this Idempotency-Key."""
+        return await self._add(sql.ADD_SESSION, row, claim)
+
+    async def update_session(self, session_id: str, **changes: Unpack[SessionChanges]) -> bool:
+        """Set these fields. False when there is no such session."""
+        statement = sql.change_session(tuple(sorted(changes)))
+        return await self._execute(statement, {**changes, "session": session_id}) > 0
+
+    async def session(self, owner: str, session_id: str) -> SessionRow | None:
+        """A session of this owner."""
+        row = await self._first(sql.SESSION, {"owner": owner, "id": session_id})
+        return SessionRow(**row) if row is not None else None
+
+    async def sessions(
+        self, owner: str, *, limit: int, after: str | None = None, newest_first: bool = True
+    ) -> Page[SessionRow]:
+        """Sessions of this owner as they were made. Raises `InvalidRequest` when `after` is none of them."""
+        return await self._page(
+            sql.SESSIONS, {"owner": owner}, limit, after, newest_first, lambda row: SessionRow(**row)
+        )
+
+    async def active_sessions(self, node: str) -> tuple[SessionRow, ...]:
+        """The sessions of this node that have not ended, oldest first."""
+        return tuple(SessionRow(**row) for row in await self._rows(sql.ACTIVE_SESSIONS, {"node": node}))
+
+    async def purge(self, before: float) -> int:
+        """Delete the sessions that ended before this time, their executions and their files; how many sessions.
+
+        In many small writes, so that others get their turn between them.
+        """
+        purged = 0
+        while ended := [row["id"] for row in await self._rows(sql.ENDED_SESSIONS, {"before": before})]:
+            await self._drain(sql.DELETE_EXECUTIONS_OF, {"sessions": ended})
+            await self._drain(sql.DELETE_FILES_OF, {"sessions": ended})
+            purged += await self._execute(sql.DELETE_SESSIONS, {"sessions": ended})
+        return purged
+
+    # Executions.
+
+    async def add_execution(self, row: ExecutionRow, claim: Claim | None = None) -> Claim | None:
+        """Insert it in flight and mark its session used, or nothing: a `Claim` is of who was first with this
+        Idempotency-Key. Raises `SessionMissing` when the session has been purged.
+        """
+        used = {"session": row.session_id, "now": row.created_at}
+        return await self._add(sql.ADD_EXECUTION, row, claim, lambda c: c.execute(sql.USE_SESSION, used))
+
+    async def end_execution(self, execution: Execution, ended_at: float) -> bool:
+        """Write how it ended, and its session's `last_used_at`. False, and nothing is written, when it has an end."""
+
+        def end(connection: Connection) -> bool:
+            told = {**outcome(execution), "execution": execution.id, "ended_at": ended_at}
+            if not connection.execute(sql.END_EXECUTION, told).rowcount:
+                return False
+            connection.execute(sql.USE_SESSION, {"session": execution.session_id, "now": ended_at})
+            return True
+
+        return await self._write(end)
+
+    async def execution(self, owner: str, session_id: str, execution_id: str) -> ExecutionRow | None:
+        """An execution in a session of this owner."""
+        found = {"owner": owner, "session": session_id, "id": execution_id}
+        row = await self._first(sql.EXECUTION, found)
+        return execution_row(row) if row is not None else None
+
+    async def executions(
+        self, owner: str, session_id: str, *, limit: int, after: str | None = None, newest_first: bool = True
+    ) -> Page[ExecutionRow]:
+        """Executions of a session as they were asked for. Raises `InvalidRequest` when `after` is none of them."""
+        scope = {"owner": owner, "session": session_id}
+        return await self._page(sql.EXECUTIONS, scope, limit, after, newest_first, execution_row)
+
+    async def recover(self, node: str, reason: str, now: float) -> int:
+        """End every execution in flight in a session of this node as killed, its state lost; how many."""
+        return await self._execute(sql.RECOVER, {"on_node": node, "why": reason, "now": now})
+
+    # Files.
+
+    async def put_files(self, rows: Iterable[FileRow]) -> None:
+        """Insert them, or replace what their sessions had at the same paths, ids included; all or none.
+
+        Raises `SessionMissing`.
+        """
+        told = [{**values(row), "path_digest": _path_digest(row.path)} for row in rows]
+        if told:
+            await self._write(lambda connection: connection.execute(sql.PUT_FILE[connection.dialect.name], told))
+
+    async def remove_files(self, session_id: str, paths: Iterable[str]) -> None:
+        """Forget these paths; those that are not there are no error."""
+        told = [{"session": session_id, "digest": _path_digest(path)} for path in paths]
+        if told:
+            await self._write(lambda connection: connection.execute(sql.REMOVE_FILE, told))
+
+    async def drop_files(self, session_id: str) -> None:
+        """Forget all files of a session."""
+        await self._execute(sql.DROP_FILES, {"session": session_id})
+
+    async def purge_files(self, before: float) -> int:
+        """Forget the files of sessions that ended before this time, in small writes; how many."""
+        return await self._drain(sql.DELETE_OLD_FILES, {"before": before})
+
+    async def files(self, session_id: str) -> tuple[FileRow, ...]:
+        """The files of a session, sorted by path."""
+        rows = [FileRow(**row) for row in await self._rows(sql.FILES, {"session": session_id})]
+        return tuple(sorted(rows, key=lambda row: row.path))
+
+    async def file(self, owner: str, file_id: str) -> FileRow | None:
+        """A file of this owner."""
+        row = await self._first(sql.FILE, {"owner": owner, "id": file_id})
+        return FileRow(**row) if row is not None else None
+
+    async def stored_bytes(self, owner: str) -> int:
+        """The sizes of this owner's files together; equal contents count as often as they are named."""
+        return await self._read(
+            lambda connection: int(connection.execute(sql.STORED_BYTES, {"owner": owner}).scalar_one())
+        )
+
+    async def unreferenced(self, digests: Collection[str]) -> set[str]:
+        """Of these, the ones that no file has."""
+        asked = list(digests)
+        unseen = set(asked)
+        for start in range(0, len(asked), sql.BATCH):
+            rows = await self._rows(sql.REFERENCED, {"digests": asked[start : start + sql.BATCH]})
+            unseen.difference_update(row["digest"] for row in rows)
+        return unseen
+
+    # Claims.
+
+    async def claim(self, owner: str, key: str) -> Claim | None:
+        """What this Idempotency-Key was used for."""
+        return await self._read(lambda connection: _claim(connection, owner, key))
+
+    async def add_claim(self, claim: Claim, now: float) -> Claim | None:
+        """Claim what has no row of its own; None when that worked, else who was first."""
+        return await self._write(lambda connection: _take(connection, claim, now))
+
+    async def drop_claims(self, before: float) -> int:
+        """Forget the claims of rows that were made before this time, in small writes; how many."""
+        return await self._drain(sql.DELETE_CLAIMS, {"before": before})
+
+    # Nodes.
+
+    async def start_node(self, node: str) -> int:
+        """The node's new epoch: 1, and one more with each start."""
+
+        def start(connection: Connection) -> int:
+            epoch: int = connection.execute(sql.START_NODE[connection.dialect.name], {"node": node}).scalar_one()
+            return epoch
+
+        return await self._write(start)
+
+    # Keys.
+
+    async def add_key(self, row: KeyRow) -> None:
+        """Raises `InvalidRequest` when a key that is not revoked has this name."""
+
+        def add(connection: Connection) -> None:
+            try:
+                connection.execute(sql.ADD_KEY, values(row))
+            except IntegrityError as error:
+                if not is_taken(error):
+                    raise
+                raise InvalidRequest(f"there is a key {row.name!r}; revoke it, or choose another name") from error
+
+        await self._write(add)
+
+    async def keys(self) -> tuple[KeyRow, ...]:
+        """All keys, the revoked ones too, oldest first."""
+        return tuple(key_row(row) for row in await self._rows(sql.KEYS, {}))
+
+    async def key(self, digest: str) -> KeyRow | None:
+        """The key with this digest, unless it is revoked."""
+        row = await self._first(sql.KEY, {"digest": digest})
+        return key_row(row) if row is not None else None
+
+    async def any_key(self) -> bool:
+        """Whether a key was ever made. Revoked ones count: revoking the last must lock a server, not open it."""
+        return await self._first(sql.ANY_KEY, {}) is not None
+
+    async def revoke_key(self, id_or_name: str, now: float) -> bool:
+        """False when no key of this id or name is left to be revoked."""
+        return await self._execute(sql.REVOKE_KEY, {"id_or_name": id_or_name, "now": now}) > 0
+
+    # How it is done.
+
+    async def _add(
+        self,
+        statement: Any,
+        row: SessionRow | ExecutionRow,
+        claim: Claim | None,
+        then: Callable[[Connection], object] = lambda _: None,
+    ) -> Claim | None:
+        def add(connection: Connection) -> Claim | None:
+            if claim is not None and (first := _take(connection, claim, row.created_at)) is not None:
+                return first
+            connection.execute(statement, values(row))
+            then(connection)
+            return None
+
+        return await self._write(add)
+
+    async def _execute(self, statement: Any, parameters: Mapping[str, Any]) -> int:
+        """Write with one statement; the rows it touched."""
+        return await self._write(lambda connection: connection.execute(statement, parameters).rowcount)
+
+    async def _drain(self, statement: Any, parameters: Mapping[str, Any]) -> int:
+        """Write until nothing is left for it; the rows it touched."""
+        total = 0
+        while touched := await self._execute(statement, parameters):
+            total += touched
+        return total
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        return await self._writer.write(work)
+
+    async def _first(self, statement: Any, parameters: Mapping[str, Any]) -> RowMapping | None:
+        return await self._read(lambda connection: connection.execute(statement, parameters).mappings().first())
+
+    async def _rows(self, statement: Any, parameters: Mapping[str, Any]) -> list[RowMapping]:
+        return await self._read(lambda connection: list(connection.execute(statement, parameters).mappings()))
+
+    async def _page(
+        self,
+        listing: sql.Listing,
+        scope: Mapping[str, str],
+        limit: int,
+        after: str | None,
+        newest_first: bool,
+        make: Callable[[RowMapping], Row],
+    ) -> Page[Row]:
+        def read(connection: Connection) -> Page[Row]:
+            parameters = {**scope, "limit": limit + 1, "after": after}
+            found = connection.execute(listing.pages[newest_first, after is not None], parameters).mappings().all()
+            if not found and after is not None:
+                _check_listed(connection, listing, scope, after)
+            items = tuple(make(row) for row in found[:limit])
+            return Page(items, items[-1].id if len(found) > limit else None)
+
+        return await self._read(read)
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        if self._closed:
+            raise Unready("the store is closed; nothing more is read")
+        return await self._loop.run_in_executor(self._readers, self._read_now, work)
+
+    def _read_now(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return self._read_once(work)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise explained(error) from error
+        try:  # the connection was cut since its last use; a read can be repeated, and the pool has dropped the others
+            return self._read_once(work)
+        except DBAPIError as error:
+            raise explained(error) from error
+
+    def _read_once(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.connect() as connection:
+            return work(connection)
+
+
+def _take(connection: Connection, claim: Claim, now: float) -> Claim | None:
+    """Claim it; None when that worked, else who was first."""
+    statement = sql.ADD_CLAIM[connection.dialect.name]
+    while connection.execute(statement, {**values(claim), "created_at": now}).first() is None:
+        if (first := _claim(connection, claim.owner, claim.key)) is not None:
+            return first  # else it has just been dropped by another process
+    return None
+
+
+def _claim(connection: Connection, owner: str, key: str) -> Claim | None:
+    row = connection.execute(sql.CLAIM, {"owner": owner, "key": key}).mappings().first()
+    return Claim(**row) if row is not None else None
+
+
+def _check_listed(connection: Connection, listing: sql.Listing, scope: Mapping[str, str], after: str) -> None:
+    """An empty page must not pass for the end of a list from which `after` was purged."""
+    if connection.execute(listing.place, {**scope, "after": after}).first() is None:
+        raise InvalidRequest(f"{after[:80]!r} is not in this list; begin again without `after`")
+
+
+def _path_digest(path: str) -> str:
+    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,142 @@
+"""Values that go into the store and come out of it. Times are float seconds since the epoch."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypedDict, TypeVar
+
+from sqlalchemy import RowMapping
+
+from sandbox.execution import Artifact, Error, Execution, Status, Truncated
+from sandbox.keys import KeyLimits, KeyRow
+
+__all__ = ["Claim", "ExecutionRow", "FileRow", "KeyRow", "Page", "SessionChanges", "SessionRow", "SessionStatus"]
+
+T = TypeVar("T")
+SessionStatus = Literal["active", "closed", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """A session."""
+
+    id: str
+    owner: str
+    node: str
+    epoch: int
+    status: SessionStatus
+    image: str
+    memory_mb: int
+    idle_timeout_s: float
+    metadata: Mapping[str, str]
+    created_at: float
+    last_used_at: float
+    ended_at: float | None = None
+    used: bool = False
+    """An execution has run in it, so a new kernel means lost state."""
+
+
+class SessionChanges(TypedDict, total=False):
+    """What of a session can change."""
+
+    node: str
+    epoch: int
+    status: SessionStatus
+    idle_timeout_s: float
+    metadata: Mapping[str, str]
+    last_used_at: float
+    ended_at: float | None
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRow:
+    """An execution, and how it ended."""
+
+    id: str
+    session_id: str
+    owner: str
+    code: str
+    created_at: float
+    ended_at: float | None = None
+    execution: Execution | None = None
+    """None while it is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A workspace file as it was last stored; its bytes are found by `digest`."""
+
+    id: str
+    session_id: str
+    owner: str
+    path: str
+    digest: str
+    size: int
+    mime: str
+    modified_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An Idempotency-Key, what was asked with it, and the id of what it made."""
+
+    owner: str
+    key: str
+    fingerprint: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """A stretch of a list, and the `after` of the next one; None at the end."""
+
+    items: tuple[T, ...]
+    next: str | None = None
+
+
+OUTCOME = tuple(field for field in dataclasses.fields(Execution) if field.name not in ("id", "session_id"))
+"""The fields of an execution that are known at its end; each is a column."""
+_DEFAULTS = {field.name: field.default for field in OUTCOME}
+
+
+def values(row: SessionRow | ExecutionRow | FileRow | KeyRow | Claim) -> dict[str, Any]:
+    """A row's fields by name. Unlike `asdict` it copies nothing."""
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "execution"}
+
+
+def outcome(execution: Execution) -> dict[str, Any]:
+    """The columns of an execution's end. What is as in most of them takes no room."""
+    return {
+        name: None if (value := getattr(execution, name)) == default else value for name, default in _DEFAULTS.items()
+    }
+
+
+def execution_row(columns: RowMapping) -> ExecutionRow:
+    """From all columns, by name."""
+    told = {name: columns[name] for name in _DEFAULTS if columns[name] is not None}
+    execution = None
+    if columns["ended_at"] is not None:
+        execution = Execution(columns["id"], columns["session_id"], **{name: _value(name, told[name]) for name in told})
+    given = {field.name: columns[field.name] for field in dataclasses.fields(ExecutionRow)[:-1]}
+    return ExecutionRow(**given, execution=execution)
+
+
+def key_row(columns: RowMapping) -> KeyRow:
+    """From all columns, by name."""
+    return KeyRow(**{**columns, "limits": KeyLimits(**columns["limits"])})
+
+
+def _value(name: str, stored: Any) -> Any:
+    match name:
+        case "status":
+            return Status(stored)
+        case "results" | "removed":
+            return tuple(stored)
+        case "error":
+            return Error(**stored)
+        case "artifacts":
+            return tuple(Artifact(**artifact) for artifact in stored)
+        case "truncated":
+            return Truncated(**stored)
+    return stored

@@ -1,0 +1,162 @@
+"""What is asked of the database: every statement, built once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Column, Insert, Table, Update, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningInsert
+from sqlalchemy.sql.expression import BindParameter, ColumnElement, Select
+
+from sandbox.execution import Status
+from sandbox.store.schema import claims, executions, files, keys, nodes, sessions
+
+BATCH = 500
+"""Rows that one deletion takes at most, because everybody who writes waits for it."""
+
+ByDialect = Mapping[str, Any]
+"""One statement for each database, by its name: SQL has no standard for conflicts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list in the order of making: `created_at`, then `id`. Parameters: those of its scope, `after`, `limit`."""
+
+    pages: Mapping[tuple[bool, bool], Select[Any]]
+    """By whether the newest come first, and whether it goes on after an id."""
+    place: Select[Any]
+    """The row with the id `after`."""
+
+
+def _each(build: Callable[[Any], Any]) -> ByDialect:
+    return {"sqlite": build(sqlite.insert), "postgresql": build(postgresql.insert)}
+
+
+def _listing(table: Table, **scope: Column[Any]) -> Listing:
+    within = [column == bindparam(name) for name, column in scope.items()]
+    key = tuple_(table.c.created_at, table.c.id)
+    place = select(table.c.created_at).where(table.c.id == bindparam("after"), *within)
+    start = tuple_(place.scalar_subquery(), bindparam("after", type_=table.c.id.type))
+    every = select(table).where(*within).limit(bindparam("limit"))
+    down, up = (table.c.created_at.desc(), table.c.id.desc()), (table.c.created_at, table.c.id)
+    pages = {
+        (True, False): every.order_by(*down),
+        (True, True): every.where(key < start).order_by(*down),
+        (False, False): every.order_by(*up),
+        (False, True): every.where(key > start).order_by(*up),
+    }
+    return Listing(pages, place)
+
+
+def _is(column: Column[Any], name: str) -> ColumnElement[bool]:
+    return column == bindparam(name)
+
+
+# Sessions.
+ADD_SESSION = insert(sessions)
+SESSION = select(sessions).where(_is(sessions.c.id, "id"), _is(sessions.c.owner, "owner"))
+SESSIONS = _listing(sessions, owner=sessions.c.owner)
+ACTIVE_SESSIONS = (
+    select(sessions)
+    .where(_is(sessions.c.node, "node"), sessions.c.status == "active")
+    .order_by(sessions.c.created_at, sessions.c.id)
+)
+USE_SESSION = update(sessions).where(_is(sessions.c.id, "session")).values(used=True, last_used_at=bindparam("now"))
+ENDED_SESSIONS = select(sessions.c.id).where(sessions.c.ended_at < bindparam("before")).limit(50)
+_ENDED: BindParameter[Any] = bindparam("sessions", expanding=True)
+DELETE_SESSIONS = delete(sessions).where(sessions.c.id.in_(_ENDED))
+DELETE_EXECUTIONS_OF = delete(executions).where(
+    executions.c.id.in_(select(executions.c.id).where(executions.c.session_id.in_(_ENDED)).limit(BATCH))
+)
+DELETE_FILES_OF = delete(files).where(
+    files.c.id.in_(select(files.c.id).where(files.c.session_id.in_(_ENDED)).limit(BATCH))
+)
+
+
+@cache
+def change_session(names: tuple[str, ...]) -> Update:
+    """Set these columns of the session whose id is the parameter `session`."""
+    return update(sessions).where(_is(sessions.c.id, "session")).values({name: bindparam(name) for name in names})
+
+
+# Executions.
+ADD_EXECUTION = insert(executions)
+END_EXECUTION = update(executions).where(_is(executions.c.id, "execution"), executions.c.ended_at.is_(None))
+EXECUTION = select(executions).where(
+    _is(executions.c.id, "id"), _is(executions.c.session_id, "session"), _is(executions.c.owner, "owner")
+)
+EXECUTIONS = _listing(executions, session=executions.c.session_id, owner=executions.c.owner)
+RECOVER = (
+    update(executions)
+    .where(
+        executions.c.ended_at.is_(None),
+        select(1)
+        .where(sessions.c.id == executions.c.session_id, sessions.c.node == bindparam("on_node"))
+        .correlate(executions)
+        .exists(),
+    )
+    .values(status=Status.KILLED.value, reason=bindparam("why"), ended_at=bindparam("now"), state_lost=True)
+)
+
+
+# Files.
+def _put_file(insert_into: Callable[[Table], Any]) -> Any:
+    statement = insert_into(files)
+    replaced = ("id", "digest", "size", "mime", "modified_at")
+    return statement.on_conflict_do_update(
+        index_elements=["session_id", "path_digest"], set_={name: statement.excluded[name] for name in replaced}
+    )
+
+
+PUT_FILE = _each(_put_file)
+REMOVE_FILE = delete(files).where(_is(files.c.session_id, "session"), _is(files.c.path_digest, "digest"))
+DROP_FILES = delete(files).where(_is(files.c.session_id, "session"))
+DELETE_OLD_FILES = delete(files).where(
+    files.c.id.in_(
+        select(files.c.id)
+        .join(sessions, sessions.c.id == files.c.session_id)
+        .where(sessions.c.ended_at < bindparam("before"))
+        .limit(BATCH)
+    )
+)
+_FILE = select(*(column for column in files.c if column is not files.c.path_digest))
+FILES = _FILE.where(_is(files.c.session_id, "session"))
+FILE = _FILE.where(_is(files.c.id, "id"), _is(files.c.owner, "owner"))
+STORED_BYTES = select(func.coalesce(func.sum(files.c.size), 0)).where(_is(files.c.owner, "owner"))
+REFERENCED = select(files.c.digest).where(files.c.digest.in_(bindparam("digests", expanding=True))).distinct()
+
+# Claims.
+ADD_CLAIM = _each(lambda insert_into: insert_into(claims).on_conflict_do_nothing().returning(claims.c.key))
+"""Returns a row if it was free."""
+CLAIM = select(claims.c.owner, claims.c.key, claims.c.fingerprint, claims.c.resource).where(
+    _is(claims.c.owner, "owner"), _is(claims.c.key, "key")
+)
+_CLAIM_KEY = (claims.c.owner, claims.c.key)
+DELETE_CLAIMS = delete(claims).where(
+    tuple_(*_CLAIM_KEY).in_(select(*_CLAIM_KEY).where(claims.c.created_at < bindparam("before")).limit(BATCH))
+)
+
+
+# Nodes.
+def _start_node(insert_into: Callable[[Table], Insert]) -> ReturningInsert[tuple[int]]:
+    statement: Any = insert_into(nodes).values(epoch=1)
+    raised = statement.on_conflict_do_update(index_elements=["node"], set_={"epoch": nodes.c.epoch + 1})
+    returning: ReturningInsert[tuple[int]] = raised.returning(nodes.c.epoch)
+    return returning
+
+
+START_NODE = _each(_start_node)
+
+# Keys.
+ADD_KEY = insert(keys)
+KEYS = select(keys).order_by(keys.c.created_at, keys.c.id)
+KEY = select(keys).where(_is(keys.c.digest, "digest"), keys.c.revoked_at.is_(None))
+ANY_KEY = select(keys.c.id).limit(1)
+_NAMED: BindParameter[str] = bindparam("id_or_name", type_=keys.c.name.type)
+REVOKE_KEY = (
+    update(keys)
+    .where(keys.c.revoked_at.is_(None), or_(keys.c.id == _NAMED, keys.c.name == _NAMED))
+    .values(revoked_at=bindparam("now"))
+)

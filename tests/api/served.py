@@ -1,0 +1,119 @@
+"""A real server in a process of its own, on a real socket."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from sandbox.config import Settings
+
+WAIT_SECONDS = 30.0
+"""Ends a wait for something that never comes; nothing healthy takes nearly as long."""
+_SERVE = """
+from sandbox.api.server import run
+from sandbox.config import Settings
+run(Settings.load(), lambda url: print(url, flush=True))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that answers."""
+
+    url: str
+    process: Process
+    data_dir: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 0)
+
+    def client(self, key: str | None = None, **headers: str) -> httpx.AsyncClient:
+        """A client of it."""
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=WAIT_SECONDS)
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send these bytes; all that comes back until the server closes."""
+        async with self.connection() as (reader, writer):
+            writer.write(data)
+            return await asyncio.wait_for(reader.read(), WAIT_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A bare connection."""
+        reader, writer = await asyncio.open_connection(*self.address)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the server alone."""
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait for its end; its exit status."""
+        return await asyncio.wait_for(self.process.wait(), WAIT_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def serving(data_dir: Path, **settings: object) -> AsyncIterator[Served]:
+    """A server with these settings, until the block ends."""
+    process = await started(data_dir, **settings)
+    try:
+        assert process.stdout is not None
+        url = (await asyncio.wait_for(process.stdout.readline(), WAIT_SECONDS)).decode().strip()
+        assert url, f"the server did not start; see {data_dir / 'log'}:\n{(data_dir / 'log').read_text()}"
+        yield Served(url, process, data_dir)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.wait(), WAIT_SECONDS)
+
+
+async def started(data_dir: Path, **settings: object) -> Process:
+    """The process of a server; its log is in the file `log`."""
+    images_dir = Settings.load().images_dir
+    chosen = {
+        "port": 0,
+        "pool_size": 1,
+        "log_format": "json",
+        "data_dir": data_dir,
+        "images_dir": images_dir,
+    } | settings
+    environment = {f"SANDBOX_{name.upper()}": str(value) for name, value in chosen.items()}
+    with (data_dir / "log").open("wb") as log:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _SERVE, stdin=PIPE, stdout=PIPE, stderr=log, env=os.environ | environment
+        )
+
+
+def logged(served: Served) -> list[dict[str, Any]]:
+    """The lines of its log so far."""
+    return [json.loads(line) for line in (served.data_dir / "log").read_text().splitlines() if line.startswith("{")]
+
+
+def problem(response: httpx.Response) -> tuple[int, str]:
+    """Status and code of a problem, which must be one in every respect."""
+    assert response.headers["content-type"] == "application/problem+json"
+    told: Mapping[str, Any] = response.json()
+    assert {"type", "title", "detail", "code", "request_id"} <= told.keys()
+    assert told["status"] == response.status_code
+    assert told["request_id"] == response.headers["x-request-id"]
+    return response.status_code, told["code"]

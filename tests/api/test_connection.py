@@ -1,0 +1,192 @@
+"""Clients that are slow, silent, endless or too many."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.api.conftest import NewDataDir
+from tests.api.served import Served, problem, serving
+
+HEAD = b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+async def impatient(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[Served]:
+    """A server that waits for a second where others wait for half a minute."""
+    async with serving(new_data_dir(), body_timeout_s=1) as served:
+        yield served
+
+
+async def test_a_head_that_trickles_in_is_given_up(impatient: Served) -> None:
+    async with impatient.connection() as (reader, writer):
+        trickle = asyncio.create_task(_trickle(writer, HEAD * 100))
+        assert await reader.read() == b""
+        await _stopped(trickle)
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /hea"])
+async def test_a_connection_that_says_nothing_more_is_closed(impatient: Served, start: bytes) -> None:
+    async with impatient.connection() as (reader, writer):
+        writer.write(start)
+        assert await reader.read() == b""
+
+
+async def test_line_ends_between_requests_do_not_keep_a_connection(impatient: Served) -> None:
+    async with impatient.connection() as (reader, writer):
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        trickle = asyncio.create_task(_trickle(writer, b"\r\n" * 1000))
+        assert await reader.read() == b""
+        await _stopped(trickle)
+
+
+async def test_a_body_that_trickles_in_is_given_up_with_408(impatient: Served) -> None:
+    async with impatient.connection() as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 10000\r\n\r\n")
+        trickle = asyncio.create_task(_trickle(writer, b"x" * 10_000))
+        assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        await _stopped(trickle)
+
+
+async def test_an_upload_that_trickles_in_is_given_up_and_leaves_nothing(impatient: Served) -> None:
+    async with impatient.client() as client, impatient.connection() as (reader, writer):
+        session = (await client.post("/v1/sessions", json={})).headers["location"]
+        writer.write(f"PUT {session}/files/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n".encode())
+        trickle = asyncio.create_task(_trickle(writer, b"x" * 9999))
+        assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        await _stopped(trickle)
+        assert (await client.get(f"{session}/files")).json()["data"] == []
+
+
+async def _trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
+    for byte in data:
+        writer.write(bytes((byte,)))
+        await writer.drain()
+        await asyncio.sleep(0.05)  # the client's own slowness, not a wait
+
+
+async def _stopped(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+        await task
+
+
+async def test_a_declared_length_over_the_limit_is_refused_before_a_byte_of_it(served: Served, session: str) -> None:
+    for head in (HEAD, f"PUT {session}/files/big HTTP/1.1\r\nHost: localhost\r\n".encode()):
+        async with served.connection() as (reader, writer):
+            writer.write(head + f"Content-Length: {5 * GIB}\r\n\r\n".encode())
+            assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("kind", ["upload", "json"])
+async def test_five_gigabytes_in_chunks_are_refused_early(
+    served: Served, client: httpx.AsyncClient, session: str, kind: str
+) -> None:
+    upload = f"PUT {session}/files/endless HTTP/1.1\r\nHost: localhost\r\n".encode()
+    piece = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+    sent = 0
+    async with served.connection() as (reader, writer):
+        answer = asyncio.create_task(reader.readline())
+        writer.write((upload if kind == "upload" else HEAD) + b"Transfer-Encoding: chunked\r\n\r\n")
+        while not answer.done() and sent < 5 * GIB:
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+        assert (await answer).startswith(b"HTTP/1.1 413")
+    assert sent < GIB, "most of it was never sent"
+    assert (await client.get(f"{session}/files")).json()["data"] == []
+
+
+async def test_a_client_that_looks_for_an_answer_only_when_all_is_sent_gets_it(
+    client: httpx.AsyncClient, session: str
+) -> None:
+    response = await client.put(f"{session}/files/large", content=bytes(200 << 20))
+    assert problem(response) == (413, "too_large")
+    assert (await client.get(session)).status_code == 200
+
+
+async def test_a_head_without_end_is_refused(served: Served) -> None:
+    async with served.connection() as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                writer.write(b"X-Filler: " + b"x" * 10_000 + b"\r\n")
+                await writer.drain()
+        with contextlib.suppress(ConnectionError):
+            assert (await reader.read()).startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"hello\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_gets_400(served: Served, garbage: bytes) -> None:
+    assert (await served.raw(garbage)).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_websocket_is_not_spoken(client: httpx.AsyncClient) -> None:
+    headers = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-key": "x", "sec-websocket-version": "13"}
+    assert (await client.get("/v1/sessions", headers=headers)).status_code == 200
+
+
+async def test_a_thousand_connections_at_once_are_all_answered(served: Served) -> None:
+    async def ask() -> bytes:
+        return await served.raw(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+    answers = await asyncio.gather(*(ask() for _ in range(1000)))
+    assert {answer[:12] for answer in answers} == {b"HTTP/1.1 204"}
+
+
+async def test_requests_in_one_piece_are_answered_in_order(served: Served) -> None:
+    one = b"GET /v1/nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = await served.raw(one * 3 + last)
+    assert answer.count(b"HTTP/1.1 404") == 3
+    assert b"HTTP/1.1 204" in answer.rpartition(b"HTTP/1.1 404")[2]
+
+
+@pytest.fixture(scope="module")
+async def full(new_data_dir: NewDataDir) -> AsyncIterator[Served]:
+    """A server with one sandbox, which is taken, and one place to wait, which is taken, too."""
+    room = {"memory_mb": 192, "memory_budget_mb": 192, "max_waiting": 1}
+    async with serving(new_data_dir(), pool_size=0, **room) as served, served.client() as client:
+        code = {"code": "import time; time.sleep(60)", "on_disconnect": "interrupt"}
+        inside = [asyncio.ensure_future(client.post("/v1/run", json=code)) for _ in range(2)]
+        while "sandbox_admission_waiting 1.0" not in (await client.get("/metrics")).text:
+            assert not any(each.done() for each in inside)
+        yield served
+        for each in inside:
+            each.cancel()
+        await asyncio.gather(*inside, return_exceptions=True)
+
+
+class TestTurnstile:
+    """Runs for which there is no room, not even to wait."""
+
+    async def test_they_are_refused_at_once_and_told_when_to_come_back(self, full: Served) -> None:
+        async with full.client() as client:
+            answers = await asyncio.gather(*(client.post("/v1/run", json={"code": "1"}) for _ in range(50)))
+        assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "queue_full")}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+
+    async def test_the_connection_of_one_that_is_refused_takes_the_next_request(self, full: Served) -> None:
+        run = HEAD + b"content-length: 100000\r\n\r\n"
+        end = b"GET /health/live HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+        answer = await full.raw((run + bytes(100_000)) * 2 + end)
+        assert answer.count(b"HTTP/1.1 503") == 2
+        assert b"HTTP/1.1 204" in answer
+
+    async def test_a_body_that_waits_for_permission_is_not_waited_for(self, full: Served) -> None:
+        head = HEAD + b"expect: 100-continue\r\ncontent-length: 100000\r\n\r\n"
+        assert (await full.raw(head)).startswith(b"HTTP/1.1 503")

@@ -1,0 +1,313 @@
+"""The server as people deploy it: built into an image, started from compose.yaml, stopped and started again.
+
+Makes a base image, builds ours on it and runs that, on a Docker daemon that is running or on one of its own. That takes
+three minutes, so it is for CI.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sandbox.config import Settings
+from sandbox.runtime.embedded import seccomp
+
+ROOT = Path(__file__).parents[1]
+BASE_IMAGE = "sandbox-engine-base:bookworm"
+_BUILD_SECONDS = 900
+_WAIT_SECONDS = 180
+_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+
+in_docker = pytest.mark.skipif(not os.environ.get("CI"), reason="builds and runs an image for minutes; set CI=true")
+
+
+@dataclass(frozen=True, slots=True)
+class Docker:
+    """A daemon, as the commands see it."""
+
+    env: Mapping[str, str]
+    compose: Sequence[str]
+
+    def run(self, *command: str | Path, timeout: float = _WAIT_SECONDS) -> "subprocess.CompletedProcess[str]":
+        """What the command said and how it ended, whichever way."""
+        return subprocess.run(
+            command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+        )
+
+    def output(self, *command: str | Path, timeout: float = _WAIT_SECONDS) -> str:
+        """The stdout of a command that has to succeed."""
+        finished = self.run(*command, timeout=timeout)
+        assert finished.returncode == 0, f"{command}: {finished.stdout[-2000:]}{finished.stderr[-4000:]}"
+        return finished.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def docker(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """The daemon that runs, or one for these tests."""
+    if missing := [name for name in ("docker", "mmdebstrap") if shutil.which(name) is None]:
+        pytest.skip(f"needs {' and '.join(missing)}: apt-get install docker.io mmdebstrap")
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
+    if not plugin and shutil.which("docker-compose") is None:
+        pytest.skip("needs compose: apt-get install docker-compose")
+    compose = ["docker", "compose"] if plugin else ["docker-compose"]
+    if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
+        yield Docker(os.environ, compose)
+        return
+    if shutil.which("dockerd") is None:
+        pytest.skip("no Docker daemon runs, and there is none to start: apt-get install docker.io")
+    directory = tmp_path_factory.mktemp("docker")
+    with _daemon(directory) as address:
+        yield Docker({**os.environ, "DOCKER_HOST": address}, compose)
+    shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _daemon(directory: Path) -> Iterator[str]:
+    """A Docker daemon of our own. Its mounts end with it, and it touches neither firewall nor bridges."""
+    group = f"docker-{directory.name}-{os.getpid()}"
+    arguments = ["unshare", "--mount", "dockerd", f"--data-root={directory}/data", f"--exec-root={directory}/run"]
+    arguments += [f"--pidfile={directory}/pid", f"--host=unix://{directory}/docker.sock", f"--cgroup-parent=/{group}"]
+    arguments += ["--bridge=none", "--iptables=false", "--ip-forward=false"]
+    with (directory / "log").open("wb") as log, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        ready.bind(f"{directory}/ready")
+        ready.settimeout(_WAIT_SECONDS)
+        env = {**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"}
+        with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env) as daemon:
+            ended = threading.Thread(target=_tell_end, args=(daemon, f"{directory}/ready"))
+            ended.start()
+            try:
+                if b"READY=1" not in ready.recv(4096):
+                    pytest.skip(f"dockerd cannot run here: {(directory / 'log').read_text()[-500:]}")
+                yield f"unix://{directory}/docker.sock"
+            finally:
+                daemon.terminate()
+                ended.join()
+    for left in Path("/sys/fs/cgroup").glob(f"**/{group}"):
+        left.rmdir()
+
+
+def _tell_end(daemon: "subprocess.Popen[bytes]", address: str) -> None:
+    daemon.wait()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.sendto(b"ended", address)
+
+
+@pytest.fixture(scope="module")
+def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server's image, built from this checkout."""
+    if docker.run("docker", "image", "inspect", BASE_IMAGE).returncode != 0:
+        docker.output(ROOT / "scripts" / "base_image.sh", BASE_IMAGE, timeout=_BUILD_SECONDS)
+    context = tmp_path_factory.mktemp("context")
+    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, context)
+    for name in ("sandbox", "images", "deploy"):
+        shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if _CA_BUNDLE.exists():
+        shutil.copy(_CA_BUNDLE, context / "ca-bundle.crt")
+    tag = f"sandbox-engine:test-{os.getpid()}"
+    arguments = ["--network=host", "--force-rm", f"--build-arg=BASE_IMAGE={BASE_IMAGE}", f"--tag={tag}"]
+    docker.output("docker", "build", *arguments, context, timeout=_BUILD_SECONDS)
+    yield tag
+    docker.output("docker", "rmi", tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The server of compose.yaml, in a project of its own."""
+
+    docker: Docker
+    project: str
+    secret: str
+
+    def compose(self, *arguments: str) -> str:
+        return self.docker.output(*self.docker.compose, "-p", self.project, *arguments)
+
+    def container(self) -> str:
+        """Its id; also when it has ended."""
+        return self.docker.output("docker", "ps", "-aq", f"--filter=label=com.docker.compose.project={self.project}")
+
+    def start(self) -> None:
+        """Start it and wait until Docker says that it is healthy."""
+        since = str(int(time.time()))
+        self.compose("up", "-d", "--no-build")
+        self._until(since, "health_status: healthy")
+
+    def _until(self, since: str, wanted: str) -> None:
+        watch = ["docker", "events", f"--since={since}", f"--until={int(since) + _WAIT_SECONDS}"]
+        watch += [f"--filter=container={self.container()}", "--format={{.Status}}"]
+        with subprocess.Popen(watch, env=self.docker.env, stdout=subprocess.PIPE, text=True) as events:
+            assert events.stdout is not None
+            for line in events.stdout:
+                if line.strip() == wanted:
+                    events.terminate()
+                    return
+        raise AssertionError(f"it never was {wanted}: {self.docker.run('docker', 'logs', self.container())}")
+
+    def client(self) -> httpx.Client:
+        address = self.docker.output("docker", "port", self.container(), "8000")
+        headers = {"Authorization": f"Bearer {self.secret}"}
+        return httpx.Client(base_url=f"http://{address}", headers=headers, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def deployment(docker: Docker, image: str) -> Iterator[Deployment]:
+    """A healthy server, from nothing, by the commands of docs/deploy.md."""
+    project = f"deploytest{os.getpid()}"
+    # An empty port has Docker take a free one.
+    ours = Docker({**docker.env, "SANDBOX_SERVER_IMAGE": image, "SANDBOX_PORT": ""}, docker.compose)
+    deployment = Deployment(ours, project, "")
+    try:
+        secret = deployment.compose("run", "--rm", "-T", "server", "key", "create", "tests")
+        deployment = Deployment(ours, project, secret)
+        deployment.start()
+        yield deployment
+    finally:
+        deployment.compose("down", "--volumes")
+
+
+@pytest.fixture
+def client(deployment: Deployment) -> Iterator[httpx.Client]:
+    with deployment.client() as client:
+        yield client
+
+
+def run(client: httpx.Client, code: str) -> dict[str, Any]:
+    answer = client.post("/v1/run", json={"code": code})
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+@in_docker
+def test_a_program_runs(client: httpx.Client) -> None:
+    assert run(client, "print(6 * 7)")["stdout"] == "42\n"
+
+
+@in_docker
+def test_a_program_that_takes_too_much_memory_ends_as_oom(client: httpx.Client) -> None:
+    assert run(client, "x = bytearray(10**10)")["status"] == "oom"
+    assert run(client, "print(1)")["status"] == "ok"
+
+
+@in_docker
+def test_a_program_has_none_of_the_rights_that_the_container_has(client: httpx.Client) -> None:
+    status = run(client, "print(open('/proc/self/status').read())")["stdout"]
+    fields = {key: value.split() for key, _, value in (line.partition(":") for line in status.splitlines())}
+    assert fields["CapBnd"] == fields["CapEff"] == ["0" * 16]
+    assert fields["NoNewPrivs"] == ["1"]
+    assert fields["Seccomp"] == ["2"]
+    assert "0" not in fields["Uid"]
+    seen = run(client, "import os; print(os.path.lexists('/run'), sum(name.isdigit() for name in os.listdir('/proc')))")
+    assert seen["stdout"] == "False 1\n"  # the container has its whole /proc below /run
+
+
+@in_docker
+def test_without_a_key_nobody_gets_in(deployment: Deployment, client: httpx.Client) -> None:
+    assert httpx.post(f"{client.base_url}/v1/run", json={"code": "1"}).status_code == 401
+
+
+@in_docker
+def test_the_command_works_beside_the_server(deployment: Deployment) -> None:
+    assert deployment.compose("exec", "-T", "server", "sandbox", "run", "-c", "print('beside')") == "beside"
+
+
+@in_docker
+def test_stopping_lets_what_runs_end_and_the_next_start_finds_the_files(deployment: Deployment) -> None:
+    with deployment.client() as client:
+        session = client.post("/v1/sessions", json={}).json()["id"]
+        executions = f"/v1/sessions/{session}/executions"
+        code = (
+            "import time; open('kept.txt', 'w').write('yes'); print('begun', flush=True); time.sleep(2); print('ended')"
+        )
+        with client.stream("POST", executions, json={"code": code, "stream": True}) as answer:
+            lines = answer.iter_lines()
+            assert any("begun" in line for line in lines)
+            stopping = threading.Thread(target=deployment.compose, args=("stop",))
+            stopping.start()
+            assert any("ended" in line for line in lines)
+            stopping.join()
+    state = json.loads(
+        deployment.docker.output("docker", "inspect", "--format={{json .State}}", deployment.container())
+    )
+    assert (state["Running"], state["ExitCode"], state["OOMKilled"]) == (False, 0, False)
+
+    deployment.start()
+    with deployment.client() as client:
+        again = client.post(executions, json={"code": "print(open('kept.txt').read())"}).json()
+        assert (again["stdout"], again["state_lost"]) == ("yes\n", True)
+
+
+def _capabilities() -> list[str]:
+    found = re.search(r"cap_add: \[(.+)\]", (ROOT / "compose.yaml").read_text())
+    assert found is not None
+    return found[1].split(", ")
+
+
+def _once(docker: Docker, image: str, capabilities: Sequence[str], *command: str) -> "subprocess.CompletedProcess[str]":
+    """A command in a container with these capabilities, and else as compose.yaml has it."""
+    flags = ["--init", "--read-only", "--tmpfs=/run", "--tmpfs=/tmp", "--network=none", "--cap-drop=ALL"]
+    flags += [f"--security-opt={option}" for option in ("no-new-privileges", "apparmor=unconfined")]
+    flags += ["--security-opt=seccomp=deploy/seccomp.json", *(f"--cap-add={name}" for name in capabilities)]
+    return docker.run("docker", "run", "--rm", *flags, image, *command)
+
+
+@in_docker
+def test_only_speed_is_lost_without_the_capability_to_be_nice(docker: Docker, image: str) -> None:
+    enough = [name for name in _capabilities() if name != "SYS_NICE"]
+    finished = _once(docker, image, enough, "run", "-c", "print(1)")
+    assert (finished.returncode, finished.stdout) == (0, "1\n"), finished.stderr
+
+
+@in_docker
+@pytest.mark.parametrize("capability", sorted(set(_capabilities()) - {"SYS_NICE"}))
+def test_no_sandbox_is_made_without(capability: str, docker: Docker, image: str) -> None:
+    without = [name for name in _capabilities() if name != capability]
+    assert _once(docker, image, without, "run", "-c", "print(1)").returncode == 2
+
+
+@in_docker
+def test_a_container_without_the_flags_says_so_but_can_make_keys(docker: Docker, image: str) -> None:
+    refused = docker.run("docker", "run", "--rm", "--network=none", image)
+    assert refused.returncode == 2
+    assert "flags in compose.yaml" in refused.stderr
+    assert docker.output("docker", "run", "--rm", "--network=none", image, "key", "create", "me").startswith("sbx_")
+
+
+def test_the_containers_filter_lets_through_what_sandboxes_may_call() -> None:
+    profile = json.loads((ROOT / "deploy" / "seccomp.json").read_text())
+    barred = {name for rule in profile["syscalls"] for name in rule["names"]}
+    assert not barred & seccomp.ALLOWED.keys()
+
+
+def test_both_ways_to_stop_the_server_wait_until_it_has_drained() -> None:
+    drain = Settings.model_fields["drain_timeout_s"].default
+    compose = re.search(r"stop_grace_period: (\d+)s", (ROOT / "compose.yaml").read_text())
+    unit = re.search(r"TimeoutStopSec=(\d+)", (ROOT / "deploy" / "sandbox.service").read_text())
+    assert compose is not None
+    assert unit is not None
+    assert min(int(compose[1]), int(unit[1])) > drain + 10
+
+
+def test_the_unit_has_the_capabilities_of_the_container_and_systemd_understands_it(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "sandbox.service").read_text()
+    bound = re.search(r"CapabilityBoundingSet=(.+)", text)
+    assert bound is not None
+    assert bound[1].split() == [f"CAP_{name}" for name in _capabilities()]
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze: apt-get install systemd")
+    unit = tmp_path / "sandbox.service"
+    unit.write_text(text.replace("/opt/sandbox/bin/sandbox", shutil.which("true") or ""))
+    said = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert (said.returncode, said.stderr) == (0, "")

@@ -1,0 +1,487 @@
+"""Durable sessions of many owners: what is kept, for whom, and for how long."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.config import Settings
+from sandbox.durable import STOPPED
+from sandbox.errors import (
+    DataDirInUse,
+    Draining,
+    ExecutionMissing,
+    FileMissing,
+    IdempotencyConflict,
+    InvalidLimits,
+    InvalidPath,
+    QueueFull,
+    RateLimited,
+    SessionClosed,
+    SessionExpired,
+    SessionMissing,
+    TooLarge,
+    Unauthorized,
+    UnknownImage,
+    WorkspaceFull,
+)
+from sandbox.execution import Execution, Status
+from sandbox.image import Image
+from sandbox.keys import LOCAL, KeyLimits, Owner, new_key
+from sandbox.node import Node, Once, Upload
+from tests.host import WAIT_SECONDS, Embedded, ended
+
+OTHER = Owner("other", KeyLimits())
+
+
+@contextlib.asynccontextmanager
+async def opened(directory: Path, **changes: Any) -> AsyncIterator[Node]:
+    """A node with a data directory of its own, and the images of this machine."""
+    settings = Settings(data_dir=directory, images_dir=Settings().images_dir, **{"pool_size": 1} | changes)
+    async with Node.open(settings) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+async def node(
+    root: None, python_image: Image, nothing_left: None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Node]:
+    async with opened(tmp_path_factory.mktemp("node"), pool_size=2) as node:
+        yield node
+
+
+@pytest.fixture
+async def session(node: Node) -> AsyncIterator[str]:
+    row = await node.open_session(LOCAL)
+    yield row.id
+    await node.close_session(LOCAL, row.id)
+
+
+async def execute(node: Node, session_id: str, code: str, owner: Owner = LOCAL, **options: Any) -> Execution:
+    return await (await node.execute(owner, session_id, code, **options)).result()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that happens behind an answer, where nobody outside is told."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def pieces(*data: bytes) -> AsyncIterator[bytes]:
+    for piece in data:
+        yield piece
+
+
+async def content(node: Node, session_id: str, path: str) -> bytes:
+    return b"".join([piece async for piece in node.pieces(await node.file(LOCAL, session_id, path))])
+
+
+async def paths(node: Node, session_id: str) -> list[str]:
+    return [row.path for row in await node.files(LOCAL, session_id)]
+
+
+class TestExecutions:
+    async def test_a_run_can_be_read_afterwards_with_its_files(self, node: Node) -> None:
+        log = await node.run(LOCAL, "print(1); open('a.txt', 'w').write('made')", files=[Upload("in.txt", b"in")])
+        execution = await log.result()
+        assert (execution.status, execution.stdout) == (Status.OK, "1\n")
+        row = await node.execution(LOCAL, log.session_id, log.execution_id)
+        assert row.execution == execution
+        assert row.code.startswith("print(1)")
+        assert await content(node, log.session_id, "a.txt") == b"made"
+        await until(lambda: node.open_sessions == 0)  # its sandbox ends after the answer
+        assert await paths(node, log.session_id) == ["a.txt", "in.txt"]
+
+    async def test_variables_and_files_stay_between_executions(self, node: Node, session: str) -> None:
+        await execute(node, session, "x = 41; open('a/b.txt', 'w') if 0 else None")
+        assert (await execute(node, session, "x + 1")).results[0]["text/plain"] == "42"
+        page = await node.executions(LOCAL, session, limit=1)
+        assert page.items[0].code == "x + 1"
+        assert page.next is not None
+        assert [row.code[:6] for row in (await node.executions(LOCAL, session, limit=5, after=page.next)).items] == [
+            "x = 41"
+        ]
+
+    async def test_an_execution_in_flight_can_be_found_and_followed(self, node: Node, session: str) -> None:
+        log = await node.execute(LOCAL, session, "print('here', flush=True)\nimport time\ntime.sleep(60)")
+        async for event in log.follow():
+            if event.name == "stdout":
+                break
+        assert (await node.execution(LOCAL, session, log.execution_id)).execution is None
+        assert await node.follow(LOCAL, session, log.execution_id) is log
+        await node.interrupt(LOCAL, session)
+        assert (await log.result()).status is Status.INTERRUPTED
+        again = await node.follow(LOCAL, session, log.execution_id)
+        assert [event.name async for event in again.follow()] == ["started", "stdout", "error", "done"]
+
+    async def test_too_many_waiting_are_refused_before_they_are_accepted(self, node: Node, session: str) -> None:
+        accepted = [await node.execute(LOCAL, session, "import time; time.sleep(60)")]
+        for _ in range(node.settings.queue_size):
+            accepted.append(await node.execute(LOCAL, session, "1"))
+        with pytest.raises(QueueFull):
+            await node.execute(LOCAL, session, "1")
+        await node.close_session(LOCAL, session)
+        statuses = [(await log.result()).status for log in accepted]
+        assert set(statuses) == {Status.CANCELLED}
+
+    async def test_a_sandbox_that_dies_is_replaced_over_the_same_files(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0) as node:
+            session = (await node.open_session(LOCAL)).id
+            await execute(node, session, "x = 1; open('kept.txt', 'w').write('kept')")
+            [init] = Embedded.below(os.getpid()).inits()
+            os.kill(init, signal.SIGKILL)
+            await ended(init)
+            await until(lambda: node.admission.promised_mb == 0)  # the server has seen it too
+            execution = await execute(node, session, "print(open('kept.txt').read()); x")
+            assert (execution.stdout, execution.state_lost) == ("kept\n", True)
+            assert execution.error is not None
+            assert execution.error.name == "NameError"
+            assert not (await execute(node, session, "1")).state_lost
+
+    async def test_a_launcher_that_dies_is_replaced_too(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path) as node:
+            session = (await node.open_session(LOCAL)).id
+            await execute(node, session, "x = 1; open('kept.txt', 'w').write('kept')")
+            log = await node.execute(LOCAL, session, "print(1, flush=True); import time; time.sleep(60)")
+            async for event in log.follow():
+                if event.name == "stdout":
+                    break
+            launcher = Embedded.below(os.getpid()).launcher
+            os.kill(launcher, signal.SIGKILL)
+            assert (await log.result()).status is Status.KILLED
+            assert (await execute(node, session, "print(open('kept.txt').read())")).stdout == "kept\n"
+            assert Embedded.below(os.getpid()).launcher != launcher
+
+    async def test_taking_back_an_execution_touches_no_other(self, node: Node, session: str) -> None:
+        running = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
+        waiting = await node.execute(LOCAL, session, "print('never')")
+        last = await node.execute(LOCAL, session, "print('after')")
+        await node.withdraw(LOCAL, session, waiting.execution_id)
+        async for event in running.follow():
+            if event.name == "stdout":
+                break
+        await node.withdraw(LOCAL, session, running.execution_id)
+        assert (await running.result()).status is Status.INTERRUPTED
+        taken = await waiting.result()
+        assert (taken.status, taken.stdout, taken.state_lost) == (Status.CANCELLED, "", False)
+        assert (await last.result()).stdout == "after\n"
+
+    async def test_a_restart_asked_for_loses_variables_without_a_word_and_keeps_files(
+        self, node: Node, session: str
+    ) -> None:
+        await execute(node, session, "x = 1; open('kept.txt', 'w').write('kept')")
+        await node.restart(LOCAL, session)
+        execution = await execute(node, session, "'x' in globals(), open('kept.txt').read()")
+        assert execution.results[0]["text/plain"] == "(False, 'kept')"
+        assert not execution.state_lost
+
+
+class TestOnce:
+    async def test_the_same_key_gets_the_same_execution(self, node: Node, session: str) -> None:
+        once = Once("key-1", "print")
+        first = await execute(node, session, "print(1)", once=once)
+        assert await execute(node, session, "print(1)", once=once) == first
+
+    async def test_many_at_once_with_one_key_run_once(self, node: Node, session: str) -> None:
+        await execute(node, session, "n = 0")
+        once = Once("key-2", "count")
+        logs = await asyncio.gather(*(node.execute(LOCAL, session, "n += 1", once=once) for _ in range(8)))
+        assert len({log.execution_id for log in logs}) == 1
+        await logs[0].result()
+        assert (await execute(node, session, "n")).results[0]["text/plain"] == "1"
+
+    async def test_a_run_and_a_session_are_made_once(self, node: Node) -> None:
+        runs = await asyncio.gather(*(node.run(LOCAL, "print(1)", once=Once("key-3", "run")) for _ in range(3)))
+        assert len({log.execution_id for log in runs}) == 1
+        once = Once("key-4", "session")
+        rows = await asyncio.gather(*(node.open_session(LOCAL, once=once) for _ in range(3)))
+        assert len({row.id for row in rows}) == 1
+        await node.close_session(LOCAL, rows[0].id)
+
+    async def test_another_request_with_the_key_is_a_conflict(self, node: Node, session: str) -> None:
+        await execute(node, session, "1", once=Once("key-5", "one"))
+        with pytest.raises(IdempotencyConflict):
+            await node.execute(LOCAL, session, "2", once=Once("key-5", "two"))
+
+    async def test_keys_of_different_owners_do_not_meet(self, node: Node, session: str) -> None:
+        await execute(node, session, "1", once=Once("key-6", "one"))
+        log = await node.run(OTHER, "2", once=Once("key-6", "two"))
+        assert (await log.result()).results[0]["text/plain"] == "2"
+
+
+class TestOwners:
+    async def test_nothing_of_one_owner_exists_for_another(self, node: Node, session: str) -> None:
+        execution = await execute(node, session, "open('a.txt', 'w').write('secret')")
+        [file] = await node.files(LOCAL, session)
+        attempts: list[Callable[[], Any]] = [
+            lambda: node.session(OTHER, session),
+            lambda: node.execute(OTHER, session, "1"),
+            lambda: node.execution(OTHER, session, execution.id),
+            lambda: node.executions(OTHER, session, limit=1),
+            lambda: node.follow(OTHER, session, execution.id),
+            lambda: node.interrupt(OTHER, session),
+            lambda: node.restart(OTHER, session),
+            lambda: node.files(OTHER, session),
+            lambda: node.file(OTHER, session, "a.txt"),
+            lambda: node.put_file(OTHER, session, "a.txt", pieces(b"x")),
+            lambda: node.remove_file(OTHER, session, "a.txt"),
+            lambda: node.close_session(OTHER, session),
+        ]
+        for attempt in attempts:
+            with pytest.raises(SessionMissing):
+                await attempt()
+        with pytest.raises(FileMissing):
+            await node.open_session(OTHER, files=[Upload("a.txt", file_id=file.id)])
+        assert session not in [row.id for row in (await node.sessions(OTHER, limit=100)).items]
+        assert await content(node, session, "a.txt") == b"secret"
+
+    async def test_what_was_never_there_is_missing(self, node: Node, session: str) -> None:
+        with pytest.raises(SessionMissing):
+            await node.session(LOCAL, "ses_nothing")
+        with pytest.raises(ExecutionMissing):
+            await node.execution(LOCAL, session, "exe_nothing")
+        with pytest.raises(UnknownImage):
+            await node.open_session(LOCAL, image="fortran")
+
+    async def test_a_key_opens_what_it_made_until_it_is_revoked(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0) as node:
+            assert await node.owner(None) == LOCAL
+            secret, row = new_key("me", KeyLimits(sessions=1), time.time())
+            await node.store.add_key(row)
+        async with opened(tmp_path, pool_size=0) as node:
+            owner = await node.owner(secret)
+            assert (owner.id, owner.limits.sessions) == (row.id, 1)
+            for wrong in (None, "", secret[:-1], secret + "x"):
+                with pytest.raises(Unauthorized):
+                    await node.owner(wrong)
+            await node.store.revoke_key(row.id, time.time())
+        async with opened(tmp_path, pool_size=0) as node:
+            with pytest.raises(Unauthorized):
+                await node.owner(secret)
+
+
+class TestLimits:
+    async def test_sessions_of_a_key_are_limited_until_one_is_closed(self, node: Node) -> None:
+        owner = Owner("few", KeyLimits(sessions=1))
+        first = await node.open_session(owner)
+        with pytest.raises(RateLimited, match="open sessions"):
+            await node.open_session(owner)
+        await node.close_session(owner, first.id)
+        await node.close_session(owner, (await node.open_session(owner)).id)
+
+    async def test_executions_of_a_key_are_limited_in_number_and_in_a_minute(self, node: Node) -> None:
+        owner = Owner("slow", KeyLimits(running=1, per_minute=1))
+        log = await node.run(owner, "import time; time.sleep(60)")
+        with pytest.raises(RateLimited, match="running"):
+            await node.run(owner, "1")
+        await node.interrupt(owner, log.session_id)
+        await log.result()
+        with pytest.raises(RateLimited, match="per minute") as caught:
+            await node.run(owner, "1")
+        assert 0 < caught.value.retry_after <= 60
+
+    async def test_a_refused_request_costs_nothing_of_the_minute(self, node: Node) -> None:
+        owner = Owner("careful", KeyLimits(per_minute=1))
+        with pytest.raises(UnknownImage):
+            await node.run(owner, "1", image="fortran")
+        await (await node.run(owner, "1")).result()
+
+    async def test_stored_bytes_of_a_key_are_limited(self, node: Node) -> None:
+        owner = Owner("small", KeyLimits(stored_bytes=10))
+        row = await node.open_session(owner)
+        await node.put_file(owner, row.id, "a", pieces(b"12345"))
+        with pytest.raises(RateLimited, match="stored bytes"):
+            await node.put_file(owner, row.id, "b", pieces(b"123", b"456"))
+        assert [file.path for file in await node.files(owner, row.id)] == ["a"]
+        await node.close_session(owner, row.id)
+
+    async def test_memory_is_promised_once_and_comes_back(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0, memory_budget_mb=512, max_waiting=0) as node:
+            row = await node.open_session(LOCAL)
+            with pytest.raises(QueueFull) as caught:
+                await node.open_session(LOCAL)
+            assert caught.value.retry_after >= 1
+            with pytest.raises(InvalidLimits):
+                await node.open_session(LOCAL, memory_mb=1024)
+            await node.close_session(LOCAL, row.id)
+            assert node.admission.promised_mb == 0
+            assert (await (await node.run(LOCAL, "1")).result()).status is Status.OK
+
+    async def test_who_waits_for_memory_gets_it_when_a_session_ends(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0, memory_budget_mb=512, max_waiting=4) as node:
+            row = await node.open_session(LOCAL)
+            waiting = asyncio.ensure_future(node.run(LOCAL, "print(1)"))
+            await until(lambda: node.admission.waiting == 1)
+            await node.close_session(LOCAL, row.id)
+            assert (await (await waiting).result()).stdout == "1\n"
+
+
+class TestFiles:
+    async def test_an_uploaded_file_is_seen_inside_and_a_made_one_outside(self, node: Node, session: str) -> None:
+        row = await node.put_file(LOCAL, session, "/mnt/data/d/in.bin", pieces(b"ab", b"c"))
+        assert (row.path, row.size, row.mime) == ("d/in.bin", 3, "application/octet-stream")
+        execution = await execute(node, session, "data = open('d/in.bin').read(); open('out.csv', 'w').write(data * 2)")
+        assert [artifact.path for artifact in execution.artifacts] == ["out.csv"]
+        assert await content(node, session, "out.csv") == b"abcabc"
+
+    async def test_what_a_program_deletes_or_renames_is_so_outside(self, node: Node, session: str) -> None:
+        await execute(node, session, "for n in 'abc': open(n, 'w').write(n)")
+        execution = await execute(node, session, "import os; os.remove('a'); os.rename('b', 'd')")
+        assert execution.removed == ("a", "b")
+        assert await paths(node, session) == ["c", "d"]
+        assert await content(node, session, "d") == b"b"
+
+    async def test_a_change_that_hides_itself_is_stored_all_the_same(self, node: Node, session: str) -> None:
+        await execute(node, session, "import os; open('a', 'w').write('one'); s = os.stat('a')")
+        await execute(node, session, "open('a', 'w').write('two'); os.utime('a', ns=(s.st_atime_ns, s.st_mtime_ns))")
+        assert await content(node, session, "a") == b"two"
+
+    async def test_a_file_of_a_running_program_can_be_read(self, node: Node, session: str) -> None:
+        log = await node.execute(
+            LOCAL, session, "open('a', 'w').write('now'); print('written', flush=True); import time; time.sleep(60)"
+        )
+        async for event in log.follow():
+            if event.name == "stdout":
+                break
+        assert [(row.path, row.digest) for row in await node.files(LOCAL, session)] == [("a", "")]
+        assert await content(node, session, "a") == b"now"
+        await node.interrupt(LOCAL, session)
+        await log.result()
+
+    async def test_equal_bytes_keep_their_id_and_others_get_a_new_one(self, node: Node, session: str) -> None:
+        first = await node.put_file(LOCAL, session, "a", pieces(b"one"))
+        assert (await node.put_file(LOCAL, session, "a", pieces(b"one"))).id == first.id
+        assert (await node.put_file(LOCAL, session, "a", pieces(b"two"))).id != first.id
+
+    async def test_a_stored_file_can_begin_another_session(self, node: Node, session: str) -> None:
+        file = await node.put_file(LOCAL, session, "a", pieces(b"shared"))
+        log = await node.run(LOCAL, "print(open('b').read())", files=[Upload("b", file_id=file.id)])
+        assert (await log.result()).stdout == "shared\n"
+
+    async def test_what_is_too_large_or_no_name_is_refused(self, node: Node, session: str) -> None:
+        limit = 256 << 20
+        with pytest.raises(TooLarge):
+            await node.put_file(LOCAL, session, "a", pieces(), size=limit + 1)
+        for path in ("../a", "/etc/passwd", "a\0", ""):
+            with pytest.raises(InvalidPath):
+                await node.put_file(LOCAL, session, path, pieces(b"x"))
+        with pytest.raises(FileMissing):
+            await node.file(LOCAL, session, "nothing")
+        with pytest.raises(FileMissing):
+            await node.remove_file(LOCAL, session, "nothing")
+
+    async def test_closing_a_session_deletes_its_files_and_keeps_its_executions(self, node: Node) -> None:
+        row = await node.open_session(LOCAL, files=[Upload("a", b"x")])
+        execution = await execute(node, row.id, "print(1)")
+        assert (await node.close_session(LOCAL, row.id)).status == "closed"
+        assert await paths(node, row.id) == []
+        assert (await node.execution(LOCAL, row.id, execution.id)).execution == execution
+        with pytest.raises(SessionClosed):
+            await node.execute(LOCAL, row.id, "1")
+        with pytest.raises(SessionClosed):
+            await node.put_file(LOCAL, row.id, "a", pieces(b"x"))
+        assert (await node.close_session(LOCAL, row.id)).status == "closed"
+
+
+class TestTime:
+    async def test_an_idle_session_expires_and_can_still_be_read(self, node: Node) -> None:
+        row = await node.open_session(LOCAL, idle_timeout=0.2, files=[Upload("a", b"x")])
+        await until(lambda: node.open_sessions == 0)
+        assert (await node.session(LOCAL, row.id)).status == "expired"
+        assert await content(node, row.id, "a") == b"x"
+        with pytest.raises(SessionExpired):
+            await node.execute(LOCAL, row.id, "1")
+
+    async def test_what_has_ended_is_forgotten_in_time_and_its_bytes_are_freed(self, node: Node) -> None:
+        log = await node.run(LOCAL, "open('a', 'w').write('bytes of this test alone')")
+        await log.result()
+        await until(lambda: node.open_sessions == 0)
+        row = await node.file(LOCAL, log.session_id, "a")
+        await node.sweep(time.time() + (node.settings.file_retention_h + 1) * 3600)
+        assert await paths(node, log.session_id) == []
+        with pytest.raises(FileMissing):
+            await anext(aiter(node.pieces(row)))
+        assert (await node.execution(LOCAL, log.session_id, log.execution_id)).execution is not None
+        await node.sweep(time.time() + (node.settings.retention_h + 1) * 3600)
+        with pytest.raises(SessionMissing):
+            await node.session(LOCAL, log.session_id)
+
+    async def test_a_session_that_sleeps_expires_too(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0) as node:
+            row = await node.open_session(LOCAL)
+        async with opened(tmp_path, pool_size=0) as node:
+            await node.sweep(time.time())
+            assert (await node.session(LOCAL, row.id)).status == "active"
+            await node.sweep(time.time() + row.idle_timeout_s + 1)
+            assert (await node.session(LOCAL, row.id)).status == "expired"
+
+
+class TestLives:
+    @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+    async def test_a_session_goes_on_in_the_next_life_with_its_files_and_without_its_variables(
+        self, root: None, tmp_path: Path, database: str, request: pytest.FixtureRequest
+    ) -> None:
+        url = {"database_url": request.getfixturevalue("cluster").empty()} if database == "postgresql" else {}
+        async with opened(tmp_path, **url) as node:
+            row = await node.open_session(LOCAL, metadata={"who": "me"})
+            done = await execute(node, row.id, "x = 1; open('a', 'w').write('kept')")
+        async with opened(tmp_path, **url) as node:
+            again = await node.session(LOCAL, row.id)
+            assert (again.status, again.metadata) == ("active", {"who": "me"})
+            assert (await node.execution(LOCAL, row.id, done.id)).execution == done
+            assert await paths(node, row.id) == ["a"]
+            execution = await execute(node, row.id, "print(open('a').read(), 'x' in globals())")
+            assert (execution.stdout, execution.state_lost) == ("kept False\n", True)
+
+    async def test_a_session_that_sleeps_takes_files_as_long_as_they_will_fit(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0, disk_mb=2) as node:
+            row = await node.open_session(LOCAL)
+        async with opened(tmp_path, pool_size=0, disk_mb=2) as node:
+            await node.put_file(LOCAL, row.id, "a", pieces(bytes(1 << 20)))
+            with pytest.raises(WorkspaceFull):
+                await node.put_file(LOCAL, row.id, "b", pieces(bytes(3 << 19)))
+            await node.put_file(LOCAL, row.id, "a", pieces(bytes(3 << 19)))
+            assert (await execute(node, row.id, "import os; print(os.listdir())")).stdout == "['a']\n"
+
+    async def test_a_session_that_never_ran_has_lost_nothing(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0) as node:
+            row = await node.open_session(LOCAL)
+        async with opened(tmp_path, pool_size=0) as node:
+            assert not (await execute(node, row.id, "1")).state_lost
+
+    async def test_what_runs_at_the_end_is_killed_with_the_reason(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path) as node:
+            row = await node.open_session(LOCAL)
+            log = await node.execute(LOCAL, row.id, "import time; time.sleep(60)")
+            queued = await node.execute(LOCAL, row.id, "1")
+        for end in (await log.result(), await queued.result()):
+            assert (end.status, end.reason, end.state_lost) == (Status.KILLED, STOPPED, True)
+        async with opened(tmp_path, pool_size=0) as node:
+            assert (await node.execution(LOCAL, row.id, log.execution_id)).execution == await log.result()
+
+    async def test_draining_finishes_what_runs_and_takes_nothing_new(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path) as node:
+            row = await node.open_session(LOCAL)
+            log = await node.execute(LOCAL, row.id, "import time; time.sleep(0.5); print('finished')")
+            draining = asyncio.ensure_future(node.drain())
+            await asyncio.sleep(0)
+            with pytest.raises(Draining):
+                await node.execute(LOCAL, row.id, "1")
+            with pytest.raises(Draining):
+                await node.run(LOCAL, "1")
+            assert (await node.health()).draining
+            await draining
+            assert (await log.result()).stdout == "finished\n"
+
+    async def test_two_nodes_never_share_a_directory(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0):
+            with pytest.raises(DataDirInUse, match="another data_dir"):
+                async with opened(tmp_path, pool_size=0):
+                    pass
