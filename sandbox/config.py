@@ -73,7 +73,27 @@ class Settings(BaseSettings):
     )
     runtime: Literal["auto", "embedded", "docker"] = Field(
         default="auto",
-        description="What makes sandboxes; `auto` takes the best this host can do. Only `embedded` exists yet.",
+        description="What makes sandboxes; `auto` is `embedded` where this host can contain by itself, else `docker`.",
+    )
+    docker_host: str | None = Field(
+        default=None,
+        pattern=r"^(unix:///|tcp://)\S+$",
+        description="The Docker daemon that makes containers.",
+        json_schema_extra={
+            "default": "what `DOCKER_HOST` names, else `unix:///var/run/docker.sock`",
+            "allowed": "an address that begins with `unix://` or `tcp://`",
+        },
+    )
+    docker_channel: Literal["auto", "socket", "stdio"] = Field(
+        default="auto",
+        description="How the server talks into containers: a socket shown to each, or their stdin and stdout through "
+        "the daemon; `auto` takes the socket where daemon and server share a file system.",
+    )
+    oci_runtime: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="What runs containers, by the name that the Docker daemon has for it: `runc`, `runsc` (gVisor).",
+        json_schema_extra={"default": "the daemon's own", "allowed": "a name from `docker info`"},
     )
     image: str = Field(
         default="python",

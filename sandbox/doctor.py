@@ -1,4 +1,4 @@
-"""What this host offers the embedded runtime: findings with a grade, and the fix for each.
+"""What this host offers the runtime in use: findings with a grade, and the fix for each.
 
 A: as it should be. B: works and contains, but a recommended lock of the host is open. C: works, with a weakness to
 know about before strangers' code runs. Fail: nothing can run until it is fixed. Everything here only reads, and
@@ -6,31 +6,39 @@ takes milliseconds. What is asked for is what the launcher needs, plus the harde
 should have whoever contains it. (Long, because it is a flat list: each probe stands alone.)
 """
 
+import contextlib
 import os
 import platform
 import re
 import resource
 import socket
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sandbox import image as images
 from sandbox.config import Settings
-from sandbox.errors import ImageNotBuilt, NotFound
+from sandbox.errors import HostUnfit, ImageNotBuilt, NotFound
+from sandbox.runtime.docker import image as docker_images
+from sandbox.runtime.docker.daemon import DEFAULT_ADDRESS, client_for
 from sandbox.runtime.embedded import linux, seccomp
 from sandbox.runtime.embedded.cgroup import Layout, NoCgroups
 from sandbox.runtime.embedded.instance import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
+
+if TYPE_CHECKING:
+    from docker import APIClient
 
 MIB = 1 << 20
 
 _CAPABILITIES = {"DAC_OVERRIDE": 1, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _OLDEST_KERNEL, _GOOD_KERNEL = (5, 13), (6, 12)
+_GOOD_DOCKER, _GOOD_RUNC = (29, 5, 1), (1, 2, 8)
 _SCOPING_ABI = 6
-_ZYGOTE_MB, _WARM_MB = 250, 35
+_ZYGOTE_MB, _WARM_MB, _WARM_CONTAINER_MB = 250, 35, 120
 _BUILD_MB, _BUILD_INODES = 3072, 60_000
 _DESCRIPTORS_PER_SANDBOX = 4
 # Leaks across processes and from the kernel, against which a sandbox has no means of its own.
@@ -93,8 +101,21 @@ Probe = Callable[[Host, Settings], Iterable[Finding]]
 def examine(settings: Settings, host: Host | None = None) -> tuple[Finding, ...]:
     """All findings, in the order in which to fix them. Never raises for what it finds."""
     host = host or Host()
+    if settings.runtime == "docker":
+        return _examine(_DOCKER_PROBES, settings, host)
+    findings = _examine(_PROBES, settings, host)
+    if settings.runtime == "auto" and overall(findings) is Grade.FAIL:
+        containers = _examine(_DOCKER_PROBES, settings, host)
+        if overall(containers) is not Grade.FAIL:
+            missing = ", ".join(finding.name for finding in findings if finding.grade is Grade.FAIL)
+            found = f"docker, because the embedded one lacks: {missing}"
+            return (Finding("runtime", Grade.A, found), *containers)
+    return findings
+
+
+def _examine(probes: Iterable[Probe], settings: Settings, host: Host) -> tuple[Finding, ...]:
     findings: list[Finding] = []
-    for probe in _PROBES:
+    for probe in probes:
         try:
             findings += probe(host, settings)
         except (OSError, ValueError, IndexError) as error:
@@ -299,7 +320,12 @@ def _image(host: Host, settings: Settings) -> Iterator[Finding]:
         yield Finding("image", Grade.FAIL, str(error), f"sandbox image build {settings.image}")
         return
     except NotFound as error:
-        yield Finding("image", Grade.FAIL, str(error), f"set SANDBOX_IMAGE to one of: {', '.join(images.sources())}")
+        yield Finding(
+            "image",
+            Grade.FAIL,
+            str(error),
+            f"set SANDBOX_IMAGE to one of: {', '.join(images.names(settings.images_dir))}",
+        )
         return
     manifest = image.manifest
     found = f"{image.name} {image.digest[:12]}: Python {manifest.python}, {len(manifest.libraries)} libraries"
@@ -314,6 +340,8 @@ def _memory(host: Host, settings: Settings) -> Iterator[Finding]:
     available = re.search(r"^MemAvailable:\s+(\d+) kB", host.read("/proc/meminfo"), re.MULTILINE)
     available_mb = int(available[1]) // 1024 if available else host.memory_mb
     pool_mb = _ZYGOTE_MB + settings.pool_size * _WARM_MB
+    if settings.runtime == "docker":
+        pool_mb = settings.pool_size * _WARM_CONTAINER_MB
     wanted = pool_mb + settings.memory_mb
     found = f"{available_mb} of {host.memory_mb} MiB available; a pool of {settings.pool_size} takes about {pool_mb}"
     if wanted > available_mb:
@@ -432,10 +460,10 @@ def _processor(host: Host, settings: Settings) -> Iterator[Finding]:
 
 def _docker(host: Host, settings: Settings) -> Iterator[Finding]:
     """For information: the embedded runtime does not need it."""
-    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    address = settings.docker_host or os.environ.get("DOCKER_HOST", DEFAULT_ADDRESS)
     path = host.path(address.removeprefix("unix://"))
     if not address.startswith("unix://"):
-        found = f"DOCKER_HOST is {address}, which was not asked"
+        found = f"the daemon is {address}, which was not asked"
     elif not path.exists():
         found = "no daemon; the embedded runtime needs none"
     else:
@@ -455,6 +483,80 @@ def _ping(path: Path) -> str:
     return f"a daemon answers at {path}" if alive else f"{path} answers, but not as Docker does"
 
 
+# What the Docker runtime needs.
+
+
+def _daemon(host: Host, settings: Settings) -> Iterator[Finding]:
+    try:
+        with contextlib.closing(client_for(settings.docker_host)) as client:
+            info, version = client.info(), client.version()
+            yield from _containers(info, version, settings)
+            yield from _docker_image(client, settings)
+    except HostUnfit as error:
+        yield Finding("docker", Grade.FAIL, str(error), "start a daemon, or set SANDBOX_RUNTIME=embedded")
+
+
+def _containers(info: Mapping[str, Any], version: Mapping[str, Any], settings: Settings) -> Iterator[Finding]:
+    number = str(info.get("ServerVersion", "unknown"))
+    yield _dated("docker", number, _GOOD_DOCKER, "containers reach less of a newer daemon")
+    parts = {str(part["Name"]): str(part["Version"]) for part in version.get("Components") or ()}
+    runtimes, wanted = sorted(info.get("Runtimes") or ()), settings.oci_runtime or info.get("DefaultRuntime", "runc")
+    if wanted not in runtimes:
+        found = f"the daemon has no runtime {wanted}; it has {', '.join(runtimes)}"
+        yield Finding("oci runtime", Grade.FAIL, found, f"register {wanted} in daemon.json, or set SANDBOX_OCI_RUNTIME")
+    elif wanted == "runc":
+        yield _dated("oci runtime", parts.get("runc", "unknown"), _GOOD_RUNC, "breakouts of 2025 are mended since")
+    else:
+        yield Finding("oci runtime", Grade.A, str(wanted))
+    options = " ".join(info.get("SecurityOptions") or ())
+    if "seccomp" not in options:
+        fix = "use a kernel and a runc with seccomp; nothing else narrows what the kernel is asked"
+        yield Finding("system calls", Grade.FAIL, "the daemon cannot filter them", fix)
+    if "name=userns" in options or "name=rootless" in options:
+        yield Finding("user namespace", Grade.A, "a container's ids are nobody's on the host")
+    else:
+        fix = 'set "userns-remap": "default" in daemon.json, which gives containers ids of their own'
+        yield Finding("user namespace", Grade.B, "containers share the host's ids, though no two use the same", fix)
+
+
+def _dated(name: str, found: str, good: tuple[int, int, int], why: str) -> Finding:
+    digits = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", found)
+    version = tuple(int(number or 0) for number in digits.groups()) if digits else (0, 0, 0)
+    if version >= good:
+        return Finding(name, Grade.A, found)
+    return Finding(name, Grade.B, f"{found}: {why}", f"upgrade to {'.'.join(map(str, good))} or newer")
+
+
+def _docker_image(client: "APIClient", settings: Settings) -> Iterator[Finding]:
+    try:
+        built = docker_images.load(client, settings.image)
+    except ImageNotBuilt as error:
+        fix = f"sandbox image build --runtime docker {settings.image}"
+        yield Finding("image", Grade.FAIL, str(error), fix)
+    except NotFound as error:
+        yield Finding(
+            "image",
+            Grade.FAIL,
+            str(error),
+            f"set SANDBOX_IMAGE to one of: {', '.join(images.names(settings.images_dir))}",
+        )
+    else:
+        manifest = built.manifest
+        found = f"{built.reference}: Python {manifest.python}, {len(manifest.libraries)} libraries"
+        yield Finding("image", Grade.A, found)
+
+
+_DOCKER_PROBES: tuple[Probe, ...] = (
+    _daemon,
+    _data_dir,
+    _memory,
+    _swap,
+    _same_page_merging,
+    _sysctls,
+    _core_pattern,
+    _devices,
+    _processor,
+)
 _PROBES: tuple[Probe, ...] = (
     _platform,
     _privileges,

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Self
 
 from sandbox.config import Settings
@@ -12,16 +13,27 @@ from sandbox.errors import HostUnfit, InvalidLimits
 from sandbox.execution import Execution, Limits, Spec
 from sandbox.pool import Pool
 from sandbox.runtime import Runtime
+from sandbox.runtime.docker.runtime import DockerRuntime
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.session import Session, checked_timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The runtime in use."""
+
+    runtime: Runtime
+    why: str
+    """For a person."""
 
 
 class Engine:
     """Sessions on warm sandboxes. Use `open`."""
 
-    def __init__(self, settings: Settings, runtime: Runtime, pool: Pool) -> None:
+    def __init__(self, settings: Settings, choice: Choice, pool: Pool) -> None:
         self.settings = settings
-        self.runtime = runtime
+        self.choice = choice
+        self.runtime = choice.runtime
         self.pool = pool
         # Weak: one that has expired and that nobody holds is no longer ours to close.
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -35,14 +47,12 @@ class Engine:
         is a cold start. Raises `HostUnfit`, `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
         """
         settings = settings or Settings.load()
-        if settings.runtime not in ("embedded", "auto"):
-            raise HostUnfit(f"the {settings.runtime} runtime is not part of this version; set SANDBOX_RUNTIME=embedded")
         async with contextlib.AsyncExitStack() as stack:
-            runtime = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir))
-            spec = _spec(settings)
-            await runtime.prepare(spec.image)
-            pool = await stack.enter_async_context(Pool.open(runtime, spec, settings.pool_size if warm else 0))
-            engine = cls(settings, runtime, pool)
+            choice = await _choose(stack, settings)
+            spec = _spec(settings, choice.runtime)
+            await choice.runtime.prepare(spec.image)
+            pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, settings.pool_size if warm else 0))
+            engine = cls(settings, choice, pool)
             stack.push_async_callback(engine._close_sessions)
             yield engine
 
@@ -102,13 +112,14 @@ class Engine:
         env: Mapping[str, str] | None = None,
     ) -> Spec:
         """What would be started for these wishes. Raises `InvalidLimits`."""
-        wanted = _spec(self.settings)
+        wanted = _spec(self.settings, self.runtime)
         chosen = limits or wanted.limits
         if memory_mb is not None and memory_mb != chosen.memory_mb:
             chosen = dataclasses.replace(chosen, memory_mb=memory_mb)
         if chosen.memory_mb > self.settings.max_memory_mb:
             raise InvalidLimits(f"memory_mb is {chosen.memory_mb}; this host allows {self.settings.max_memory_mb}")
-        return Spec(image or wanted.image, chosen, env=tuple(sorted((env or {}).items())))
+        pairs = tuple(sorted((env or {}).items()))
+        return dataclasses.replace(wanted, image=image or wanted.image, limits=chosen, env=pairs)
 
     def checked_idle_timeout(self, idle_timeout: float | None) -> float:
         """Seconds, with the default resolved. Raises `InvalidLimits`."""
@@ -145,7 +156,35 @@ class Engine:
         self._sessions.clear()
 
 
-def _spec(settings: Settings) -> Spec:
+async def _choose(stack: contextlib.AsyncExitStack, settings: Settings) -> Choice:
+    """Open the runtime that the settings name; for `auto` the embedded one where this host can contain, else Docker.
+
+    Raises `HostUnfit`.
+    """
+    unfit: HostUnfit | None = None
+    if settings.runtime != "docker":
+        try:
+            embedded = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir))
+        except HostUnfit as error:
+            if settings.runtime == "embedded":
+                raise
+            unfit = error
+        else:
+            why = "it is set" if settings.runtime == "embedded" else "this host can contain sandboxes without a daemon"
+            return Choice(embedded, why)
+    opening = DockerRuntime.open(
+        settings.data_dir / "docker", address=settings.docker_host, channel=settings.docker_channel
+    )
+    try:
+        docker = await stack.enter_async_context(opening)
+    except HostUnfit as error:
+        if unfit is None:
+            raise
+        raise HostUnfit(f"no runtime works here. embedded: {unfit}. docker: {error}") from error
+    return Choice(docker, "it is set" if unfit is None else f"the embedded runtime cannot work here: {unfit}")
+
+
+def _spec(settings: Settings, runtime: Runtime) -> Spec:
     limits = Limits(
         memory_mb=settings.memory_mb,
         cpus=settings.cpus,
@@ -154,7 +193,7 @@ def _spec(settings: Settings) -> Spec:
         files=settings.files,
         output_bytes=settings.output_bytes,
     )
-    return Spec(settings.image, limits)
+    return Spec(settings.image, limits, oci_runtime=settings.oci_runtime if runtime.name == "docker" else "")
 
 
 def run(

@@ -83,6 +83,8 @@ class Spec:
     network: Literal["none"] = "none"
     env: tuple[tuple[str, str], ...] = ()
     """Environment variables of the kernel, as pairs."""
+    oci_runtime: str = ""
+    """What runs a container, by the name that the Docker daemon has for it (`runc`, `runsc`); empty is its default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,11 @@
             share/matplotlib/  matplotlib's list of fonts, with paths as they are in a sandbox
         preload.py             what the zygote imports
         manifest.json          what is in it
+        system/                only where the root was unpacked from a container image: that image's whole file system,
+                               which sandboxes then see instead of the host's
 
-A root is never changed once it has its name; another lock, preload or interpreter gives another root.
+A root is never changed once it has its name; another lock, preload or interpreter gives another root. (Long for one
+file: it goes alone into the build of a container image, which is made by the same steps.)
 """
 
 import fcntl
@@ -18,11 +21,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,15 +36,18 @@ from typing import Any
 
 import uv
 
-from sandbox.errors import ImageNotBuilt, UnknownImage
+from sandbox.errors import ImageNotBuilt, InvalidRequest, UnknownImage
 
 Report = Callable[[str], None]
 
 INSIDE = "/opt/venv"
 """Where sandboxes see a root's `venv`."""
-_LAYOUT = "1"
+LAYOUT = "1"
 """Counts up when a root is built differently from the same sources."""
-_INGREDIENTS = ("requirements.lock", "preload.py", "fontcache.py")
+INGREDIENTS = ("requirements.lock", "preload.py", "fontcache.py")
+"""The files of `images/<name>/` that a root is built from, as far as they are there."""
+_SYSTEM = "system"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Small, and complete: the Chinese and Japanese characters in common use and all Korean syllables.
 _FONT_PACKAGE = "fonts-wqy-microhei"
 _APT_TIMEOUT_S = 300
@@ -69,7 +77,7 @@ class Manifest:
     python: str
     """Version of the interpreter."""
     base_prefix: str
-    """Where that interpreter is installed on this host; sandboxes need it at the same path."""
+    """Where that interpreter is installed in the system that it is of; sandboxes need it at the same path."""
     libraries: Mapping[str, str]
     """Distribution to version, sorted by name."""
     fonts: tuple[str, ...]
@@ -98,6 +106,8 @@ class Image:
     digest: str
     """SHA-256 in hex of everything the root is built from."""
     root: Path
+    system: Path
+    """The file system with its interpreter and the programs beside it: the host's, or one that came with the image."""
     manifest: Manifest
 
 
@@ -109,16 +119,25 @@ class _Recipe:
     source: Path
     digest: str
 
-    def directory(self, images_dir: Path) -> Path:
-        return images_dir.absolute() / self.name
-
     def root(self, images_dir: Path) -> Path:
-        return self.directory(images_dir) / f"{self.digest[:12]}-py{platform.python_version()}"
+        return images_dir.absolute() / self.name / f"{self.digest[:12]}-py{platform.python_version()}"
 
 
 def sources() -> list[str]:
     """Names of the images that can be built, sorted."""
     return sorted(path.parent.name for path in _source_directory().glob("*/requirements.lock"))
+
+
+def source(name: str) -> Path:
+    """The directory that says what the image is. Raises `UnknownImage`."""
+    if name not in sources():
+        raise UnknownImage(f"there is no image {name!r}; choose from: {', '.join(sources())}")
+    return _source_directory() / name
+
+
+def names(images_dir: Path) -> list[str]:
+    """Names that `load` may know: those of the images that can be built, and of those that were unpacked; sorted."""
+    return sorted({*sources(), *(root.parent.name for root in _unpacked(images_dir, "*"))})
 
 
 def build(name: str, images_dir: Path, report: Report) -> Image:
@@ -128,29 +147,37 @@ def build(name: str, images_dir: Path, report: Report) -> Image:
     `UnknownImage`, and `ImageNotBuilt` when a step fails, with its last words.
     """
     recipe = _recipe(name)
-    root = recipe.root(images_dir)
-    partial = root.with_name(f"{root.name}.tmp-{os.getpid()}")
     try:
-        recipe.directory(images_dir).mkdir(parents=True, exist_ok=True)
-        with _building(recipe.directory(images_dir), report):
-            if _is_built(name, images_dir):
-                return load(name, images_dir)
-            _clear(root)
-            try:
-                _fill(recipe, partial, report)
-                partial.rename(root)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        _make(recipe.root(images_dir), recipe.digest, lambda partial: _fill(recipe, partial, report), report)
     except subprocess.CalledProcessError as error:
         raise ImageNotBuilt(f"building image {name!r} failed: {_last_words(error)}") from error
     except OSError as error:
         raise ImageNotBuilt(f"building image {name!r} failed: {error}") from error
-    report(f"Built {root}")
     return load(name, images_dir)
+
+
+def unpack(manifest: Manifest, key: str, images_dir: Path, extract: Callable[[Path], None], report: Report) -> Image:
+    """Make a root of a container image's file system, or return at once when it is there.
+
+    manifest: the image's, with the name that the root shall have; key: a digest in hex of the whole image; extract:
+    puts the file system into a directory. Raises `InvalidRequest` for a name that cannot be had, `OSError`.
+    """
+    if not _NAME.fullmatch(manifest.name) or manifest.name in sources():
+        raise InvalidRequest(
+            f"an image cannot be unpacked as {manifest.name!r}; choose a name of small letters, digits, '.', '_' and "
+            "'-' that no image has which can be built"
+        )
+    root = images_dir.absolute() / manifest.name / f"{key[:12]}-py{manifest.python}"
+    _make(root, manifest.digest, lambda partial: _settle(manifest, partial, extract), report)
+    # What was unpacked last is what the name means. By the fine clock: file systems have a coarse one.
+    os.utime(root, ns=(time.time_ns(), time.time_ns()))
+    return load(manifest.name, images_dir)
 
 
 def load(name: str, images_dir: Path) -> Image:
     """The built image. Raises `UnknownImage`, and `ImageNotBuilt` when its root is missing or damaged."""
+    if name not in sources() and name in names(images_dir):
+        return _load_unpacked(name, images_dir)
     recipe = _recipe(name)
     root = recipe.root(images_dir)
     if not root.is_dir():
@@ -171,6 +198,14 @@ def built(images_dir: Path) -> list[Image]:
     return sorted(images, key=lambda image: image.manifest.built_at)
 
 
+def digest_of(parts: Iterable[bytes]) -> str:
+    """SHA-256 in hex of the parts, each with its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8) + part)
+    return digest.hexdigest()
+
+
 def _source_directory() -> Path:
     package = Path(__file__).parent
     installed = package / "_images"
@@ -178,16 +213,11 @@ def _source_directory() -> Path:
 
 
 def _recipe(name: str) -> _Recipe:
-    if name not in sources():
-        raise UnknownImage(f"there is no image {name!r}; choose from: {', '.join(sources())}")
-    source = _source_directory() / name
-    digest = hashlib.sha256()
-    about = (_LAYOUT, platform.python_version(), platform.machine(), sys.base_prefix)
+    directory = source(name)
+    about = (LAYOUT, platform.python_version(), platform.machine(), sys.base_prefix)
     parts = [part.encode() for part in about]
-    parts += [path.read_bytes() if (path := source / file).is_file() else b"" for file in _INGREDIENTS]
-    for part in parts:
-        digest.update(len(part).to_bytes(8) + part)
-    return _Recipe(name, source, digest.hexdigest())
+    parts += [path.read_bytes() if (path := directory / file).is_file() else b"" for file in INGREDIENTS]
+    return _Recipe(name, directory, digest_of(parts))
 
 
 def _open(root: Path) -> Image | None:
@@ -196,16 +226,48 @@ def _open(root: Path) -> Image | None:
         manifest = Manifest.from_json((root / "manifest.json").read_text())
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    whole = os.access(root / "venv/bin/python", os.X_OK) and (root / "preload.py").is_file()
-    return Image(manifest.name, manifest.digest, root, manifest) if whole else None
+    system = unpacked if (unpacked := root / _SYSTEM).is_dir() else Path("/")
+    whole = _has_interpreter(root / "venv", system) and (root / "preload.py").is_file()
+    return Image(manifest.name, manifest.digest, root, system, manifest) if whole else None
 
 
-def _is_built(name: str, images_dir: Path) -> bool:
+def _has_interpreter(venv: Path, system: Path) -> bool:
     try:
-        load(name, images_dir)
-    except ImageNotBuilt:
+        python = os.readlink(venv / "bin" / "python")
+    except OSError:
         return False
-    return True
+    return os.access(system / python.lstrip("/"), os.X_OK)
+
+
+def _unpacked(images_dir: Path, name: str) -> list[Path]:
+    """The roots with a system of their own, the last that was unpacked at the end."""
+    systems = images_dir.absolute().glob(f"{name}/*-py*/{_SYSTEM}")
+    roots = [system.parent for system in systems if ".tmp-" not in system.parent.name]
+    return sorted(roots, key=lambda root: root.stat().st_mtime_ns)
+
+
+def _load_unpacked(name: str, images_dir: Path) -> Image:
+    root = _unpacked(images_dir, name)[-1]
+    image = _open(root)
+    if image is None:
+        raise ImageNotBuilt(f"the library root {root} is damaged; remove it, and run `sandbox image unpack` again")
+    return image
+
+
+def _make(root: Path, digest: str, fill: Callable[[Path], None], report: Report) -> None:
+    """Have `fill` make the root, unless it is there. Raises what `fill` does, and then leaves nothing."""
+    partial = root.with_name(f"{root.name}.tmp-{os.getpid()}")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _building(root.parent, report):
+        if (there := _open(root)) is not None and there.digest == digest:
+            return
+        _clear(root)
+        try:
+            fill(partial)
+            partial.rename(root)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    report(f"Built {root}")
 
 
 @contextmanager
@@ -256,6 +318,21 @@ def _fill(recipe: _Recipe, root: Path, report: Report) -> None:
     )
     (root / "manifest.json").write_text(manifest.to_json())
     _make_readable(root)
+
+
+def _settle(manifest: Manifest, root: Path, extract: Callable[[Path], None]) -> None:
+    system = root / _SYSTEM
+    system.mkdir(parents=True)
+    extract(system)
+    # A link is followed by us as one of this host's.
+    for part in (INSIDE, "/opt/image", "/usr", "/etc", manifest.base_prefix):
+        if not (system / part.lstrip("/")).resolve().is_relative_to(system.resolve()):
+            raise ImageNotBuilt(f"image {manifest.name!r} cannot be unpacked: its {part} leads out of it")
+    (system / INSIDE.removeprefix("/")).rename(root / "venv")
+    (system / "opt/image/preload.py").rename(root / "preload.py")
+    (root / "manifest.json").write_text(manifest.to_json())
+    for path in (root, system):
+        path.chmod(0o755)
 
 
 def _install(venv: Path, lock: Path, report: Report) -> None:

@@ -98,8 +98,13 @@ class Kernel:
         if not self.alive or self._running is not None:
             raise SessionClosed("this kernel cannot take an execution: its sandbox is gone or busy")
         self.sandbox.reset_peak()
-        running = _Running(execution_id, self.sandbox.usage(), asyncio.Queue(), time.monotonic())
+        running = _Running(execution_id, Usage(0, 0, 0), asyncio.Queue(), time.monotonic())
         self._running = running
+        try:
+            running.before = await self.sandbox.usage()
+        except BaseException:
+            self._running = None  # nothing was handed over
+            raise
         try:
             with contextlib.suppress(ConnectionError):  # the reader will say so
                 await self._send(Frame.EXECUTE, {"id": execution_id, "code": code, "timeout": timeout})
@@ -124,11 +129,11 @@ class Kernel:
                 item = await self._overdue()
             if isinstance(item, dict):
                 self._running = None
-                yield self._judge(running, item)
+                yield await self._judge(running, item)
                 return
             if isinstance(item, Exit):
                 self._running = None
-                yield self._judge_exit(running, item)
+                yield await self._judge_exit(running, item)
                 return
             yield item
 
@@ -153,10 +158,10 @@ class Kernel:
             if isinstance(item, dict | Exit):
                 self._running = None
 
-    def _judge(self, running: _Running, done: dict[str, Any]) -> Ending:
+    async def _judge(self, running: _Running, done: dict[str, Any]) -> Ending:
         """From init's account and the meters to a status."""
         now = time.monotonic()
-        after = self.sandbox.usage()
+        after = await self.sandbox.usage()
         status, reason = _status(done, after.oom_kills - running.before.oom_kills, self.spec)
         died = done.get("died") is not None
         lost, self._state_lost = died or self._state_lost, False
@@ -175,8 +180,8 @@ class Kernel:
             _integer(done.get("workspace")),
         )
 
-    def _judge_exit(self, running: _Running, end: Exit) -> Ending:
-        after = self.sandbox.usage()
+    async def _judge_exit(self, running: _Running, end: Exit) -> Ending:
+        after = await self.sandbox.usage()
         if end.reason == "overdue":
             status, reason = Status.TIMEOUT, "the time was over and the sandbox had to be destroyed with its files"
         elif self._stopping:
@@ -235,7 +240,7 @@ class Kernel:
             self._fail(Exit(f"protocol error: {error}"))
             await self.sandbox.stop()
             return
-        self.sandbox.usage()  # the last reading there will be: what init died of is in it
+        await self.sandbox.usage()  # the last reading there will be: what init died of is in it
         self._fail(await self.sandbox.wait())
 
     def _fail(self, end: Exit) -> None:

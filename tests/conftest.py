@@ -9,14 +9,20 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from docker import APIClient
 
 from sandbox import image
 from sandbox.config import Settings
 from sandbox.engine import Engine
-from sandbox.errors import HostUnfit
+from sandbox.errors import HostUnfit, ImageNotBuilt
 from sandbox.image import Image
+from sandbox.runtime.docker import image as docker_images
+from sandbox.runtime.docker.daemon import client_for
+from sandbox.runtime.docker.image import Built
 from sandbox.runtime.embedded import linux
 from sandbox.session import Session
+from tests import docker as daemons
+from tests.docker import Docker
 from tests.postgresql import Cluster, programs
 
 _END_SECONDS = 20.0
@@ -76,6 +82,39 @@ def cluster(nothing_left: None) -> Iterator[Cluster]:
     cluster = Cluster(found)
     yield cluster
     cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def docker(root: None, nothing_left: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    """A Docker daemon; a visible skip where none runs or can be started."""
+    with daemons.running(tmp_path_factory.mktemp("docker")) as docker:
+        yield docker
+
+
+@pytest.fixture(scope="session")
+def base_image(docker: Docker) -> str:
+    """What images are built on."""
+    return daemons.base_image(docker)
+
+
+@pytest.fixture(scope="session")
+def docker_client(docker: Docker) -> Iterator[APIClient]:
+    """A client of the daemon as the runtime has one."""
+    with contextlib.closing(client_for(docker.address)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def docker_image(docker_client: APIClient, base_image: str) -> Built:
+    """The default image as a Docker image, built if it is not yet; a skip where nobody wants to wait for that."""
+    try:
+        return docker_images.load(docker_client, "python")
+    except ImageNotBuilt:
+        if not os.environ.get("CI"):
+            pytest.skip("the Docker image is not built from these sources, which takes minutes; set CI=true")
+    return docker_images.build(
+        docker_client, "python", print, base_image=base_image, network=daemons.NETWORK, ca_bundle=daemons.ca_bundle()
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

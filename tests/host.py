@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 WAIT_SECONDS = 30.0
 """Ends a wait for something that never comes; nothing healthy takes nearly as long."""
@@ -76,6 +77,22 @@ def _end(waited: Sequence[int]) -> None:
                 raise TimeoutError(f"these do not end: {names}")
 
 
+class House(Protocol):
+    """A runtime's sandboxes as the host sees them."""
+
+    def contained(self) -> list[int]:
+        """Everybody in a sandbox, inits included."""
+
+    def inits(self) -> list[int]:
+        """One for each sandbox; with it the sandbox dies."""
+
+    def kernels(self) -> list[int]:
+        """The kernel of each sandbox."""
+
+    def left(self) -> list[str]:
+        """Whatever there is of sandboxes besides processes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """The processes, groups and directories of one server's embedded runtime, while its launcher lives."""
@@ -124,6 +141,10 @@ class Embedded:
     def groups(self) -> list[Path]:
         """The control groups of its sandboxes."""
         return groups(self.instance)
+
+    def left(self) -> list[str]:
+        """See `House`."""
+        return [str(group) for group in self.groups()]
 
 
 def groups(instance: str) -> list[Path]:

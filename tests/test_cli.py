@@ -481,6 +481,24 @@ def test_an_unknown_image_is_refused() -> None:
     assert ended.stderr == "sandbox: there is no image 'fortran'; choose from: python\n"
 
 
+@pytest.mark.parametrize("option", ["--base-image", "--network", "--ca-bundle"])
+def test_an_option_for_docker_is_refused_for_the_embedded_runtime(option: str) -> None:
+    ended = command("image", "build", option, __file__)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert f"Invalid value for {option}: goes with --runtime docker only" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("build", "--runtime", "docker"), ("list", "--runtime", "docker"), ("show", "--runtime", "docker"), ("unpack",)],
+)
+def test_docker_images_without_a_daemon_say_what_to_do(words: tuple[str, ...], tmp_path: Path) -> None:
+    ended = command("image", *words, env={"DOCKER_HOST": f"unix://{tmp_path}/nobody"})
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "no Docker daemon answers" in ended.stderr
+    assert "systemctl start docker" in ended.stderr
+
+
 def test_the_version_is_shown() -> None:
     ended = command("--version")
     assert (ended.code, ended.stdout.startswith("sandbox ")) == (0, True)

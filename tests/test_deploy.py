@@ -4,16 +4,14 @@ Makes a base image, builds ours on it and runs that, on a Docker daemon that is 
 three minutes, so it is for CI.
 """
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,102 +21,32 @@ import pytest
 
 from sandbox.config import Settings
 from sandbox.runtime.embedded import seccomp
-
-ROOT = Path(__file__).parents[1]
-BASE_IMAGE = "sandbox-engine-base:bookworm"
-_BUILD_SECONDS = 900
-_WAIT_SECONDS = 180
-_CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-
-in_docker = pytest.mark.skipif(not os.environ.get("CI"), reason="builds and runs an image for minutes; set CI=true")
-
-
-@dataclass(frozen=True, slots=True)
-class Docker:
-    """A daemon, as the commands see it."""
-
-    env: Mapping[str, str]
-    compose: Sequence[str]
-
-    def run(self, *command: str | Path, timeout: float = _WAIT_SECONDS) -> "subprocess.CompletedProcess[str]":
-        """What the command said and how it ended, whichever way."""
-        return subprocess.run(
-            command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
-        )
-
-    def output(self, *command: str | Path, timeout: float = _WAIT_SECONDS) -> str:
-        """The stdout of a command that has to succeed."""
-        finished = self.run(*command, timeout=timeout)
-        assert finished.returncode == 0, f"{command}: {finished.stdout[-2000:]}{finished.stderr[-4000:]}"
-        return finished.stdout.strip()
+from tests.docker import BUILD_SECONDS, NETWORK, ROOT, WAIT_SECONDS, Docker, ca_bundle, in_docker
 
 
 @pytest.fixture(scope="module")
-def docker(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
-    """The daemon that runs, or one for these tests."""
-    if missing := [name for name in ("docker", "mmdebstrap") if shutil.which(name) is None]:
-        pytest.skip(f"needs {' and '.join(missing)}: apt-get install docker.io mmdebstrap")
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
-    if not plugin and shutil.which("docker-compose") is None:
+def compose() -> Sequence[str]:
+    """The command, as it is installed."""
+    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return ["docker", "compose"]
+    if shutil.which("docker-compose") is None:
         pytest.skip("needs compose: apt-get install docker-compose")
-    compose = ["docker", "compose"] if plugin else ["docker-compose"]
-    if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
-        yield Docker(os.environ, compose)
-        return
-    if shutil.which("dockerd") is None:
-        pytest.skip("no Docker daemon runs, and there is none to start: apt-get install docker.io")
-    directory = tmp_path_factory.mktemp("docker")
-    with _daemon(directory) as address:
-        yield Docker({**os.environ, "DOCKER_HOST": address}, compose)
-    shutil.rmtree(directory)
-
-
-@contextlib.contextmanager
-def _daemon(directory: Path) -> Iterator[str]:
-    """A Docker daemon of our own. Its mounts end with it, and it touches neither firewall nor bridges."""
-    group = f"docker-{directory.name}-{os.getpid()}"
-    arguments = ["unshare", "--mount", "dockerd", f"--data-root={directory}/data", f"--exec-root={directory}/run"]
-    arguments += [f"--pidfile={directory}/pid", f"--host=unix://{directory}/docker.sock", f"--cgroup-parent=/{group}"]
-    arguments += ["--bridge=none", "--iptables=false", "--ip-forward=false"]
-    with (directory / "log").open("wb") as log, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-        ready.bind(f"{directory}/ready")
-        ready.settimeout(_WAIT_SECONDS)
-        env = {**os.environ, "NOTIFY_SOCKET": f"{directory}/ready"}
-        with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env) as daemon:
-            ended = threading.Thread(target=_tell_end, args=(daemon, f"{directory}/ready"))
-            ended.start()
-            try:
-                if b"READY=1" not in ready.recv(4096):
-                    pytest.skip(f"dockerd cannot run here: {(directory / 'log').read_text()[-500:]}")
-                yield f"unix://{directory}/docker.sock"
-            finally:
-                daemon.terminate()
-                ended.join()
-    for left in Path("/sys/fs/cgroup").glob(f"**/{group}"):
-        left.rmdir()
-
-
-def _tell_end(daemon: "subprocess.Popen[bytes]", address: str) -> None:
-    daemon.wait()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-        sock.sendto(b"ended", address)
+    return ["docker-compose"]
 
 
 @pytest.fixture(scope="module")
-def image(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def image(docker: Docker, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The server's image, built from this checkout."""
-    if docker.run("docker", "image", "inspect", BASE_IMAGE).returncode != 0:
-        docker.output(ROOT / "scripts" / "base_image.sh", BASE_IMAGE, timeout=_BUILD_SECONDS)
     context = tmp_path_factory.mktemp("context")
     for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, context)
     for name in ("sandbox", "images", "deploy"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
-    if _CA_BUNDLE.exists():
-        shutil.copy(_CA_BUNDLE, context / "ca-bundle.crt")
+    if (trusted := ca_bundle()) is not None:
+        shutil.copy(trusted, context / "ca-bundle.crt")
     tag = f"sandbox-engine:test-{os.getpid()}"
-    arguments = ["--network=host", "--force-rm", f"--build-arg=BASE_IMAGE={BASE_IMAGE}", f"--tag={tag}"]
-    docker.output("docker", "build", *arguments, context, timeout=_BUILD_SECONDS)
+    arguments = [f"--network={NETWORK}", "--force-rm", f"--build-arg=BASE_IMAGE={base_image}", f"--tag={tag}"]
+    docker.output("docker", "build", *arguments, context, timeout=BUILD_SECONDS)
     yield tag
     docker.output("docker", "rmi", tag)
 
@@ -128,11 +56,12 @@ class Deployment:
     """The server of compose.yaml, in a project of its own."""
 
     docker: Docker
+    command: Sequence[str]
     project: str
     secret: str
 
     def compose(self, *arguments: str) -> str:
-        return self.docker.output(*self.docker.compose, "-p", self.project, *arguments)
+        return self.docker.output(*self.command, "-p", self.project, *arguments)
 
     def container(self) -> str:
         """Its id; also when it has ended."""
@@ -145,7 +74,7 @@ class Deployment:
         self._until(since, "health_status: healthy")
 
     def _until(self, since: str, wanted: str) -> None:
-        watch = ["docker", "events", f"--since={since}", f"--until={int(since) + _WAIT_SECONDS}"]
+        watch = ["docker", "events", f"--since={since}", f"--until={int(since) + WAIT_SECONDS}"]
         watch += [f"--filter=container={self.container()}", "--format={{.Status}}"]
         with subprocess.Popen(watch, env=self.docker.env, stdout=subprocess.PIPE, text=True) as events:
             assert events.stdout is not None
@@ -162,15 +91,15 @@ class Deployment:
 
 
 @pytest.fixture(scope="module")
-def deployment(docker: Docker, image: str) -> Iterator[Deployment]:
+def deployment(docker: Docker, compose: Sequence[str], image: str) -> Iterator[Deployment]:
     """A healthy server, from nothing, by the commands of docs/deploy.md."""
     project = f"deploytest{os.getpid()}"
     # An empty port has Docker take a free one.
-    ours = Docker({**docker.env, "SANDBOX_SERVER_IMAGE": image, "SANDBOX_PORT": ""}, docker.compose)
-    deployment = Deployment(ours, project, "")
+    ours = Docker({**docker.env, "SANDBOX_SERVER_IMAGE": image, "SANDBOX_PORT": ""})
+    deployment = Deployment(ours, compose, project, "")
     try:
         secret = deployment.compose("run", "--rm", "-T", "server", "key", "create", "tests")
-        deployment = Deployment(ours, project, secret)
+        deployment = Deployment(ours, compose, project, secret)
         deployment.start()
         yield deployment
     finally:

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -162,3 +163,66 @@ plt.title("月度销售额 売上高ありがとう 월간 매출")
 plt.savefig(io.BytesIO(), format="png")
 """
     run(python_image, code, tmp_path)
+
+
+def extract(system: Path) -> None:
+    """A file system as small as an image can be."""
+    for directory in ("usr/bin", "etc", "opt/image", "opt/venv/bin"):
+        (system / directory).mkdir(parents=True)
+    for file, mode in (("usr/bin/python3.11", 0o755), ("opt/image/preload.py", 0o644)):
+        (system / file).touch(mode)
+    (system / "opt/venv/bin/python").symlink_to("/usr/bin/python3.11")
+
+
+@pytest.fixture
+def manifest(python_image: Image) -> Manifest:
+    """Of an image on another system."""
+    return dataclasses.replace(python_image.manifest, name="other", python="3.11.99", base_prefix="/usr")
+
+
+def test_an_unpacked_root_has_a_system_of_its_own_and_a_built_one_the_hosts(
+    manifest: Manifest, python_image: Image, tmp_path: Path
+) -> None:
+    unpacked = image.unpack(manifest, "0123456789abcdef", tmp_path, extract, print)
+    assert (unpacked.name, unpacked.root.name) == ("other", "0123456789ab-py3.11.99")
+    assert unpacked.system == unpacked.root / "system"
+    assert python_image.system == Path("/")
+    assert image.load("other", tmp_path) == unpacked
+    assert (image.sources(), image.names(tmp_path)) == (["python"], ["other", "python"])
+    assert image.built(tmp_path) == [unpacked]
+
+
+def test_a_name_means_what_was_unpacked_last(manifest: Manifest, tmp_path: Path) -> None:
+    first = image.unpack(manifest, "1" * 64, tmp_path, extract, print)
+    second = image.unpack(manifest, "2" * 64, tmp_path, extract, print)
+    assert image.load("other", tmp_path) == second
+    assert image.unpack(manifest, "1" * 64, tmp_path, extract, print) == first
+    assert image.load("other", tmp_path) == first
+
+
+def test_an_unpacked_root_without_its_python_is_damaged_whatever_the_host_has(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    unpacked = image.unpack(manifest, "1" * 64, tmp_path, extract, print)
+    (unpacked.system / "usr/bin/python3.11").unlink()
+    with pytest.raises(ImageNotBuilt, match="sandbox image unpack"):
+        image.load("other", tmp_path)
+    assert image.unpack(manifest, "1" * 64, tmp_path, extract, print) == unpacked
+
+
+@pytest.mark.parametrize("part", ["usr", "etc", "opt"])
+def test_a_system_that_leads_to_the_host_is_refused(part: str, manifest: Manifest, tmp_path: Path) -> None:
+    def extract_with_a_link(system: Path) -> None:
+        extract(system)
+        (system / part).rename(system / "real")
+        (system / part).symlink_to(f"/{part}")
+
+    with pytest.raises(ImageNotBuilt, match="leads out"):
+        image.unpack(manifest, "1" * 64, tmp_path, extract_with_a_link, print)
+    assert image.names(tmp_path) == ["python"]
+
+
+def test_what_was_unpacked_is_forgotten_with_its_directory(manifest: Manifest, tmp_path: Path) -> None:
+    shutil.rmtree(image.unpack(manifest, "1" * 64, tmp_path, extract, print).root.parent)
+    with pytest.raises(UnknownImage, match="python"):
+        image.load("other", tmp_path)

@@ -17,6 +17,16 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+COMMON = (
+    "numpy",
+    "pandas",
+    "pandas.io.formats.string",
+    "matplotlib.pyplot",
+    "matplotlib.backends.backend_agg",
+    "matplotlib_inline.backend_inline",
+)
+"""What a zygote imports that has one sandbox for itself, and pays alone for each import and each page."""
+
 MODULES = (
     "numpy",
     "numpy.fft",
@@ -123,7 +133,7 @@ def know_boot_time() -> None:
 
 
 quiet_thread_pools()
-for module in MODULES:
+for module in MODULES if globals().get("SHARED", True) else COMMON:
     import_module(module)
 with warnings.catch_warnings():
     # It sees a kernel, misses the widgets, says so, and settles for the text that we want; programs need not hear it.

@@ -51,7 +51,7 @@ async def get_image(
 def _built(images_dir: Directory) -> list[images.Image]:
     """What `load` can give; roots of older sources are not among them."""
     found = []
-    for name in images.sources():
+    for name in images.names(images_dir):
         with contextlib.suppress(ImageNotBuilt):
             found.append(images.load(name, images_dir))
     return found

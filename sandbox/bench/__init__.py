@@ -1,7 +1,8 @@
 """How fast, how small: the numbers that README quotes, measured on this machine.
 
 Each measure is one coroutine that returns its figures; `run` does them one after another. Those of `engine` look at
-sandboxes from within one process, those of `server` at `sandbox serve` from another one.
+sandboxes from within one process, those of `server` at `sandbox serve` from another one,
+those of `docker` at containers.
 """
 
 import dataclasses
@@ -10,12 +11,13 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sandbox.bench.docker import DOCKER_MEASURES
 from sandbox.bench.engine import MEASURES
 from sandbox.bench.figure import Figure
 from sandbox.bench.server import SERVER_MEASURES
 from sandbox.config import Settings
 
-__all__ = ["MEASURES", "SERVER_MEASURES", "Figure", "Report", "as_dict", "run"]
+__all__ = ["DOCKER_MEASURES", "MEASURES", "SERVER_MEASURES", "Figure", "Report", "as_dict", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,11 @@ class Report:
 async def run(
     settings: Settings, names: list[str], scale: float = 1.0, report: Callable[[str], None] = lambda line: None
 ) -> Report:
-    """Measure. names: keys of `MEASURES` and `SERVER_MEASURES`. scale: fraction of the usual number of runs.
+    """Measure. names: keys of the tables of measures. scale: fraction of the usual number of runs.
 
     Raises `SandboxFailed` when something else came than what was to be measured.
     """
-    measures = {**MEASURES, **SERVER_MEASURES}
+    measures = {**MEASURES, **SERVER_MEASURES, **DOCKER_MEASURES}
     load_before = os.getloadavg()[0]
     figures: list[Figure] = []
     for name in names:

@@ -29,10 +29,10 @@ plt.show()
 async def warm(settings: Settings, scale: float) -> list[Figure]:
     """A fresh sandbox from the warm pool until the caller sees `1`."""
     times = []
-    async with _engine(settings, pool_size=4) as engine:
+    async with opened(settings, pool_size=4) as engine:
         for _ in range(runs(200, scale)):
             await engine.pool.fill()
-            times.append(await _fresh(engine))
+            times.append(await fresh(engine))
     p50, p99 = quantiles(times)
     return [
         Figure("fresh warm sandbox to print(1) seen, p50", p50, "ms", 15, 8, len(times)),
@@ -42,30 +42,26 @@ async def warm(settings: Settings, scale: float) -> list[Figure]:
 
 async def cold(settings: Settings, scale: float) -> list[Figure]:
     """The same with the pool empty."""
-    async with _engine(settings, pool_size=0) as engine:
-        times = [await _fresh(engine) for _ in range(runs(60, scale))]
+    async with opened(settings, pool_size=0) as engine:
+        times = [await fresh(engine) for _ in range(runs(60, scale))]
     return [Figure("the same with the pool empty, p50", quantiles(times)[0], "ms", 120, 40, len(times))]
 
 
 async def plot(settings: Settings, scale: float) -> list[Figure]:
     """A fresh sandbox, pandas and matplotlib, until the caller has the PNG."""
     times = []
-    async with _engine(settings, pool_size=4) as engine:
+    async with opened(settings, pool_size=4) as engine:
         for _ in range(runs(60, scale)):
             await engine.pool.fill()
-            times.append(await _fresh(engine, PLOT, _is_png))
+            times.append(await fresh(engine, PLOT, _is_png))
     return [Figure("fresh warm sandbox, plot, PNG received, p50", quantiles(times)[0], "ms", 200, 100, len(times))]
 
 
 async def second_call(settings: Settings, scale: float) -> list[Figure]:
     """`print(1)` in a session that has run before."""
-    times = []
-    async with _engine(settings, pool_size=1) as engine, engine.session() as session:
+    async with opened(settings, pool_size=1) as engine, engine.session() as session:
         await session.execute("print(1)")
-        for _ in range(runs(500, scale)):
-            start = time.perf_counter()
-            await _until(session, "print(1)", _is_one)
-            times.append((time.perf_counter() - start) * 1000)
+        times = [await print_one(session) for _ in range(runs(500, scale))]
     p50, p99 = quantiles(times)
     return [
         Figure("second call in a session, p50", p50, "ms", 8, 4, len(times)),
@@ -76,7 +72,7 @@ async def second_call(settings: Settings, scale: float) -> list[Figure]:
 async def sustained(settings: Settings, scale: float) -> list[Figure]:
     """Claim, print, destroy, replenish, again and again by two callers."""
     count = 0
-    async with _engine(settings, pool_size=8) as engine:
+    async with opened(settings, pool_size=8) as engine:
         await engine.pool.fill()
         start = time.perf_counter()
         end = start + max(2.0, 12.0 * scale)
@@ -84,7 +80,7 @@ async def sustained(settings: Settings, scale: float) -> list[Figure]:
         async def caller() -> None:
             nonlocal count
             while time.perf_counter() < end:
-                await _fresh(engine)
+                await fresh(engine)
                 count += 1
 
         await asyncio.gather(caller(), caller())
@@ -95,7 +91,7 @@ async def sustained(settings: Settings, scale: float) -> list[Figure]:
 async def memory(settings: Settings, scale: float) -> list[Figure]:
     """PSS of all processes of idle warm sandboxes, over 100 of them."""
     size = runs(100, scale)
-    async with _engine(settings, pool_size=size) as engine:
+    async with opened(settings, pool_size=size) as engine:
         await engine.pool.fill()
         total = sum(_pss(pid) for pid in _processes())
     return [Figure("memory of an idle warm sandbox (PSS)", total / size / (1 << 20), "MB", 35, 15, size)]
@@ -104,7 +100,7 @@ async def memory(settings: Settings, scale: float) -> list[Figure]:
 async def stop(settings: Settings, scale: float) -> list[Figure]:
     """From asking a used sandbox to stop until no process, mount, cgroup or directory of it is left."""
     times = []
-    async with _engine(settings, pool_size=2) as engine:
+    async with opened(settings, pool_size=2) as engine:
         for _ in range(runs(150, scale)):
             session = await engine.open_session()
             await session.execute("print(1)")
@@ -118,7 +114,7 @@ async def stop(settings: Settings, scale: float) -> list[Figure]:
 async def crowd(settings: Settings, scale: float) -> list[Figure]:
     """How many warm sandboxes stand at once; 500 are tried."""
     target = runs(500, scale)
-    async with _engine(settings, pool_size=target) as engine:
+    async with opened(settings, pool_size=target) as engine:
         with suppress(TimeoutError, SandboxFailed):
             await asyncio.wait_for(engine.pool.fill(), 180)
         standing = engine.pool.warm
@@ -139,12 +135,13 @@ MEASURES: dict[str, Measure] = {
 
 
 @asynccontextmanager
-async def _engine(settings: Settings, pool_size: int) -> AsyncIterator[Engine]:
+async def opened(settings: Settings, pool_size: int) -> AsyncIterator[Engine]:
+    """An engine of these settings with that pool."""
     async with Engine.open(settings.model_copy(update={"pool_size": pool_size})) as engine:
         yield engine
 
 
-async def _fresh(engine: Engine, code: str = "print(1)", seen: "Callable[[object], bool] | None" = None) -> float:
+async def fresh(engine: Engine, code: str = "print(1)", seen: "Callable[[object], bool] | None" = None) -> float:
     """Milliseconds from wanting a session to seeing the output; then the session is closed, off the clock."""
     start = time.perf_counter()
     session = await engine.open_session()
@@ -153,6 +150,13 @@ async def _fresh(engine: Engine, code: str = "print(1)", seen: "Callable[[object
     finally:
         await engine.close_session(session)
     return (at - start) * 1000
+
+
+async def print_one(session: Session) -> float:
+    """Milliseconds of one more call until its output is seen and it has ended."""
+    start = time.perf_counter()
+    await _until(session, "print(1)", _is_one)
+    return (time.perf_counter() - start) * 1000
 
 
 async def _until(session: Session, code: str, seen: Callable[[object], bool]) -> float:

@@ -19,7 +19,7 @@ class Figure:
     @property
     def rate(self) -> bool:
         """Whether more is better."""
-        return self.unit in ("per s", "MB/s", "sandboxes")
+        return self.unit in ("per s", "MB/s", "sandboxes", "MB usable")
 
     @property
     def reached(self) -> str:

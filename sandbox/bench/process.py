@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from sandbox.bench.connection import Connection
 from sandbox.config import PREFIX, Settings
 from sandbox.errors import SandboxFailed
-from sandbox.runtime.embedded import linux
+from sandbox.guest.process import die_with_parent
 
 _START_S = 120.0
 _STOP_S = 90.0
@@ -97,7 +97,7 @@ class Server:
 
 
 def _end_with_us() -> None:
-    linux.die_with_parent(signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
 
 
 async def _announced(process: asyncio.subprocess.Process, log: Path) -> str:

@@ -17,6 +17,8 @@ MAX_BODY = 20 << 20
 """No body is longer. The largest honest ones are rich results (16 MiB at most by `Limits`)."""
 CHUNK = 256 << 10
 """File contents travel in pieces of this many bytes."""
+SOCKET = "/run/sandbox/channel"
+"""Where the init of a container dials, if the host can be reached by a socket."""
 MAX_HANDLES = 32
 """Files that the host may have open in one workspace at a time."""
 
@@ -32,6 +34,9 @@ class Frame(IntEnum):
     """{}: replace the kernel."""
     CALL = 4
     """{call, op, …} newline bytes: a file operation, answered by one REPLY."""
+    BEGIN = 5
+    """{policy, filter}: the first frame, where init has no other way to learn what it enforces; `init.Policy`, and the
+    kernel's system call filter in base64 or null."""
 
     READY = 64
     """{epoch}: a kernel listens; `epoch` counts the kernels this sandbox has had."""

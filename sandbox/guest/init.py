@@ -63,6 +63,9 @@ class Spawner(Protocol):
     def news(self) -> "Born | Died | None":
         """What happened; None for nothing of interest. Raises `EOFError` when the spawner is gone."""
 
+    def needed(self) -> set[int]:
+        """Processes in this sandbox that making the next kernel takes; they outlive every kernel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Born:
@@ -133,9 +136,10 @@ class Live:
 class Relay:
     """The state of one sandbox's init."""
 
-    def __init__(self, channel: socket.socket, spawner: Spawner, policy: Policy) -> None:
-        channel.setblocking(False)
-        self._channel = channel
+    def __init__(self, source: int, sink: int, spawner: Spawner, policy: Policy) -> None:
+        for fd in (source, sink):
+            os.set_blocking(fd, False)
+        self._source, self._sink = source, sink
         self._spawner = spawner
         self._policy = policy
         self._workspace = Workspace(policy.workspace)
@@ -161,7 +165,11 @@ class Relay:
 
     def _turn(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._channel.fileno(), zmq.POLLIN | (zmq.POLLOUT if self._outbox else 0))
+        channel = {self._source: zmq.POLLIN}
+        if self._outbox:
+            channel[self._sink] = channel.get(self._sink, 0) | zmq.POLLOUT
+        for fd, flags in channel.items():
+            poller.register(fd, flags)
         poller.register(self._spawner.fileno(), zmq.POLLIN)
         kernel = self._kernel
         # A host that does not read must not make us hoard: leave the kernel blocked on its full queues instead.
@@ -174,8 +182,9 @@ class Relay:
                 poller.register(kernel.connection.iopub, zmq.POLLIN)
                 poller.register(kernel.connection.shell, zmq.POLLIN)
         events = dict(poller.poll(self._milliseconds()))
-        if self._channel.fileno() in events:
-            self._on_channel(events[self._channel.fileno()])
+        # Readable, or (a pipe without writers shows only that) at its end.
+        if events.get(self._source, 0) & ~zmq.POLLOUT:
+            self._on_channel()
         if kernel is not None and len(self._outbox) < _OUTBOX_FULL:
             self._on_kernel(kernel, events)
         if self._spawner.fileno() in events:
@@ -204,7 +213,7 @@ class Relay:
         elif running.kill_at is not None:
             if now >= running.kill_at:
                 running.kill_at = now + GRACE_S
-                self._signal_all(signal.SIGKILL)
+                self._kill_all()
         elif now >= running.deadline:
             running.timed_out = True
             self._interrupt(running)
@@ -212,22 +221,28 @@ class Relay:
     def _interrupt(self, running: Running) -> None:
         if running.kill_at is None:
             running.kill_at = time.monotonic() + GRACE_S
-            self._signal_all(signal.SIGINT)
+            _signal_all(signal.SIGINT)
 
-    def _signal_all(self, number: int) -> None:
-        # As PID 1, -1 is everybody else in this sandbox, as Ctrl-C is everybody in a terminal's foreground.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(-1, number)
+    def _kill_all(self, but: frozenset[int] = frozenset()) -> None:
+        spared = self._spawner.needed() | but
+        if not spared:
+            _signal_all(signal.SIGKILL)
+            return
+        # All at once and first, or what forks faster than we can list would get away.
+        _signal_all(signal.SIGSTOP)
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            with contextlib.suppress(ProcessLookupError):
+                if pid != 1:
+                    os.kill(pid, signal.SIGCONT if pid in spared else signal.SIGKILL)
 
     # The host.
 
-    def _on_channel(self, event: int) -> None:
-        if event & zmq.POLLIN:
-            data = self._channel.recv(1 << 20)
-            if not data:
-                raise EOFError
-            for kind, body in self._decoder.feed(data):
-                self._on_frame(kind, body)
+    def _on_channel(self) -> None:
+        data = os.read(self._source, 1 << 20)
+        if not data:
+            raise EOFError
+        for kind, body in self._decoder.feed(data):
+            self._on_frame(kind, body)
 
     def _on_frame(self, kind: Frame, body: bytes) -> None:
         value, payload = decode_json(body)
@@ -236,7 +251,7 @@ class Relay:
         elif kind is Frame.INTERRUPT:
             self._on_interrupt()
         elif kind is Frame.RESTART:
-            self._signal_all(signal.SIGKILL)
+            self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)
         else:
@@ -265,7 +280,7 @@ class Relay:
     def _flush(self) -> None:
         while self._outbox:
             try:
-                sent = self._channel.send(memoryview(self._outbox)[: 1 << 20])
+                sent = os.write(self._sink, memoryview(self._outbox)[: 1 << 20])
             except BlockingIOError:
                 return
             del self._outbox[:sent]
@@ -287,7 +302,7 @@ class Relay:
 
     def _died(self, status: int) -> None:
         kernel, self._kernel = self._kernel, None
-        self._signal_all(signal.SIGKILL)
+        self._kill_all()
         if kernel is not None:
             self._drain(kernel)
             self._close(kernel)
@@ -486,8 +501,9 @@ class Relay:
         if died is None and reply.get("status") == "error" and not running.error_sent:
             self._error(running, reply)
         self._running = None
-        if died is None and (running.timed_out or running.interrupted):
-            self._kill_helpers()
+        if died is None and self._kernel is not None and (running.timed_out or running.interrupted):
+            # Nothing but the kernel goes on running.
+            self._kill_all(but=frozenset({self._kernel.pid}))
         running.stdout.end()
         running.stderr.end()
         after, complete = self._workspace.walk()
@@ -505,18 +521,6 @@ class Relay:
             "workspace": hash(frozenset(after.items())) if complete else None,
         }
         self._send(encode_json(Frame.DONE, ending))
-
-    def _kill_helpers(self) -> None:
-        """After a timeout or an interrupt nothing but the kernel goes on running."""
-        kernel = self._kernel
-        if kernel is None:
-            return
-        # All at once and first, or what forks faster than we can list would get away.
-        self._signal_all(signal.SIGSTOP)
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-            with contextlib.suppress(ProcessLookupError):
-                if pid != 1:
-                    os.kill(pid, signal.SIGCONT if pid == kernel.pid else signal.SIGKILL)
 
 
 def _artifacts(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
@@ -536,6 +540,15 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def run(channel: socket.socket, spawner: Spawner, policy: Policy) -> NoReturn:
-    """Be the init of a sandbox whose containment is done."""
-    Relay(channel, spawner, policy).run()
+def _signal_all(number: int) -> None:
+    # As PID 1, -1 is everybody else in this sandbox, as Ctrl-C is everybody in a terminal's foreground.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, number)
+
+
+def run(source: int, sink: int, spawner: Spawner, policy: Policy) -> NoReturn:
+    """Be the init of a sandbox whose containment is done. The host writes to `source` and reads from `sink`.
+
+    Both may be one descriptor, of a socket.
+    """
+    Relay(source, sink, spawner, policy).run()

@@ -6,6 +6,7 @@ beneath the workspace without following any link, and only regular files are ope
 
 import contextlib
 import ctypes
+import errno
 import os
 import secrets
 import stat
@@ -66,8 +67,31 @@ def _beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
     )
     if fd < 0:
         code = ctypes.get_errno()
+        if code == errno.ENOSYS:  # gVisor
+            return _step_beneath(root, path, flags, mode)
         raise OSError(code, os.strerror(code), path)
     return fd
+
+
+def _step_beneath(root: int, path: str, flags: int, mode: int) -> int:
+    """The same from one directory to the next, none of them by a link."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+    last = "." if flags & os.O_DIRECTORY or not parts else parts.pop()
+    fd = os.dup(root)
+    try:
+        for directory in parts:
+            # By O_PATH, which has a link itself: gVisor follows links where O_DIRECTORY is asked for, too.
+            above, fd = fd, os.open(directory, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(above)
+            if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return os.open(last, flags | os.O_NOFOLLOW, mode, dir_fd=fd)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
 
 
 class Workspace:

@@ -28,17 +28,19 @@ Prepare = Callable[[dict[str, Any], list[int]], None]
 """Runs in the zygote right before each fork."""
 
 
-def preload(script: str, descriptors: set[int]) -> Kernel:
+def preload(script: str, descriptors: set[int], *, shared: bool) -> Kernel:
     """Import what `script` imports, build the kernel that all forks will share, and rehearse.
 
-    The script may name cells to be rehearsed, as `REHEARSAL`. Raises `RuntimeError` if a thread, or a descriptor
-    beyond `descriptors`, is left over.
+    The script is told whether many sandboxes share this zygote as `SHARED`, and may name cells to be rehearsed, as
+    `REHEARSAL`; a zygote that few will fork from rehearses nothing. Raises `RuntimeError` if a thread, or a
+    descriptor beyond `descriptors`, is left over.
     """
     gc.disable()
     link_font_cache()
-    cells = runpy.run_path(script).get("REHEARSAL", ())
+    cells = runpy.run_path(script, {"SHARED": shared}).get("REHEARSAL", ())
     kernel = Kernel.prepare()
-    rehearse(kernel, cells)
+    if shared:
+        rehearse(kernel, cells)
     check_descriptors(descriptors)
     if threading.active_count() != 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
@@ -113,10 +115,11 @@ class Zygote:
             self._link.send(json.dumps({"exit": pid, "status": status}).encode())
 
 
-def main(link: socket.socket, script: str, prepare: Prepare, contain: Contain) -> NoReturn:
+def main(link: socket.socket, script: str, prepare: Prepare, contain: Contain, *, shared: bool) -> NoReturn:
     """Preload and fork for ever."""
     sys.argv = [""]
     # Put there by `-m`: the directory this process was started in is no place to import from.
     if os.getcwd() in sys.path:
         sys.path.remove(os.getcwd())
-    Zygote(link, preload(script, {0, 1, 2, link.fileno()}), prepare, contain).run()
+    kernel = preload(script, {0, 1, 2, link.fileno()}, shared=shared)
+    Zygote(link, kernel, prepare, contain).run()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox.execution import Spec
+from sandbox.image import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,11 @@ class Sandbox(Protocol):
     async def wait(self) -> Exit:
         """Until it has ended and nothing of it is left."""
 
-    def usage(self) -> Usage:
+    async def usage(self) -> Usage:
         """What it has used. After its end: the last known."""
 
     def reset_peak(self) -> None:
-        """Start measuring the peak anew."""
+        """Start measuring the peak anew, where the meters can be reset."""
 
     async def stop(self) -> None:
         """End it and wait until nothing is left: no process, mount, cgroup or directory. May be called twice."""
@@ -76,6 +77,13 @@ class Sandbox(Protocol):
 
 class Runtime(Protocol):
     """What makes and destroys sandboxes."""
+
+    @property
+    def name(self) -> str:
+        """As the setting `runtime` has it."""
+
+    async def manifest(self, image: str) -> Manifest:
+        """What the built image holds. Raises `ImageNotBuilt`, `UnknownImage`, `HostUnfit`."""
 
     async def prepare(self, image: str) -> None:
         """Make ready whatever starts of this image share. Raises `ImageNotBuilt`, `UnknownImage`, `SandboxFailed`."""

@@ -8,8 +8,8 @@ import socket
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from sandbox.guest import init
-from sandbox.runtime.embedded import jail, linux, mounts
+from sandbox.guest import init, process
+from sandbox.runtime.embedded import jail, mounts
 
 
 def become(
@@ -23,11 +23,11 @@ def become(
     try:
         sizes = mounts.Sizes(**request["sizes"])
         mounts.build(shown, sizes, ids, proc=True)
-        linux.close_all_but({channel.fileno(), control.fileno()})
+        process.close_all_but({channel.fileno(), control.fileno()})
         jail.confine_init(ids)
-        linux.name_process("sandbox-init")
+        process.name_process("sandbox-init")
         control.send(b'{"mounted": true}')
-        init.run(channel, _LauncherSpawner(control), init.Policy(**request["policy"]))
+        init.run(channel.fileno(), channel.fileno(), _LauncherSpawner(control), init.Policy(**request["policy"]))
     except BaseException as error:
         with contextlib.suppress(OSError):
             control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
@@ -55,8 +55,11 @@ class _LauncherSpawner:
         if not packet:
             raise EOFError
         # The launcher speaks only after the set-up process, our first parent, has ended: it is our parent now.
-        linux.die_with_parent(signal.SIGKILL)
+        process.die_with_parent(signal.SIGKILL)
         message = json.loads(packet)
         if "kernel" in message:
             return init.Born(int(message["kernel"]), socket.socket(fileno=fds[0]))
         return init.Died(int(message["died"]))
+
+    def needed(self) -> set[int]:
+        return set()  # launcher and zygote are outside

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sandbox.runtime import locks
 from sandbox.runtime.embedded import cgroup, linux
 
 IDS_PER_INSTANCE = 65_536
@@ -83,16 +84,11 @@ class Instance:
 
     def _lock_number(self) -> int:
         _RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
-        for number in range(MAX_INSTANCES):
-            fd = os.open(_RUN_DIRECTORY / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                continue
-            self._lock = fd  # held until we end: the lock is what says that we live
-            return number
-        raise Unfit(f"{MAX_INSTANCES} engines run on this machine already")
+        taken = locks.take(_RUN_DIRECTORY, MAX_INSTANCES)
+        if taken is None:
+            raise Unfit(f"{MAX_INSTANCES} engines run on this machine already")
+        number, self._lock = taken  # held until we end: the lock is what says that we live
+        return number
 
     def _reconcile(self) -> None:
         """End what dead instances left. A failure on one never blocks the others, or us."""
@@ -100,13 +96,10 @@ class Instance:
         for name in stages | cgroup.Group(self.layout, "sandbox").children():
             if not name.isdigit() or int(name) == self.number:
                 continue
-            with contextlib.suppress(OSError), open(_RUN_DIRECTORY / f"{name}.lock", "w") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                cgroup.Group(self.layout, f"sandbox/{name}").destroy(time.monotonic() + _REMOVE_SECONDS)
-                _remove_stage(_RUN_DIRECTORY / name)
+            with contextlib.suppress(OSError), locks.of_the_dead(_RUN_DIRECTORY, int(name)) as dead:
+                if dead:
+                    cgroup.Group(self.layout, f"sandbox/{name}").destroy(time.monotonic() + _REMOVE_SECONDS)
+                    _remove_stage(_RUN_DIRECTORY / name)
 
     def _make_user_namespace(self) -> int:
         """One user namespace owns everything in every sandbox; its root is nobody outside."""

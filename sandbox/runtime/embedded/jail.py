@@ -8,11 +8,11 @@ bottom: that is the jail. Standard library only: the zygote runs this with the i
 
 import os
 import resource
-import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sandbox.guest import process
 from sandbox.runtime.embedded import cgroup, linux, mounts, seccomp
 
 NAMESPACES = {
@@ -58,18 +58,6 @@ class Cell:
     """Trees that may be read and executed from."""
 
 
-def reset_signals() -> None:
-    """The dispositions of a fresh Python and an empty mask, whatever the parent had."""
-    signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        ignored = number in (signal.SIGPIPE, signal.SIGXFSZ)  # as Python itself has them: they become OSError
-        try:
-            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
-        except OSError:
-            continue  # glibc keeps 32 and 33 for itself
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
 def become_user_root(user_namespace: int) -> None:
     """Join the user namespace of all sandboxes and become its root, which is nobody on the host."""
     linux.setns(user_namespace, linux.CLONE_NEWUSER)
@@ -107,10 +95,10 @@ def confine_init(ids: mounts.Ids) -> None:
     linux.set_fs_ids(ids.kernel, ids.kernel)
     linux.set_capabilities({linux.CAP_KILL})
     linux.new_session_keyring()
-    linux.forbid_dumps()
+    process.forbid_dumps()
     os.umask(0o022)
-    linux.forbid_new_privileges()
-    linux.load_seccomp(_INIT_FILTER)
+    process.forbid_new_privileges()
+    process.load_seccomp(_INIT_FILTER)
 
 
 def confine_zygote() -> None:
@@ -126,17 +114,17 @@ def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> Non
         linux.setns(fd)
     os.chdir(mounts.WORKSPACE)
     os.setsid()
-    linux.close_all_but(keep)
-    reset_signals()
+    process.close_all_but(keep)
+    process.reset_signals()
     os.umask(0o077)
     _set_rlimits(cell)
     _drop_privileges(cell)
     # As the sandbox's own uid: keys are counted per uid, and 200 sandboxes would use up a common one.
     linux.new_session_keyring()
-    linux.forbid_dumps()
-    linux.forbid_new_privileges()
+    process.forbid_dumps()
+    process.forbid_new_privileges()
     _restrict_files(cell)
-    linux.load_seccomp(_KERNEL_FILTER)
+    process.load_seccomp(_KERNEL_FILTER)
 
 
 def _set_rlimits(cell: Cell) -> None:

@@ -26,31 +26,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sandbox.guest import process, variables
 from sandbox.runtime.embedded import cgroup, init, jail, linux, mounts
 from sandbox.runtime.embedded.instance import Instance, Unfit
 
 MAX_SLOTS = 10_000
 _KERNEL_IDS, _INIT_IDS = 10_000, 40_000
 _REMOVE_SECONDS = 10.0
-_ZYGOTE_ENV = {
-    "PATH": f"{mounts.VENV}/bin:/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp",
-    "LANG": "C.UTF-8",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "MPLCONFIGDIR": "/tmp/.matplotlib",
-    "IPYTHONDIR": "/tmp/.ipython",
-    "JUPYTER_CONFIG_DIR": "/tmp/.jupyter",
-    "PLOTLY_RENDERER": "plotly_mimetype",
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    # One thread before every fork: BLAS pools and pyarrow's jemalloc would start others at import.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "ARROW_IO_THREADS": "1",
-}
 
 
 class _ServerGone(Exception):
@@ -192,11 +174,11 @@ class Launcher:
 
     def _prepare(self, request: dict[str, Any]) -> None:
         """Stage an image and start its zygote."""
-        image, prefix = request["image"], Path(request["prefix"])
+        image, system, prefix = request["image"], Path(request["system"]), Path(request["prefix"])
         stage = self._instance.next_stage()
         try:
-            mounts.stage(stage, Path(request["root"]), prefix, Path(request["code"]))
-            shown = mounts.layers(prefix)
+            mounts.stage(stage, Path(request["root"]), system, prefix, Path(request["code"]))
+            shown = mounts.layers(system, prefix)
             pid, link = self._spawn_zygote(str(stage), shown, request["python"])
         except OSError as error:
             self._tell({"event": "unprepared", "image": image, "reason": str(error)})
@@ -214,8 +196,8 @@ class Launcher:
 
     def _become_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str, link: socket.socket) -> NoReturn:
         try:
-            jail.reset_signals()
-            linux.close_all_but({link.fileno(), self._instance.user_namespace})
+            process.reset_signals()
+            process.close_all_but({link.fileno(), self._instance.user_namespace})
             os.chdir(stage)
             wanted = [name for name in jail.NAMESPACES if name != "pid"]
             jail.enter_namespaces(self._instance.user_namespace, wanted)
@@ -225,7 +207,7 @@ class Launcher:
             os.set_inheritable(link.fileno(), True)
             module = ["-m", "sandbox.runtime.embedded.zygote"]
             arguments = [str(link.fileno()), "/opt/image/preload.py"]
-            environment = _ZYGOTE_ENV | {"PYTHONPATH": mounts.CODE}
+            environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
             os.execve(python, [python, *module, *arguments], environment)
         except BaseException as error:
             os.write(2, f"zygote: {type(error).__name__}: {error}\n".encode())
@@ -320,8 +302,8 @@ class Launcher:
         sandbox.setup_pid = os.fork()
         if sandbox.setup_pid == 0:
             try:
-                jail.reset_signals()
-                linux.close_all_but({channel.fileno(), control.fileno(), self._instance.user_namespace})
+                process.reset_signals()
+                process.close_all_but({channel.fileno(), control.fileno(), self._instance.user_namespace})
                 sandbox.group.attach(os.getpid())
                 os.chdir(zygote.stage)
                 jail.enter_namespaces(self._instance.user_namespace)
@@ -510,7 +492,7 @@ class Launcher:
 def main() -> None:
     """Open, say hello, serve."""
     server = socket.socket(fileno=int(sys.argv[1]))
-    linux.close_all_but({server.fileno()})
+    process.close_all_but({server.fileno()})
     os.umask(0o022)  # what is staged for sandboxes is read under other ids than ours
     if os.getpriority(os.PRIO_PROCESS, 0) < 0:
         os.setpriority(os.PRIO_PROCESS, 0, 0)  # a server's precedence is not for what it starts

@@ -9,8 +9,9 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any
+
+from sandbox.guest.process import checked, prctl
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -37,17 +38,11 @@ CAP_SETPCAP = 8
 CAP_SYS_CHROOT = 18
 CAP_SYS_ADMIN = 21
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
-_PR_SET_NAME = 15
-_PR_SET_SECCOMP = 22
 _PR_CAPBSET_DROP = 24
 _PR_SET_SECUREBITS = 28
 _PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
-_SECCOMP_MODE_FILTER = 2
 
 _NR_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _NR_KEYCTL = {"x86_64": 250, "aarch64": 219}
@@ -64,29 +59,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _machine = os.uname().machine
 
 
-def _checked(name: str, *argtypes: Any) -> Callable[..., int]:
-    function = getattr(_libc, name)
-    function.argtypes = argtypes
-    function.restype = ctypes.c_long
-
-    def call(*args: Any) -> int:
-        result: int = function(*args)
-        if result < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"{name}: {os.strerror(code)}")
-        return result
-
-    return call
-
-
-_unshare = _checked("unshare", ctypes.c_int)
-_setns = _checked("setns", ctypes.c_int, ctypes.c_int)
-_mount = _checked("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
-_umount2 = _checked("umount2", ctypes.c_char_p, ctypes.c_int)
-_prctl = _checked("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
-_syscall = _checked("syscall", ctypes.c_long, *[ctypes.c_void_p] * 6)
-_capset = _checked("capset", ctypes.c_void_p, ctypes.c_void_p)
-_close_range = _checked("close_range", ctypes.c_uint, ctypes.c_uint, ctypes.c_int)
+_unshare = checked("unshare", ctypes.c_int)
+_setns = checked("setns", ctypes.c_int, ctypes.c_int)
+_mount = checked("mount", ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_umount2 = checked("umount2", ctypes.c_char_p, ctypes.c_int)
+_syscall = checked("syscall", ctypes.c_long, *[ctypes.c_void_p] * 6)
+_capset = checked("capset", ctypes.c_void_p, ctypes.c_void_p)
 
 
 def _call(number: int, *args: int | bytes | ctypes.Array[Any] | None) -> int:
@@ -122,41 +100,9 @@ def pivot_root(new_root: bytes, put_old: bytes) -> None:
     _call(_NR_PIVOT_ROOT[_machine], new_root, put_old)
 
 
-def close_all_but(keep: set[int]) -> None:
-    """Close every descriptor from 3 up that is not in `keep`."""
-    low = 3
-    for fd in [*sorted(fd for fd in keep if fd >= 3), None]:
-        if fd is None:
-            _close_range(low, 0xFFFFFFFF, 0)
-        elif fd > low:
-            _close_range(low, fd - 1, 0)
-        low = low if fd is None else fd + 1
-
-
 def become_subreaper() -> None:
     """Orphaned descendants become our children."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def die_with_parent(signal: int) -> None:
-    """Have the kernel send `signal` to this process when its parent ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0)
-
-
-def forbid_dumps() -> None:
-    """Same-uid processes can no longer look into this one."""
-    _prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def name_process(name: str) -> None:
-    """Set the name that `ps` shows (15 bytes)."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    _prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
-
-
-def forbid_new_privileges() -> None:
-    """No exec can gain privileges any more; needed for seccomp and Landlock without CAP_SYS_ADMIN."""
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def lock_securebits() -> None:
@@ -164,7 +110,7 @@ def lock_securebits() -> None:
     noroot, noroot_locked, fixup_locked = 1 << 0, 1 << 1, 1 << 3
     keep_caps_locked, no_ambient, no_ambient_locked = 1 << 5, 1 << 6, 1 << 7
     bits = noroot | noroot_locked | fixup_locked | keep_caps_locked | no_ambient | no_ambient_locked
-    _prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0)
+    prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0)
 
 
 def drop_bounding(keep: set[int]) -> None:
@@ -172,12 +118,12 @@ def drop_bounding(keep: set[int]) -> None:
     for capability in range(64):
         try:
             if capability not in keep:
-                _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+                prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 break  # past the running kernel's last capability
             raise
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def set_capabilities(keep: set[int]) -> None:
@@ -190,7 +136,7 @@ def set_capabilities(keep: set[int]) -> None:
 
 def keep_capabilities_over_setuid(on: bool) -> None:
     """PR_SET_KEEPCAPS: a change of uid leaves the permitted set alone."""
-    _prctl(8, int(on), 0, 0, 0)
+    prctl(8, int(on), 0, 0, 0)
 
 
 def set_fs_ids(uid: int, gid: int) -> None:
@@ -212,14 +158,6 @@ def new_session_keyring() -> None:
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
-
-
-def load_seccomp(program: bytes) -> None:
-    """Install a BPF program (an array of struct sock_filter) as this thread's last filter."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    pointer = ctypes.create_string_buffer(fprog, len(fprog))
-    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(pointer), 0, 0)
 
 
 def landlock_abi() -> int:

@@ -49,16 +49,18 @@ class Sizes:
     shared_memory: int
 
 
-def stage(directory: Path, image: Path, prefix: Path, code: Path) -> None:
+def stage(directory: Path, image: Path, system: Path, prefix: Path, code: Path) -> None:
     """Bind everything that sandboxes show below `directory`. For a process with a mount namespace of its own.
 
-    image: the image's library root; prefix: where its Python interpreter is installed; code: our package.
+    image: the image's library root; system: the file system with its programs; prefix: where its Python interpreter is
+    installed in there; code: our package.
     """
     linux.mount("stage", str(directory), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m")
-    sources = {"usr": Path("/usr"), "image": image, "prefix": prefix, "guest": code / "guest"}
+    sources = {"usr": system / "usr", "image": image, "guest": code / "guest"}
+    sources["prefix"] = system / prefix.relative_to("/")
     sources["embedded"] = code / "runtime" / "embedded"
-    if Path("/etc/alternatives").is_dir():
-        sources["alternatives"] = Path("/etc/alternatives")
+    if _alternatives(system).is_dir():
+        sources["alternatives"] = _alternatives(system)
     for name, source in sources.items():
         (directory / name).mkdir()
         linux.mount(str(source), str(directory / name), None, linux.MS_BIND)
@@ -66,14 +68,18 @@ def stage(directory: Path, image: Path, prefix: Path, code: Path) -> None:
         (directory / name).mkdir()
 
 
-def layers(prefix: Path) -> tuple[Layer, ...]:
+def layers(system: Path, prefix: Path) -> tuple[Layer, ...]:
     """What every sandbox shows."""
     shown = [Layer("usr", "/usr"), Layer("image/venv", VENV)]
     if not prefix.is_relative_to("/usr"):
         shown.append(Layer("prefix", str(prefix)))
-    if Path("/etc/alternatives").is_dir():
+    if _alternatives(system).is_dir():
         shown.append(Layer("alternatives", "/etc/alternatives"))
     return tuple(shown)
+
+
+def _alternatives(system: Path) -> Path:
+    return system / "etc" / "alternatives"
 
 
 ZYGOTE_LAYERS = (

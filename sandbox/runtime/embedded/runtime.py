@@ -19,105 +19,13 @@ from typing import Any, Self
 from sandbox import image as images
 from sandbox.errors import HostUnfit, SandboxFailed
 from sandbox.execution import MIB, Spec
-from sandbox.runtime import Exit, Usage
+from sandbox.runtime import Exit, Usage, terms
+from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.embedded.cgroup import Meters, Reading
 
 _PACKAGE = Path(__file__).parents[2]
 _PREPARE_SECONDS = 120.0
 _STOP_SECONDS = 15.0
-_RECEIVE = 256 << 10
-_CHANNEL_BUFFER = 1 << 20
-KERNEL_ENV = {
-    "HOME": "/tmp",
-    "USER": "sandbox",
-    "LOGNAME": "sandbox",
-    "SHELL": "/bin/sh",
-    "LANG": "C.UTF-8",
-    "PATH": "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin",
-    "PWD": "/mnt/data",
-    "TMPDIR": "/tmp",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "MPLCONFIGDIR": "/tmp/.matplotlib",
-    "IPYTHONDIR": "/tmp/.ipython",
-    "XDG_CACHE_HOME": "/tmp/.cache",
-    "PLOTLY_RENDERER": "plotly_mimetype",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",
-}
-"""What a program finds in `os.environ`, besides the thread counts and the spec's own variables."""
-
-
-class SocketChannel:
-    """A connected socket as a `Channel`."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, _CHANNEL_BUFFER)
-        self._socket = sock
-        self._loop = asyncio.get_running_loop()
-        self._unsent: deque[tuple[memoryview, asyncio.Future[None]]] = deque()
-        self._waits_for_room = False
-        self._broken = False
-
-    async def read(self) -> bytes:
-        """See `Channel`."""
-        try:
-            return await self._loop.sock_recv(self._socket, _RECEIVE)
-        except (ConnectionError, OSError):
-            return b""
-
-    async def write(self, data: bytes) -> None:
-        """See `Channel`. A caller that is cancelled takes nothing back: half a frame would end the conversation."""
-        sent: asyncio.Future[None] = self._loop.create_future()
-        self._unsent.append((memoryview(data), sent))
-        if self._broken:
-            self._break()
-        elif len(self._unsent) == 1:
-            self._flush()
-        await sent
-
-    def _flush(self) -> None:
-        try:
-            while self._unsent:
-                data, sent = self._unsent[0]
-                length = self._socket.send(data)
-                if length < len(data):
-                    self._unsent[0] = (data[length:], sent)
-                    continue
-                self._unsent.popleft()
-                if not sent.done():
-                    sent.set_result(None)
-        except BlockingIOError:
-            if not self._waits_for_room:
-                self._waits_for_room = True
-                self._loop.add_writer(self._socket, self._flush)
-        except OSError:
-            self._break()
-        else:
-            self._no_longer_wait()
-
-    def _no_longer_wait(self) -> None:
-        if self._waits_for_room:
-            self._waits_for_room = False
-            self._loop.remove_writer(self._socket)
-
-    def _break(self) -> None:
-        self._no_longer_wait()
-        self._broken = True
-        for _, sent in self._unsent:
-            if not sent.done():
-                sent.set_exception(ConnectionError("the sandbox is gone"))
-                sent.exception()  # marked as seen: a caller may have been cancelled
-        self._unsent.clear()
-
-    async def aclose(self) -> None:
-        """See `Channel`."""
-        self._break()
-        if self._socket.fileno() >= 0:
-            # `read` may be waiting; a socket that gets the same number next would never wake.
-            self._loop.remove_reader(self._socket)
-        self._socket.close()
 
 
 class EmbeddedSandbox:
@@ -167,7 +75,7 @@ class EmbeddedSandbox:
         """See `runtime.Sandbox`."""
         return await asyncio.shield(self._exit)
 
-    def usage(self) -> Usage:
+    async def usage(self) -> Usage:
         """See `runtime.Sandbox`."""
         if self._meters is not None:
             with contextlib.suppress(OSError):  # the group may be gone before we are told
@@ -320,7 +228,7 @@ class Launcher:
         self._socket.close()
         await self._process.wait()
         for sandbox in self.sandboxes.values():
-            sandbox.on_gone("stopped")
+            sandbox.on_failed("stopped")
         self.sandboxes.clear()
 
 
@@ -344,6 +252,15 @@ class EmbeddedRuntime:
         finally:
             await runtime.aclose()
 
+    @property
+    def name(self) -> str:
+        """See `runtime.Runtime`."""
+        return "embedded"
+
+    async def manifest(self, image: str) -> images.Manifest:
+        """See `runtime.Runtime`."""
+        return (await asyncio.to_thread(images.load, image, self._images_dir)).manifest
+
     async def prepare(self, image: str) -> None:
         """See `runtime.Runtime`. The first call for an image starts its zygote, which takes seconds."""
         await self._revive()
@@ -356,6 +273,7 @@ class EmbeddedRuntime:
                     "verb": "prepare",
                     "image": image,
                     "root": str(built.root),
+                    "system": str(built.system),
                     "prefix": built.manifest.base_prefix,
                     "python": "/opt/venv/bin/python",
                     "code": str(_PACKAGE),
@@ -406,30 +324,20 @@ class EmbeddedRuntime:
 def _request(spec: Spec) -> dict[str, Any]:
     """A spec in the launcher's words: integers and strings, nothing to be interpreted."""
     limits = spec.limits
-    threads = str(max(1, int(limits.cpus)))
-    thread_env = {f"{name}_NUM_THREADS": threads for name in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")}
-    disk = limits.disk * MIB
+    room = terms.room(limits)
     return {
         "image": spec.image,
         "memory_bytes": limits.memory_mb * MIB,
         "processes": limits.processes,
         "cpus": limits.cpus,
-        "file_bytes": max(disk, 64 * MIB),
+        "file_bytes": room.file_bytes,
         "sizes": {
-            "workspace": disk,
+            "workspace": room.workspace,
             "files": limits.files,
-            # Together with the workspace below the memory cap, so that a full disk leaves room for a kernel.
-            "temporary": min(64, limits.memory_mb // 8) * MIB,
-            "shared_memory": min(64, limits.memory_mb // 8) * MIB,
+            "temporary": room.temporary,
+            "shared_memory": room.shared_memory,
         },
-        "policy": {
-            "workspace": "/mnt/data",
-            "output_bytes": limits.output_bytes,
-            "results": limits.results,
-            "result_bytes": limits.result_bytes,
-            "spill_bytes": disk // 4,
-            "env": KERNEL_ENV | thread_env | dict(spec.env),
-        },
+        "policy": terms.policy(spec),
     }
 
 

@@ -9,7 +9,8 @@ queues; mlock; the setuid family; io_setup; modify_ldt; clocks and modules. `sch
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 # Written name:number so that the numbers need no header file at run time.
 _ALLOWED_X86_64 = """
@@ -57,10 +58,29 @@ _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _KILL_PROCESS = 0x80000000
 
-_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_AF_UNIX, _AF_INET, _AF_INET6, AF_NETLINK = 1, 2, 10, 16
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; NEWTIME shares its bit with the exit signal
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_PRIO_PROCESS = 0
+_SCHEDULING = ("sched_setaffinity", "sched_setparam", "sched_setscheduler")
 _X32_BIT = 0x40000000
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Holds when an argument, masked, is this value."""
+
+    argument: int
+    value: int
+    mask: int | None = None
+
+
+CONDITIONS: Mapping[str, tuple[Condition, ...]] = {
+    "socket": (Condition(0, _AF_UNIX), Condition(0, _AF_INET), Condition(0, _AF_INET6)),
+    "clone": (Condition(0, 0, _NEW_NAMESPACES),),
+    "personality": (Condition(0, 0xFFFFFFFF),),
+}
+"""These calls are allowed when any of their conditions holds."""
 
 # struct seccomp_data: int nr; u32 arch; u64 ip; u64 args[6], little endian.
 _NR, _ARCH = 0, 4
@@ -92,8 +112,8 @@ def _at_least(value: int, then: int, otherwise: int) -> _Instruction:
     return (0x35, then, otherwise, value)  # BPF_JMP | BPF_JGE | BPF_K
 
 
-def _any_bit(mask: int, then: int, otherwise: int) -> _Instruction:
-    return (0x45, then, otherwise, mask)  # BPF_JMP | BPF_JSET | BPF_K
+def _and(mask: int) -> _Instruction:
+    return (0x54, 0, 0, mask)  # BPF_ALU | BPF_AND | BPF_K
 
 
 def _return(value: int) -> _Instruction:
@@ -105,28 +125,33 @@ def _only_for(number: int, block: list[_Instruction]) -> list[_Instruction]:
     return [_equals(number, 0, len(block)), *block]
 
 
+def _allowed_if(conditions: Iterable[Condition], otherwise: Iterable[_Instruction]) -> list[_Instruction]:
+    block: list[_Instruction] = []
+    for condition in conditions:
+        block.append(_load(_argument(condition.argument)))
+        if condition.mask is not None:
+            block.append(_and(condition.mask))
+        block += [_equals(condition.value, 0, 1), _return(_ALLOW)]
+    return [*block, *otherwise]
+
+
 def _argument_rules() -> list[_Instruction]:
     allow, deny = _return(_ALLOW), _return(_ERRNO | _EPERM)
-    socket = [
-        _load(_argument(0)),
-        _equals(_AF_UNIX, 4, 0),
-        _equals(_AF_INET, 3, 0),
-        _equals(_AF_INET6, 2, 0),
-        # libzmq aborts the process on EAFNOSUPPORT here and tolerates EINVAL.
-        _equals(_AF_NETLINK, 2, 0),
-        _return(_ERRNO | _EAFNOSUPPORT),
-        allow,
-        _return(_ERRNO | _EINVAL),
-    ]
-    clone = [_load(_argument(0)), _any_bit(_NEW_NAMESPACES, 0, 1), deny, allow]
+    # libzmq aborts the process on EAFNOSUPPORT for netlink and tolerates EINVAL.
+    no_family = [_equals(AF_NETLINK, 0, 1), _return(_ERRNO | _EINVAL), _return(_ERRNO | _EAFNOSUPPORT)]
     ioctl = [_load(_argument(1)), _equals(_TIOCSTI, 1, 0), _equals(_TIOCLINUX, 0, 1), deny, allow]
-    personality = [_load(_argument(0)), _equals(0xFFFFFFFF, 0, 1), allow, deny]
-    return [
-        *_only_for(ALLOWED["socket"], socket),
-        *_only_for(ALLOWED["clone"], clone),
-        *_only_for(ALLOWED["ioctl"], ioctl),
-        *_only_for(ALLOWED["personality"], personality),
-    ]
+    # Where init has the program's uid, its limits and its priority would be the program's to change.
+    setpriority = [_load(_argument(0)), _equals(_PRIO_PROCESS, 1, 0), deny]
+    rules = {name: _allowed_if(CONDITIONS[name], [deny]) for name in ("clone", "personality")}
+    rules |= {"socket": _allowed_if(CONDITIONS["socket"], no_family), "ioctl": ioctl}
+    rules |= {"setpriority": [*setpriority, *_but_for_init(1)]}
+    rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING)}
+    return [instruction for name, block in rules.items() for instruction in _only_for(ALLOWED[name], block)]
+
+
+def _but_for_init(argument: int) -> list[_Instruction]:
+    """Allowed unless the argument, a process id, is PID 1's."""
+    return [_load(_argument(argument)), _equals(1, 0, 1), _return(_ERRNO | _EPERM), _return(_ALLOW)]
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:

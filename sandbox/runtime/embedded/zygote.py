@@ -32,7 +32,7 @@ def main() -> None:
     """Confine ourselves, then serve."""
     link_fd, script = sys.argv[1:]
     jail.confine_zygote()
-    zygote.main(socket.socket(fileno=int(link_fd)), script, _join_pids, _contain)
+    zygote.main(socket.socket(fileno=int(link_fd)), script, _join_pids, _contain, shared=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""How the guest begins in a container, which host and runtime have contained before its first instruction."""

@@ -1,0 +1,44 @@
+"""The zygote of one container: it imports the libraries and forks every kernel of this sandbox.
+
+Run as `python -m sandbox.guest.container.zygote FD` by init.
+"""
+
+import base64
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import Any, NoReturn
+
+from sandbox.guest import process, zygote
+
+PRELOAD = "/opt/image/preload.py"
+
+
+def _contain(request: dict[str, Any], fds: list[int]) -> socket.socket:
+    os.setsid()
+    process.close_all_but({fds[0]})
+    process.reset_signals()
+    os.umask(0o077)
+    process.allow_dumps()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # before zygote and init
+    if request["filter"] is not None:
+        process.load_seccomp(base64.b64decode(request["filter"]))
+    return socket.socket(fileno=fds[0])
+
+
+def main(link_fd: int) -> NoReturn:
+    """Serve init, at the other end of this descriptor."""
+    process.forbid_dumps()
+    process.close_all_but({link_fd})
+    # An interrupt is for everybody in the sandbox, and must not reach us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = socket.socket(fileno=link_fd)
+    link.set_inheritable(False)
+    zygote.main(link, PRELOAD, lambda request, fds: None, _contain, shared=False)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,317 @@
+"""Sandboxes as containers: start, watch, stop, and reconcile with what the daemon has.
+
+The way of a sandbox:
+
+    start ─ a slot, a uid, a socket that listens ─ create ─ (attach) ─ start ─ init dials ─ BEGIN ─ meters ─ … init's
+    zygote imports, forks a kernel, READY ─ … ─ stop, or the daemon says that it died ─ how? ─ removed ─ gone
+
+A failure at any step removes the container. The daemon may go away at any moment and come back: then all that it has
+with our label is looked at, what no live sandbox of ours is is removed, and what it no longer has is told gone.
+"""
+
+import asyncio
+import base64
+import contextlib
+import re
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal, Self
+
+from sandbox.errors import HostUnfit, SandboxFailed
+from sandbox.execution import Spec
+from sandbox.guest.frames import Frame, encode_json
+from sandbox.image import Manifest
+from sandbox.runtime import Channel, terms
+from sandbox.runtime.channel import SocketChannel
+from sandbox.runtime.docker import image as images
+from sandbox.runtime.docker.daemon import About, Daemon, Gone, Refused, client_for
+from sandbox.runtime.docker.instance import LABEL, Instance
+from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters
+from sandbox.runtime.docker.options import Place, options
+from sandbox.runtime.docker.sandbox import DockerSandbox
+from sandbox.runtime.embedded import seccomp
+
+ChannelKind = Literal["auto", "socket", "stdio"]
+
+_DIAL_SECONDS = 30.0
+_RECONNECT_FIRST_S, _RECONNECT_MAX_S = 0.1, 2.0
+_LEAVE_SECONDS = 5.0
+"""How long a removal waits for a daemon that does not answer; what is left then is removed when it is back."""
+
+
+class DockerRuntime:
+    """Sandboxes of a Docker daemon. Use `open`."""
+
+    def __init__(self, daemon: Daemon, instance: Instance, about: About, sockets: Path | None) -> None:
+        self._daemon = daemon
+        self._instance = instance
+        self._about = about
+        self._sockets = sockets
+        """What the daemon's host calls the instance's directory; None where it cannot be shown to containers."""
+        self._sandboxes: dict[str, DockerSandbox] = {}
+        self._images: dict[str, images.Built] = {}
+        self._answers = asyncio.Event()
+        self._filter = _filter()
+        self._closed = False
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, directory: Path, *, address: str | None = None, channel: ChannelKind = "auto"
+    ) -> AsyncIterator[Self]:
+        """Connect, and remove what dead engines left; at the end, end everything.
+
+        directory: where this runtime keeps its locks and sockets; engines that use the same one clean up after each
+        other. address: of the daemon. channel: how inits are talked to. Raises `HostUnfit`, `Unready`.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            daemon = await stack.enter_async_context(Daemon.open(address))
+            instance = stack.enter_context(Instance.open(directory))
+            about = await daemon.about()
+            sockets = None if channel == "stdio" else await _shown(daemon, instance.directory)
+            if sockets is None and channel == "socket":
+                raise HostUnfit(f"the daemon cannot show {directory} to containers; set docker_channel to stdio")
+            runtime = cls(daemon, instance, about, sockets)
+            watching = asyncio.Event()
+            watcher = asyncio.create_task(runtime._watch(watching), name="docker events")
+            try:
+                await watching.wait()
+                yield runtime
+            finally:
+                await runtime.aclose()
+                watcher.cancel()
+                await asyncio.gather(watcher, return_exceptions=True)
+
+    @property
+    def name(self) -> str:
+        """See `runtime.Runtime`."""
+        return "docker"
+
+    @property
+    def owner(self) -> str:
+        """What its containers' label says; engines with the same directory share it."""
+        return self._instance.owner
+
+    async def manifest(self, image: str) -> Manifest:
+        """See `runtime.Runtime`."""
+        return (await self._image(image)).manifest
+
+    async def prepare(self, image: str) -> None:
+        """See `runtime.Runtime`. Sandboxes share the image's files and nothing else."""
+        await self._image(image)
+
+    async def _image(self, name: str) -> images.Built:
+        if name not in self._images:
+            self._images[name] = await asyncio.to_thread(_load, self._daemon.address, name)
+        return self._images[name]
+
+    def used_bytes(self) -> int:
+        """See `runtime.Runtime`."""
+        return sum(sandbox.meters.held_bytes() for sandbox in self._sandboxes.values() if sandbox.meters is not None)
+
+    # The way in.
+
+    async def start(self, spec: Spec) -> DockerSandbox:
+        """See `runtime.Runtime`."""
+        image = await self._image(spec.image)
+        if spec.oci_runtime and spec.oci_runtime not in self._about.runtimes:
+            known = ", ".join(self._about.runtimes)
+            raise HostUnfit(f"the Docker daemon has no runtime {spec.oci_runtime!r}; it has {known}")
+        slot = self._instance.take_slot()
+        if slot is None or self._closed:
+            raise SandboxFailed("every slot is taken" if slot is None else "this runtime is closed; open a new engine")
+        sandbox = DockerSandbox(uuid.uuid4().hex, slot, self._bury)
+        self._sandboxes[sandbox.id] = sandbox
+        making = asyncio.create_task(self._make(sandbox, spec, image.id), name=f"start {sandbox.id}")
+        try:
+            await asyncio.shield(making)
+        except BaseException as error:
+            # Cancelled, or failed: in either case nobody will ever hold it, so nobody else could stop it.
+            await asyncio.shield(self._undo(sandbox, making))
+            if isinstance(error, Refused | Gone | OSError):
+                raise SandboxFailed(f"a sandbox could not be made: {error}") from error
+            raise
+        return sandbox
+
+    async def _undo(self, sandbox: DockerSandbox, making: "asyncio.Task[None]") -> None:
+        await asyncio.gather(making, return_exceptions=True)
+        await sandbox.stop()
+
+    async def _make(self, sandbox: DockerSandbox, spec: Spec, image: str) -> None:
+        sockets = None if spec.oci_runtime not in ("", "runc", "crun") else self._sockets
+        async with contextlib.AsyncExitStack() as stack:
+            shown, listener = None, None
+            if sockets is not None:
+                directory, listener = self._instance.listen(sandbox.id)
+                stack.callback(self._instance.unlisten, directory)
+                stack.callback(listener.close)
+                shown = sockets / directory.name
+            user = self._instance.user(sandbox.slot, mapped=self._about.maps_ids)
+            labels = self._instance.labels(sandbox.id)
+            place = Place(image, user, labels, shown, self._about.cgroup_version)
+            sandbox.container = await self._daemon.create(f"sandbox-{sandbox.id}", options(spec, place))
+            if listener is None:
+                sandbox.connect(await self._daemon.attach(sandbox.container))
+            await self._daemon.start(sandbox.container)
+            if listener is not None:
+                sandbox.connect(await _accept(listener, sandbox))
+        begin = {"policy": terms.policy(spec), "filter": self._filter}
+        await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
+        await self._find_meters(sandbox)
+        sandbox.started = True
+
+    async def _find_meters(self, sandbox: DockerSandbox) -> None:
+        state = await self._daemon.state(sandbox.container)
+        if state is None or not state.running:
+            raise SandboxFailed("the container ended at once")
+        meters = GroupMeters.find(state.pid, sandbox.container)
+        sandbox.meters = meters or DaemonMeters(self._daemon, sandbox.container)
+
+    # The way out.
+
+    async def _bury(self, sandbox: DockerSandbox, reason: str) -> None:
+        """How it ended, then nothing of it left."""
+        oom_killed = False
+        try:
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                while sandbox.container:
+                    try:
+                        if reason != "stopped":
+                            reason, oom_killed = await self._how(sandbox, reason)
+                        await self._daemon.remove(sandbox.container)
+                        break
+                    except Gone:
+                        # Our own watcher hears when it is back.
+                        self._answers.clear()
+                        await self._answers.wait()
+                    except Refused as error:
+                        # Somebody else removes it at this moment; or it cannot be removed, which its listing will show.
+                        reason = reason if "already in progress" in str(error) else f"{reason}; {error}"
+                        break
+        except TimeoutError:
+            reason = f"{reason}; its container is removed when the Docker daemon answers again"
+        self._sandboxes.pop(sandbox.id, None)
+        self._instance.free_slot(sandbox.slot)
+        sandbox.on_gone(reason, oom_killed=oom_killed)
+
+    async def _how(self, sandbox: DockerSandbox, reason: str) -> tuple[str, bool]:
+        """The words for an end that we did not bring about, and whether it was the memory cap."""
+        await sandbox.usage()
+        state = await self._daemon.state(sandbox.container)
+        if state is None or state.running:
+            return reason, False
+        words = sandbox.last_words() or f"its container ended with code {state.exit_code}"
+        return words, state.oom_killed
+
+    # The daemon.
+
+    async def _watch(self, watching: asyncio.Event) -> None:
+        """Follow what happens to our containers; again and again, for the daemon may be restarted."""
+        pause = _RECONNECT_FIRST_S
+        while True:
+            try:
+                async with self._daemon.events(f"{LABEL}={self._instance.owner}") as events:
+                    await self._reconcile()
+                    self._answers.set()
+                    watching.set()
+                    pause = _RECONNECT_FIRST_S
+                    async for event in events:
+                        self._on_event(event.container, event.action)
+            except (Gone, Refused):
+                pass  # it is on its way down, or up
+            self._answers.clear()
+            self._images.clear()  # another daemon may have other images
+            watching.set()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _RECONNECT_MAX_S)
+
+    def _on_event(self, container: str, action: str) -> None:
+        for sandbox in self._sandboxes.values():
+            if sandbox.container == container:
+                if action == "oom":
+                    sandbox.on_oom()
+                else:
+                    sandbox.end("its container is gone")
+                return
+
+    async def _reconcile(self) -> None:
+        """Remove what the dead left, and end what the daemon no longer has. One failure never blocks the rest."""
+        found = await self._daemon.labelled(f"{LABEL}={self._instance.owner}")
+        ours = {sandbox.container for sandbox in self._sandboxes.values()}
+        for each in found:
+            made = self._instance.made(each.labels)
+            if each.id in ours or (made is not None and made in self._sandboxes):
+                continue
+            with self._instance.inherits(each.labels) as left, contextlib.suppress(Refused):
+                if left:
+                    await self._daemon.remove(each.id)
+        living = {each.id for each in found if each.running}
+        for sandbox in list(self._sandboxes.values()):
+            if sandbox.started and sandbox.container not in living:
+                sandbox.end("the Docker daemon was restarted")
+
+    async def aclose(self) -> None:
+        """See `runtime.Runtime`."""
+        self._closed = True
+        stops = (sandbox.stop() for sandbox in list(self._sandboxes.values()))
+        await asyncio.gather(*stops, return_exceptions=True)
+
+
+async def _accept(listener: socket.socket, sandbox: DockerSandbox) -> Channel:
+    """The first to dial is init: nothing else runs in the container before it has."""
+    listener.setblocking(False)
+    loop = asyncio.get_running_loop()
+    dialled = asyncio.ensure_future(loop.sock_accept(listener))
+    ended = asyncio.ensure_future(sandbox.wait())
+    try:
+        async with asyncio.timeout(_DIAL_SECONDS):
+            await asyncio.wait((dialled, ended), return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError as error:
+        words = "if the daemon shares no file system with this server, set docker_channel to stdio"
+        raise SandboxFailed(f"init did not dial within {_DIAL_SECONDS:g} s; {words}") from error
+    finally:
+        ended.cancel()
+        if not dialled.done():
+            dialled.cancel()
+    if not dialled.done() or dialled.cancelled():
+        end = sandbox.exited()
+        raise SandboxFailed(f"the container ended before init dialled: {end.reason if end else 'unknown'}")
+    connection, _ = dialled.result()
+    return SocketChannel(connection)
+
+
+def _load(address: str, name: str) -> images.Built:
+    with contextlib.closing(client_for(address)) as client:
+        return images.load(client, name)
+
+
+def _filter() -> str | None:
+    """The kernels' own filter; where there is no table of numbers, Docker's is alone."""
+    try:
+        return base64.b64encode(seccomp.program()).decode()
+    except NotImplementedError:
+        return None
+
+
+async def _shown(daemon: Daemon, directory: Path) -> Path | None:
+    """What the daemon's host calls a directory of ours; None where that is not to be known."""
+    if not daemon.address.startswith("unix://"):
+        return None
+    container = _own_container()
+    if container is None:
+        return directory
+    with contextlib.suppress(Refused):
+        return await daemon.mounted_at(container, directory)
+    return None
+
+
+def _own_container() -> str | None:
+    """The id of the container that we run in, if Docker made it; it mounts files that bear the id."""
+    found = re.search(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ", _mounts())
+    return found[1] if found else None
+
+
+def _mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text()

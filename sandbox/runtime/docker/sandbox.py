@@ -1,0 +1,103 @@
+"""One container that is a sandbox, as the engine holds it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from sandbox.errors import SandboxFailed
+from sandbox.runtime import Channel, Exit, Usage
+from sandbox.runtime.docker.attachment import Attachment
+from sandbox.runtime.docker.meters import DaemonMeters, Meters
+from sandbox.runtime.embedded.cgroup import Reading
+
+_STOP_SECONDS = 30.0
+
+
+class DockerSandbox:
+    """A container from its creation to its removal."""
+
+    def __init__(self, sandbox_id: str, slot: int, end: Callable[["DockerSandbox", str], Awaitable[None]]) -> None:
+        self.id = sandbox_id
+        self.slot = slot
+        self.container = ""
+        """Its id, once it is created."""
+        self.meters: Meters | None = None
+        self.started = False
+        """Whether it was handed out: what ends before has not ended, it has failed to start."""
+        self._end = end
+        self._ending: asyncio.Task[None] | None = None
+        self._channel: Channel | None = None
+        self._last = Reading(0, 0, 0)
+        self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+
+    @property
+    def channel(self) -> Channel:
+        """See `runtime.Sandbox`."""
+        assert self._channel is not None, "`start` hands out what has started only"
+        return self._channel
+
+    def connect(self, channel: Channel) -> None:
+        """Init is at the other end."""
+        self._channel = channel
+
+    def last_words(self) -> str:
+        """What init and zygote complained of last, where that can be heard."""
+        said = self._channel.complaints if isinstance(self._channel, Attachment) else ""
+        return said.splitlines()[-1][:500] if said else ""
+
+    def on_oom(self) -> None:
+        """The daemon says that the memory cap killed something in it."""
+        if isinstance(self.meters, DaemonMeters):
+            self.meters.oom_kills += 1
+
+    def on_gone(self, reason: str, *, oom_killed: bool = False) -> None:
+        """Nothing of it is left, or nothing that we can reach."""
+        if self._exit.done():
+            return
+        if oom_killed and not self._last.oom_kills:
+            # Its control group went before we could read that there.
+            self._last = replace(self._last, oom_kills=1)
+        if self.meters is not None:
+            self.meters.close()
+            self.meters = None
+        self._exit.set_result(Exit(reason))
+
+    def end(self, reason: str) -> "asyncio.Task[None]":
+        """See to its end, once; the first reason counts."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._end(self, reason))
+        return self._ending
+
+    def exited(self) -> Exit | None:
+        """See `runtime.Sandbox`."""
+        return self._exit.result() if self._exit.done() else None
+
+    async def wait(self) -> Exit:
+        """See `runtime.Sandbox`."""
+        return await asyncio.shield(self._exit)
+
+    async def usage(self) -> Usage:
+        """See `runtime.Sandbox`."""
+        if (meters := self.meters) is not None:
+            with contextlib.suppress(OSError):  # it may be gone before we are told
+                self._last = await meters.read()
+        return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills)
+
+    def reset_peak(self) -> None:
+        """See `runtime.Sandbox`."""
+        if self.meters is not None:
+            with contextlib.suppress(OSError):
+                self.meters.reset_peak()
+
+    async def stop(self) -> None:
+        """See `runtime.Sandbox`."""
+        self.end("stopped")
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self.wait()
+        except TimeoutError as error:
+            raise SandboxFailed(f"sandbox {self.id} did not end within {_STOP_SECONDS:g} s") from error
+        finally:
+            if self._channel is not None:
+                await self._channel.aclose()

@@ -1,0 +1,342 @@
+"""Containers as sandboxes: what they are created with, who survives whom, and who is left alone."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker import APIClient
+
+from sandbox.config import Settings
+from sandbox.engine import Engine
+from sandbox.errors import HostUnfit, SandboxFailed, SessionClosed
+from sandbox.execution import Spec, Status, Stream
+from sandbox.kernel import Kernel
+from sandbox.runtime.docker.attachment import Attachment
+from sandbox.runtime.docker.image import Built
+from sandbox.runtime.docker.instance import LABEL, Instance
+from sandbox.runtime.docker.meters import DaemonMeters
+from sandbox.runtime.docker.profile import profile
+from sandbox.runtime.docker.runtime import DockerRuntime
+from sandbox.runtime.embedded import seccomp
+from tests.containers import Containers
+from tests.docker import Docker
+from tests.host import alive, ended
+from tests.runtime.kernels import endings, kernel_of, run, running
+
+SPEC = Spec(env=(("SECRET", "in no listing"),))
+
+
+@pytest.fixture(scope="module")
+async def runtime(
+    docker: Docker, docker_image: Built, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[DockerRuntime]:
+    async with DockerRuntime.open(tmp_path_factory.mktemp("docker"), address=docker.address) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def house(docker_client: APIClient, runtime: DockerRuntime) -> Containers:
+    return Containers.of(docker_client, runtime)
+
+
+@pytest.fixture(scope="module")
+async def kernel(runtime: DockerRuntime) -> AsyncIterator[Kernel]:
+    """One for programs that only look."""
+    async with kernel_of(runtime, SPEC) as kernel:
+        yield kernel
+
+
+async def said(kernel: Kernel, code: str) -> str:
+    """What a program that ends well printed."""
+    outputs, end = await run(kernel, code)
+    assert end.status is Status.OK, outputs
+    return "".join(output.text for output in outputs if isinstance(output, Stream)).strip()
+
+
+class TestCreation:
+    """A container as the daemon says that it is, not as we asked."""
+
+    @pytest.fixture
+    def container(self, kernel: Kernel, house: Containers, docker_client: APIClient) -> dict[str, Any]:
+        [found] = house.ids()
+        inspected: dict[str, Any] = docker_client.inspect_container(found)
+        return inspected
+
+    def test_it_has_no_right_no_network_and_no_writable_root(self, container: dict[str, Any]) -> None:
+        host = container["HostConfig"]
+        assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], None, False)
+        assert (host["NetworkMode"], host["IpcMode"], host["PidMode"], host["UTSMode"]) == ("none", "private", "", "")
+        assert (host["ReadonlyRootfs"], host["CgroupnsMode"]) == (True, "private")
+        assert not host["Devices"]
+        assert container["Config"]["User"].split(":")[0] not in ("", "0")
+
+    def test_its_filter_of_system_calls_is_ours(self, container: dict[str, Any]) -> None:
+        options = container["HostConfig"]["SecurityOpt"]
+        assert "no-new-privileges:true" in options
+        assert f"seccomp={profile()}" in options
+
+    def test_its_caps_are_hard(self, container: dict[str, Any]) -> None:
+        host = container["HostConfig"]
+        assert host["Memory"] == host["MemorySwap"] == 512 << 20
+        assert (host["PidsLimit"], host["NanoCpus"], host["OomKillDisable"] or False) == (128, 10**9, False)
+        limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
+        assert limits["core"] == limits["memlock"] == limits["msgqueue"] == limits["rtprio"] == (0, 0)
+        workspace = host["Tmpfs"]["/mnt/data"]
+        assert all(option in workspace for option in ("nosuid", "nodev", "noexec", "size=", "nr_inodes="))
+
+    def test_it_is_kept_nowhere_and_told_to_nobody(self, container: dict[str, Any]) -> None:
+        host = container["HostConfig"]
+        assert host["LogConfig"]["Type"] == "none"
+        assert host["RestartPolicy"]["Name"] == "no"
+        assert "in no listing" not in json.dumps(container)
+
+    def test_it_sees_one_directory_of_the_host_and_cannot_write_there(self, container: dict[str, Any]) -> None:
+        mounts = [mount for mount in container["Mounts"] if mount["Type"] != "tmpfs"]
+        assert [(mount["Destination"], mount["RW"]) for mount in mounts] == [("/run/sandbox", False)]
+
+    async def test_no_two_have_the_same_user(self, runtime: DockerRuntime, kernel: Kernel, house: Containers) -> None:
+        async with kernel_of(runtime, SPEC) as other:
+            code = "import os; print(os.getuid())"
+            assert await said(kernel, code) != await said(other, code)
+
+
+class TestInside:
+    """What a program in a container can do to what holds it there."""
+
+    async def test_it_has_no_capability_and_a_filter(self, kernel: Kernel) -> None:
+        status = await said(kernel, "print(open('/proc/self/status').read())")
+        fields = {key: value.split() for key, _, value in (line.partition(":") for line in status.splitlines())}
+        assert {fields[f"Cap{name}"][0] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+        assert (fields["NoNewPrivs"], fields["Seccomp"]) == (["1"], ["2"])
+        assert set(fields["Groups"]) <= set(fields["Gid"]), "a group of somebody else"
+
+    @pytest.mark.parametrize(
+        "attempt",
+        [
+            "open('/proc/1/environ').read()",
+            "open('/proc/1/mem', 'rb')",
+            "os.listdir('/proc/1/fd')",
+            "resource.prlimit(1, resource.RLIMIT_NOFILE, (3, 3))",
+            "os.sched_setaffinity(1, {0})",
+            "os.setpriority(os.PRIO_PROCESS, 1, 19)",
+            "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
+            "open('/proc/1/oom_score_adj', 'w').write('1000')",
+        ],
+    )
+    async def test_init_is_out_of_its_reach(self, kernel: Kernel, attempt: str) -> None:
+        code = f"import os, resource\ntry:\n    {attempt}\nexcept PermissionError:\n    print('refused')"
+        assert await said(kernel, code) == "refused"
+
+    async def test_no_signal_stops_init(self, kernel: Kernel) -> None:
+        code = "import os, signal\nfor number in signal.valid_signals() - {32, 33}: os.kill(1, number)\nprint('sent')"
+        assert await said(kernel, code) == "sent"
+        assert await said(kernel, "print('alive')") == "alive"
+
+    async def test_nobody_listens_where_init_dialled(self, kernel: Kernel) -> None:
+        assert await said(kernel, "import os; print(os.path.exists('/run/sandbox/channel'))") == "False"
+
+    async def test_a_system_call_off_the_table_is_refused(self, kernel: Kernel) -> None:
+        listed = sorted({*seccomp.ALLOWED.values(), 335, 336})
+        code = f"""
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+passed = []
+for number in sorted(set(range(470)) - set({listed})):
+    if os.fork() == 0:
+        libc.syscall(number, -1, -1, -1, -1, -1, -1)
+        os._exit(ctypes.get_errno())
+    code = os.waitstatus_to_exitcode(os.wait()[1])
+    if code not in (errno.EPERM, errno.ENOSYS):
+        passed.append((number, code))
+print(passed)
+"""
+        assert await said(kernel, code) == "[]"
+
+    async def test_sockets_come_in_three_families_only(self, kernel: Kernel) -> None:
+        code = """
+import contextlib, socket
+made = set()
+for family in range(46):
+    for kind in (1, 2, 3, 5):
+        with contextlib.suppress(OSError):
+            socket.socket(family, kind).close()
+            made.add(family)
+print(sorted(made))
+"""
+        assert await said(kernel, code) == "[1, 2, 10]"
+
+    async def test_there_is_nowhere_to_connect_to(self, kernel: Kernel) -> None:
+        code = """
+import errno, socket
+for address in ("8.8.8.8", "172.17.0.1", "169.254.169.254"):
+    with socket.socket() as connection:
+        connection.settimeout(2)
+        print(errno.errorcode[connection.connect_ex((address, 80))])
+"""
+        assert set((await said(kernel, code)).split()) == {"ENETUNREACH"}
+
+    async def test_nothing_can_be_written_but_its_own_directories(self, kernel: Kernel) -> None:
+        code = """
+import os
+for directory, _, _ in os.walk("/"):
+    if not directory.startswith(("/proc", "/sys")) and os.access(directory, os.W_OK):
+        print(directory)
+"""
+        found = {path.split("/")[1] for path in (await said(kernel, code)).split()}
+        assert found <= {"mnt", "tmp", "dev"}
+
+    async def test_a_zygote_that_a_program_kills_is_replaced(self, runtime: DockerRuntime) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            await run(kernel, "open('kept', 'w').write('x'); import os; os.kill(-1, 9)")
+            status = None
+            while status is not Status.OK:  # how the kernel ended, whose zygote is gone, is told once
+                outputs, end = await run(kernel, "print(open('kept').read(), end='')", 50.0)
+                status = end.status
+                assert status in (Status.OK, Status.KILLED)
+            assert outputs == [Stream("stdout", "x")]
+
+
+class TestAttached:
+    """The channel over stdin and stdout, as for a daemon that shares no file system with us."""
+
+    async def test_it_carries_all_that_a_socket_does(
+        self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
+    ) -> None:
+        async with DockerRuntime.open(tmp_path, address=docker.address, channel="stdio") as runtime:
+            async with kernel_of(runtime, SPEC) as kernel:
+                assert isinstance(kernel.sandbox.channel, Attachment)
+                big = await said(kernel, "print('x' * 500_000)")
+                assert len(big) == 500_000
+                assert (
+                    await said(kernel, "import subprocess; subprocess.run(['echo', 'from a child'])") == "from a child"
+                )
+            assert Containers.of(docker_client, runtime).left() == []
+
+    async def test_the_daemon_counts_where_we_cannot(
+        self, docker: Docker, docker_image: Built, runtime: DockerRuntime
+    ) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            sandbox = kernel.sandbox
+            meters = DaemonMeters(runtime._daemon, sandbox.container)  # type: ignore[attr-defined]
+            before = await meters.read()
+            await run(kernel, "import time\nwhile time.process_time() < 0.5: pass")
+            after = await meters.read()
+            assert after.cpu_ns - before.cpu_ns >= 0.3e9
+            assert meters.held_bytes() > 10 << 20
+
+
+SERVER = """
+import asyncio, os, sys
+from sandbox.config import Settings
+from sandbox.engine import Engine
+
+async def main():
+    settings = Settings(runtime="docker", data_dir=sys.argv[1], pool_size=1)
+    async with Engine.open(settings) as engine, engine.session() as session:
+        async for output in session.stream("print('busy')\\nwhile True: pass", 600):
+            print("busy", engine.runtime.owner, flush=True)
+
+asyncio.run(main())
+"""
+
+
+class TestLeft:
+    """What the dead leave, and what is not ours."""
+
+    async def test_a_killed_server_leaves_no_process_and_the_next_one_removes_the_rest(
+        self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
+    ) -> None:
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVER, tmp_path, stdout=asyncio.subprocess.PIPE, env=docker.env
+        )
+        assert server.stdout is not None
+        owner = (await server.stdout.readline()).decode().split()[1]
+        async with DockerRuntime.open(tmp_path / "docker", address=docker.address) as neighbour:
+            assert neighbour.owner == owner
+            house = Containers.of(docker_client, neighbour)
+            inside = house.contained()
+            assert any(alive(pid) for pid in inside), "a neighbour with the same directory has ended what lives"
+            server.kill()
+            await server.wait()
+            await ended(*inside)
+            assert house.left()
+        async with DockerRuntime.open(tmp_path / "docker", address=docker.address):
+            assert house.left() == []
+
+    async def test_what_is_labelled_like_ours_by_somebody_else_is_left_alone(
+        self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
+    ) -> None:
+        with Instance.open(tmp_path) as instance:
+            labels = instance.labels("0" * 32) | {"sandbox.instance": "7"}
+        assert labels[LABEL] == instance.owner
+        options = {"Image": docker_image.id, "Labels": labels, "HostConfig": {"NetworkMode": "none"}}
+        foreign = docker_client.create_container_from_config(options)["Id"]  # type: ignore[no-untyped-call]
+        try:
+            async with DockerRuntime.open(tmp_path, address=docker.address) as runtime:
+                assert foreign in Containers.of(docker_client, runtime).ids()
+        finally:
+            docker_client.remove_container(foreign)
+
+    async def test_a_container_that_somebody_removes_is_told_and_replaced(
+        self, runtime: DockerRuntime, house: Containers, docker_client: APIClient
+    ) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            async with running(kernel):
+                docker_client.remove_container(kernel.sandbox.container, force=True)  # type: ignore[attr-defined]
+            assert endings.pop(kernel).status is Status.KILLED
+            with pytest.raises(SessionClosed):
+                await run(kernel, "1")
+
+
+class TestDaemon:
+    async def test_without_one_it_says_what_to_do(self, tmp_path: Path) -> None:
+        with pytest.raises(HostUnfit, match=r"no Docker daemon answers .* start one"):
+            async with DockerRuntime.open(tmp_path, address=f"unix://{tmp_path}/none.sock"):
+                pass
+
+    async def test_a_runtime_that_it_does_not_have_is_refused(self, runtime: DockerRuntime) -> None:
+        with pytest.raises(HostUnfit, match="no runtime 'kata'"):
+            await runtime.start(Spec(oci_runtime="kata"))
+
+    @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+    async def test_restarted_under_load_everybody_is_told_and_the_pool_fills_again(
+        self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path, kill: bool
+    ) -> None:
+        if docker.daemon is None:
+            pytest.skip("the daemon that runs here is not the tests' to restart")
+        settings = Settings(runtime="docker", docker_host=docker.address, data_dir=tmp_path, pool_size=1)
+        async with Engine.open(settings) as engine:
+            house = Containers.of(docker_client, engine.runtime)  # type: ignore[arg-type]
+            session = await engine.open_session()
+            await engine.pool.fill()
+            busy = asyncio.create_task(session.execute("while True: pass", 300))
+            await asyncio.to_thread(docker.daemon.restart, kill=kill)
+            execution = await asyncio.wait_for(busy, 120)
+            assert (execution.status, execution.state_lost) == (Status.KILLED, True)
+            with pytest.raises((SessionClosed, SandboxFailed)):
+                await session.execute("1")
+            await session.close()
+            async with engine.session() as later:
+                assert (await later.execute("print(1)", 60)).status is Status.OK
+        assert house.left() == []
+
+
+def test_only_the_owner_may_read_the_secret(tmp_path: Path) -> None:
+    with Instance.open(tmp_path) as instance:
+        assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+        assert instance.directory.stat().st_mode & 0o777 == 0o700
+    assert not instance.directory.exists()
+
+
+def test_engines_that_share_a_directory_have_numbers_of_their_own(tmp_path: Path) -> None:
+    with Instance.open(tmp_path) as one, Instance.open(tmp_path) as other:
+        assert one.owner == other.owner
+        assert one.number != other.number
+        with other.inherits(one.labels("0" * 32)) as left:
+            assert not left, "what lives is nobody's inheritance"
+    with Instance.open(tmp_path / "elsewhere") as stranger, stranger.inherits(one.labels("0" * 32)) as left:
+        assert not left

@@ -1,0 +1,192 @@
+"""The embedded runtime's own parts, killed and looked at: launcher, zygotes, inits."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from sandbox.config import Settings
+from sandbox.engine import Engine
+from sandbox.errors import SessionClosed
+from sandbox.execution import Spec, Status
+from sandbox.image import Image
+from sandbox.kernel import Kernel
+from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from tests.host import Embedded, alive, ended, groups, status
+from tests.runtime.kernels import endings, kernel_of, run, running
+
+SPEC = Spec()
+
+
+@contextlib.asynccontextmanager
+async def opened() -> AsyncIterator[EmbeddedRuntime]:
+    async with EmbeddedRuntime.open(Settings.load().images_dir) as runtime:
+        await runtime.prepare(SPEC.image)
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+async def runtime(root: None, python_image: Image) -> AsyncIterator[EmbeddedRuntime]:
+    """One that lives through these tests; whoever kills a part of it opens another."""
+    async with opened() as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def host(runtime: EmbeddedRuntime) -> Embedded:
+    """The same runtime as the machine sees it."""
+    return Embedded.below(os.getpid())
+
+
+class TestParts:
+    async def test_no_verb_is_lost_while_the_runtime_is_slow(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
+        sandbox = await runtime.start(SPEC)
+        os.kill(host.launcher, signal.SIGSTOP)
+        stops = [asyncio.create_task(sandbox.stop()) for _ in range(3000)]
+        start = asyncio.create_task(runtime.start(SPEC))
+        await asyncio.sleep(0)  # lets them all ask
+        os.kill(host.launcher, signal.SIGCONT)
+        await asyncio.gather(*stops)
+        await (await start).stop()
+
+    async def test_a_zygote_hurts_no_live_kernel_and_another_takes_its_place(self, root: None) -> None:
+        async with opened() as runtime:
+            host = Embedded.below(os.getpid())
+            async with kernel_of(runtime, SPEC) as kernel:
+                await run(kernel, "x = 6")
+                async with running(kernel, "print('on'); import time; time.sleep(0.5); x *= 7"):
+                    [victim] = host.zygotes()
+                    os.kill(victim, signal.SIGKILL)
+                    await ended(victim)
+                assert endings.pop(kernel).status is Status.OK
+                outputs, _ = await run(kernel, "print(x, end='')")
+                assert [getattr(output, "text", None) for output in outputs] == ["42"]
+                async with kernel_of(runtime, SPEC) as later:
+                    assert (await run(later, "1"))[1].status is Status.OK
+                assert host.zygotes() != [victim]
+
+    async def test_without_its_zygote_a_sandbox_still_gets_its_next_kernel(self, root: None) -> None:
+        async with opened() as runtime:
+            [victim] = Embedded.below(os.getpid()).zygotes()
+            async with kernel_of(runtime, SPEC) as kernel:
+                await run(kernel, "open('/mnt/data/kept', 'w').write('x')")
+                os.kill(victim, signal.SIGKILL)
+                await ended(victim)
+                _, end = await run(kernel, "import os; os._exit(1)")
+                assert end.status is Status.KILLED
+                _, end = await run(kernel, "open('/mnt/data/kept').read()", 50.0)
+                assert end.status is Status.OK
+
+    async def test_the_launcher_takes_everything_along_and_all_are_told_and_it_is_replaced(self, root: None) -> None:
+        async with opened() as runtime:
+            host = Embedded.below(os.getpid())
+            instance, everything = host.instance, []
+            kernel = await Kernel.start(runtime, SPEC)
+            async with running(kernel):
+                everything = [*host.contained(), *host.zygotes()]
+                assert len(everything) == 3
+                os.kill(host.launcher, signal.SIGKILL)
+            assert endings.pop(kernel).status is Status.KILLED
+            await ended(*everything)
+            with pytest.raises(SessionClosed):
+                await run(kernel, "1")
+            await kernel.stop()
+            another = await Kernel.start(runtime, SPEC)
+            _, end = await run(another, "1")
+            assert end.status is Status.OK
+            assert groups(instance) == [] or Embedded.below(os.getpid()).instance == instance
+            await another.stop()
+        async with opened():
+            assert groups(instance) == []
+
+    async def test_the_server_leaves_no_orphan_and_no_directory(self, root: None, python_image: Image) -> None:
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVER, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        )
+        assert server.stdout is not None
+        assert await server.stdout.readline() == b"busy\n"
+        host = Embedded.below(server.pid)
+        instance, stage = host.instance, host.stage
+        everything = [host.launcher, *host.zygotes(), *host.contained()]
+        assert len(everything) >= 1 + 1 + 2 * 3
+        assert groups(instance)
+        server.kill()
+        await server.wait()
+        await ended(*everything)
+        assert groups(instance) == []
+        assert not stage.exists()
+
+    async def test_server_and_launcher_at_once_leave_only_what_the_next_engine_removes(
+        self, root: None, python_image: Image
+    ) -> None:
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVER, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        )
+        assert server.stdout is not None
+        assert await server.stdout.readline() == b"busy\n"
+        host = Embedded.below(server.pid)
+        instance, stage = host.instance, host.stage
+        everything = [*host.zygotes(), *host.contained()]
+        os.kill(host.launcher, signal.SIGKILL)
+        server.kill()
+        await server.wait()
+        await ended(*everything)
+        async with Engine.open(Settings(pool_size=0)) as engine:
+            assert (await engine.run("1")).status is Status.OK
+            assert groups(instance) == [] or Embedded.below(os.getpid()).instance == instance
+        assert groups(instance) == []
+        assert not stage.exists()
+
+    async def test_closing_ends_every_sandbox_and_every_process(self, root: None) -> None:
+        async with opened() as runtime:
+            host = Embedded.below(os.getpid())
+            instance, stage = host.instance, host.stage
+            kernels = [await Kernel.start(runtime, SPEC) for _ in range(3)]
+            everything = [host.launcher, *host.zygotes(), *host.contained()]
+            assert len(everything) == 2 + 2 * 3
+        assert not any(alive(pid) for pid in everything)
+        assert groups(instance) == []
+        assert not stage.exists()
+        for kernel in kernels:
+            assert kernel.sandbox.exited() is not None
+            await kernel.stop()
+
+    async def test_nothing_of_the_server_is_open_or_set_in_its_helpers(
+        self, runtime: EmbeddedRuntime, host: Embedded
+    ) -> None:
+        for pid in (host.launcher, *host.zygotes()):
+            environment = dict(line.split("=", 1) for line in command_environment(pid))
+            assert "PYTEST_CURRENT_TEST" in os.environ
+            assert not {name for name in environment if name.startswith("PYTEST")}
+            assert status(pid)["Threads"] == ["1"]
+
+
+SERVER = """
+import asyncio
+from sandbox.config import Settings
+from sandbox.engine import Engine
+
+async def main():
+    async with Engine.open(Settings(pool_size=1)) as engine, engine.session() as one, engine.session() as other:
+        await engine.pool.fill()
+        async def busy(session):
+            async for output in session.stream("import subprocess; subprocess.Popen(['sleep', '1000']); print(1)\\n"
+                                               "while True: pass", 600):
+                yield output
+        streams = [busy(one), busy(other)]
+        for stream in streams:
+            await anext(stream)
+        print("busy", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+def command_environment(pid: int) -> list[str]:
+    with open(f"/proc/{pid}/environ") as file:
+        return file.read().split("\0")[:-1]
