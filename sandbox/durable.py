@@ -19,7 +19,7 @@ from sandbox.admission import Admission, Promise
 from sandbox.engine import Engine
 from sandbox.errors import Draining, QueueFull, SandboxError, SessionClosed, SessionExpired
 from sandbox.events import EventLog
-from sandbox.execution import Execution, Status
+from sandbox.execution import MIB, Execution, Status
 from sandbox.files import Files
 from sandbox.metrics import Metrics
 from sandbox.session import Session, new_execution_id
@@ -84,7 +84,15 @@ class DurableSession:
     @property
     def live(self) -> Session | None:
         """Its sandbox's session, if it has one now."""
-        return self._session if self._session is not None and self._session.open else None
+        # One that is ending answers some questions and not others: its stored files do not depend on when it is asked.
+        here = self._session is not None and self._session.open and self.row.status == "active"
+        return self._session if here else None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What its `/mnt/data` holds."""
+        spec = self._parts.engine.spec(image=self.row.image, memory_mb=self.row.memory_mb)
+        return spec.limits.disk * MIB
 
     def log(self, execution_id: str) -> EventLog | None:
         """Of an execution that has not ended."""
@@ -282,12 +290,28 @@ class DurableSession:
         if self._loss_unsaid and execution.status is not Status.CANCELLED:
             self._loss_unsaid = False
             execution = dataclasses.replace(execution, state_lost=True)
-        if session.open:
-            with contextlib.suppress(SessionClosed, SessionExpired):
-                await self.workspace.keep(session)
-        else:
+        if not session.open:
             self._loss_said = execution.state_lost
+        elif words := await self._keep(session):
+            reason = f"{execution.reason}; {words}" if execution.reason else words
+            execution = dataclasses.replace(execution, reason=reason)
         return execution
+
+    async def _keep(self, session: Session) -> str:
+        """Store what was made; words for what could not be.
+
+        Raises nothing: how the program ended is known, and what becomes of its files does not change that.
+        """
+        try:
+            return await self.workspace.keep(session, room=self.disk_bytes)
+        except (SessionClosed, SessionExpired):
+            return "its sandbox ended before its files could be stored" if self.row.status == "active" else ""
+        except SandboxError as error:
+            _logger.warning("files not stored", session_id=self.row.id, why=str(error))
+            return f"its files could not be stored: {error}"
+        except Exception:  # the sandbox's answers are a hostile program's to make up
+            _logger.exception("files not stored", session_id=self.row.id)
+            return "its files could not be stored; the server's log says why"
 
     async def withdraw(self, execution_id: str) -> None:
         """Interrupt this execution if it runs; if it waits, it ends as `cancelled` when its turn comes."""
@@ -337,5 +361,4 @@ class DurableSession:
         """Store what its sandbox holds now, because that is about to end."""
         if (live := self.live) is not None:
             live.workspace_mark = None
-            with contextlib.suppress(SandboxError):
-                await self.workspace.keep(live)
+            await self._keep(live)

@@ -499,7 +499,7 @@ class Node:
             path,
             limit=self._most_bytes(session),
             over=self._over(session),
-            room=self._disk(session),
+            room=session.disk_bytes,
         )
         if owner.limits.stored_bytes is None:
             return await put(pieces)
@@ -514,12 +514,8 @@ class Node:
             room.keep()
             return row
 
-    def _disk(self, session: DurableSession) -> int:
-        """Bytes in its `/mnt/data`."""
-        return self.engine.spec(image=session.row.image, memory_mb=session.row.memory_mb).limits.disk * MIB
-
     def _most_bytes(self, session: DurableSession) -> int:
-        return min(self.settings.max_upload_mb * MIB, self._disk(session))
+        return min(self.settings.max_upload_mb * MIB, session.disk_bytes)
 
     def _over(self, session: DurableSession) -> str:
         limit = self._most_bytes(session) // MIB

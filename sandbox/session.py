@@ -114,11 +114,11 @@ class Session:
         return self._kernel.files.read(path)
 
     async def list(self) -> list[File]:
-        """The files below `/mnt/data`, sorted by path; 5,000 at most."""
-        return (await self.listing())[0]
+        """The files below `/mnt/data`, sorted by path. See `listing`."""
+        return list((await self.listing()).files)
 
     async def listing(self) -> Listing:
-        """The files as `list` has them, and whether these are all that there are."""
+        """The files below `/mnt/data`, and whether these are all: 10,000 files and directories are looked at."""
         self._use()
         return await self._kernel.files.list()
 

@@ -1,9 +1,10 @@
 """A session's files, which outlive its sandbox: rows and bytes kept equal to `/mnt/data` while there is one.
 
 What an execution made, changed or deleted is stored before its end is told, so an end that was told can be built on:
-after a crash the next sandbox starts from these files. Two things are not stored: what a program left running writes
-after the last execution has ended, and `.outputs/`. A program may change a file while it is read; then its version has
-moved on, and the next look reads it again.
+after a crash the next sandbox starts from these files. Not stored are what a program left running writes after the last
+execution has ended, `.outputs/`, files whose names this API cannot say, and what is longer than `/mnt/data` could hold
+again (sparse files). A program may change a file while it is read; then its version has moved on, and the next look
+reads it again.
 """
 
 import asyncio
@@ -11,19 +12,23 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from typing import Self
 
-from sandbox.errors import FileMissing, TooLarge, WorkspaceFull
+from sandbox import logs
+from sandbox.errors import FileMissing, InvalidPath, TooLarge, WorkspaceFull
 from sandbox.execution import mime_of
 from sandbox.files import Files, Stored
-from sandbox.remote import File, checked_path
+from sandbox.remote import File, Listing, checked_path
 from sandbox.session import Session
 from sandbox.store import Store
 from sandbox.store.rows import FileRow
 
 _OUTPUTS = ".outputs/"
 """Where init keeps outputs that were too long. Not listed, and stored only when they are asked for."""
+_NAMED = 3
+"""Files that are named where some could not be stored."""
+_logger = logs.logger(__name__)
 
 
 class Workspace:
@@ -53,29 +58,61 @@ class Workspace:
             for path, row in self._rows.items():
                 self._versions[path] = await self._feed(session, path, row.digest)
 
-    async def keep(self, session: Session) -> None:
-        """Store what has changed since the last time. Raises `SessionClosed` when the sandbox is gone."""
+    async def keep(self, session: Session, *, room: int) -> str:
+        """Store what has changed since the last time; words for what cannot be stored, or none.
+
+        room: bytes that `/mnt/data` holds. More is not stored, because it could not be put back. Raises
+        `SessionClosed` when the sandbox is gone, `Overloaded` and `Unready` when nothing can be stored now.
+        """
         async with self._lock:
             mark = session.workspace_mark
             if mark is not None and mark == self._mark:
-                return
-            files, complete = await session.listing()
-            for file in files:
-                if self._versions.get(file.path) != file.version:
-                    await self._keep_one(session, file)
-            if complete:
-                await self._forget(self._rows.keys() - {file.path for file in files})
+                return ""
+            listing = await session.listing()
+            left = await self._keep_changed(session, listing.files, room)
+            if listing.complete:
+                await self._forget(self._rows.keys() - {file.path for file in listing.files})
             self._mark = mark
+        return self._told(left, listing)
+
+    async def _keep_changed(self, session: Session, files: Sequence[File], room: int) -> list[str]:
+        """The paths of those that cannot be stored."""
+        changed = [file for file in files if self._versions.get(file.path) != file.version]
+        room -= sum(file.size for file in files) - sum(file.size for file in changed)
+        left = []
+        for file in changed:
+            try:
+                if file.size > room:
+                    raise WorkspaceFull("it is longer than what /mnt/data could hold again")
+                await self._keep_one(session, file)
+                room -= file.size
+            except (InvalidPath, WorkspaceFull) as error:
+                left.append(file.path)
+                if len(left) <= _NAMED:  # a program can make thousands of them
+                    _logger.warning("file not stored", session_id=self._session_id, path=file.path, why=str(error))
+        return left
+
+    def _told(self, left: Sequence[str], listing: Listing) -> str:
+        count = len(left) + listing.unnamed
+        if not count and listing.complete:
+            return ""
+        names = ", ".join([repr(path)[:80] for path in left[:_NAMED]])
+        some = "some files were not looked at, because there are too many"
+        if count:
+            some = f"{count} could not be stored for their names or sizes"
+        words = f"{some} ({names}{', …' if count > _NAMED else ''})" if names else some
+        _logger.warning("files not stored", session_id=self._session_id, count=count, complete=listing.complete)
+        return words
 
     async def keep_file(self, session: Session, path: str) -> None:
         """Store one file as it is now, so that it can be read while a program runs. Raises as `keep` does."""
         async with self._lock:
-            files, complete = await session.listing()
-            file = next((file for file in files if file.path == path), None)
+            listing = await session.listing()
+            file = next((file for file in listing.files if file.path == path), None)
             if file is None and path.startswith(_OUTPUTS):
                 await self._keep_one(session, File(path, 0, time.time()))
             elif file is None:
-                await self._forget({path} & self._rows.keys() if complete else set())
+                await self._forget({path} & self._rows.keys() if listing.complete else set())
             elif self._versions.get(path) != file.version:
                 await self._keep_one(session, file)
 

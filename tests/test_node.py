@@ -35,6 +35,7 @@ from sandbox.execution import Execution, Status
 from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits, Owner, new_key
 from sandbox.node import Node, Once, Upload
+from sandbox.runtime.embedded import linux
 from tests.host import WAIT_SECONDS, Embedded, ended
 
 OTHER = Owner("other", KeyLimits())
@@ -342,6 +343,39 @@ class TestFiles:
         await execute(node, session, "import os; open('a', 'w').write('one'); s = os.stat('a')")
         await execute(node, session, "open('a', 'w').write('two'); os.utime('a', ns=(s.st_atime_ns, s.st_mtime_ns))")
         assert await content(node, session, "a") == b"two"
+
+    async def test_a_file_that_could_not_be_put_back_is_not_stored_and_ends_nothing(
+        self, node: Node, session: str
+    ) -> None:
+        code = "for n in range(40): open(f'sparse{n}', 'w').truncate(100 << 20)\nopen('a', 'w').write('kept')"
+        execution = await execute(node, session, code)
+        assert execution.status is Status.OK
+        assert "38 could not be stored" in execution.reason
+        assert await content(node, session, "a") == b"kept"
+
+    async def test_a_full_disk_of_ours_does_not_change_how_an_execution_ended(self, root: None, tmp_path: Path) -> None:
+        kept = tmp_path / "files"
+        kept.mkdir()
+        linux.mount("tmpfs", str(kept), "tmpfs", 0, "size=4m")
+        try:
+            async with opened(tmp_path, pool_size=0) as node:
+                row = await node.open_session(LOCAL)
+                execution = await execute(node, row.id, "print(1); open('a', 'wb').write(bytes(range(256)) * 40_000)")
+                assert (execution.status, execution.stdout, execution.state_lost) == (Status.OK, "1\n", False)
+                assert "could not be stored: the disk of the data directory is full" in execution.reason
+                await execute(node, row.id, "import os; os.remove('a'); open('b', 'w').write('fits')")
+                assert await content(node, row.id, "b") == b"fits"
+        finally:
+            linux.umount(str(kept))
+
+    async def test_what_has_no_name_here_does_not_hide_what_is_deleted(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0) as node:
+            row = await node.open_session(LOCAL)
+            code = "import os; open(b'\\xff', 'w').close(); open('a', 'w').close(); open('b', 'w').close()"
+            assert "1 could not be stored" in (await execute(node, row.id, code)).reason
+            await execute(node, row.id, "os.remove('a')")
+        async with opened(tmp_path, pool_size=0) as node:
+            assert await paths(node, row.id) == ["b"]
 
     async def test_a_file_of_a_running_program_can_be_read(self, node: Node, session: str) -> None:
         log = await node.execute(

@@ -39,6 +39,20 @@ async def test_a_file_goes_up_and_comes_down_and_away(client: httpx.AsyncClient,
     assert problem(await client.delete(url)) == (404, "file_missing")
 
 
+async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file(
+    client: httpx.AsyncClient, session: str
+) -> None:
+    names = ["a\\b", "non\u00a0breaking", "line\nfeed", "\N{WOMAN}\u200d\N{ROCKET}", "esc\x1b[2J"]
+    code = f"for name in {names!r}: open(name, 'w').close()\nopen(b'\\xff', 'w').close()\nopen('z', 'w').write('kept')"
+    told = (await client.post(f"{session}/executions", json={"code": code})).json()
+    assert (told["status"], told["state_lost"]) == ("ok", False)
+    assert f"{len(names) + 1} could not be stored" in told["reason"]
+    assert {artifact["path"] for artifact in told["artifacts"]} == {*names, "z"}
+    assert (await client.get(f"{session}/files/z")).text == "kept"
+    again = (await client.post(f"{session}/executions", json={"code": "x = 1"})).json()
+    assert (again["status"], again["reason"]) == ("ok", "")
+
+
 async def test_several_files_go_up_in_one_form(client: httpx.AsyncClient, session: str) -> None:
     large = secrets.token_bytes(2_000_000)
     parts = [("file", ("b/ü.bin", large)), ("file", ("a.txt", b"\r\n--x\r\n")), ("other", ("empty", b""))]
