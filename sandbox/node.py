@@ -73,6 +73,25 @@ class Once:
     fingerprint: str
 
 
+class _Turns:
+    """A lock for each key that somebody holds or waits for."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+
+    @contextlib.asynccontextmanager
+    async def alone(self, key: tuple[str, str]) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
+
+
 class Node:
     """Use `open`."""
 
@@ -92,6 +111,7 @@ class Node:
         self._sessions: dict[str, DurableSession] = {}
         self._slots: dict[str, Slot] = {}
         self._opening = asyncio.Lock()
+        self._keyed = _Turns()
         self._idle = asyncio.Event()
         self._idle.set()
         self._running = 0
@@ -171,10 +191,18 @@ class Node:
         Raises `InvalidLimits`, `UnknownImage`, `RateLimited`, `Overloaded`, `FileMissing`, `TooLarge`,
         `WorkspaceFull`, `IdempotencyConflict`.
         """
-        if claim := await self._claimed(owner, once):
-            return await self.session(owner, claim.resource)
-        session, taken = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files, once)
-        return session.row if taken is None else await self.session(owner, taken.resource)
+        async with self._one_with(owner, once) as claim:
+            if claim is None:
+                session = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files)
+                try:
+                    claim = await self._claim(owner, once, session.row.id)
+                except BaseException:
+                    await session.end("closed")
+                    raise
+                if claim is None:
+                    return session.row
+                await session.end("closed")  # another server was first with the key
+        return await self.session(owner, claim.resource)
 
     async def _begin(
         self,
@@ -184,9 +212,8 @@ class Node:
         idle_timeout: float | None,
         metadata: Mapping[str, str],
         files: Sequence[Upload],
-        once: Once | None,
-    ) -> tuple[DurableSession, Claim | None]:
-        """A new session that is awake; or, when somebody was first with the key, one that is closed and the claim."""
+    ) -> DurableSession:
+        """A new session that is awake and has its files, or none."""
         self._check_admitting()
         contents = [await self._content(owner, upload) for upload in files]
         row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
@@ -194,15 +221,11 @@ class Node:
         slot = self.quota.take_session(owner)
         try:
             await session.wake()
-            taken = await self.store.add_session(row, self._claim(owner, once, row.id))
+            await self.store.add_session(row)
         except BaseException:
             slot.release()
             await session.discard()
             raise
-        if taken is not None:
-            slot.release()
-            await session.discard()
-            return session, taken
         self._slots[row.id], self._sessions[row.id] = slot, session
         session.on_end(self._forget)
         try:
@@ -210,8 +233,9 @@ class Node:
                 await self._put(owner, session, path, pieces)
         except BaseException:
             await session.end("closed")
+            await self.store.drop_files(row.id)
             raise
-        return session, None
+        return session
 
     def _new_row(
         self,
@@ -310,15 +334,16 @@ class Node:
         Raises what `open_session` and `execute` raise.
         """
         text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
-        if claim := await self._claimed(owner, once):
-            return await self._replay(owner, claim)
-        slot = self._take_execution(owner)
-        try:
-            session, _ = await self._begin(owner, image, memory_mb, None, {}, files, None)
-            return await self._accept(owner, session, text, seconds, once, slot, single=True)
-        except BaseException:
-            self._give_back(slot, unused=True)
-            raise
+        async with self._one_with(owner, once) as claim:
+            if claim is not None:
+                return await self._replay(owner, claim)
+            slot = self._take_execution(owner)
+            try:
+                session = await self._begin(owner, image, memory_mb, None, {}, files)
+                return await self._accept(owner, session, text, seconds, once, slot, single=True)
+            except BaseException:
+                self._give_back(slot, unused=True)
+                raise
 
     async def execute(
         self,
@@ -336,14 +361,15 @@ class Node:
         """
         text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
         session = await self._held(owner, session_id)
-        if claim := await self._claimed(owner, once):
-            return await self._replay(owner, claim)
-        slot = self._take_execution(owner)
-        try:
-            return await self._accept(owner, session, text, seconds, once, slot)
-        except BaseException:
-            self._give_back(slot, unused=True)
-            raise
+        async with self._one_with(owner, once) as claim:
+            if claim is not None:
+                return await self._replay(owner, claim)
+            slot = self._take_execution(owner)
+            try:
+                return await self._accept(owner, session, text, seconds, once, slot)
+            except BaseException:
+                self._give_back(slot, unused=True)
+                raise
 
     async def _accept(
         self,
@@ -361,6 +387,8 @@ class Node:
             if execution is not None:
                 self.metrics.execution(execution.status, execution.duration_ms / 1000)
             if single:
+                # Who has the answer may ask for the next, although this sandbox is still being taken apart.
+                self._slots[session.row.id].release()
                 self._parts.spawn(session.end("closed"), f"end {session.row.id}")
 
         claim = self._claimer(owner, once, session.row.id)
@@ -419,8 +447,10 @@ class Node:
     async def interrupt(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
         """Raises `SessionMissing`, `SessionClosed`, `SessionExpired`, `IdempotencyConflict`."""
         session = await self._held(owner, session_id)
-        if await self._first(owner, once, session_id):
-            await session.interrupt()
+        async with self._one_with(owner, once) as claim:
+            if claim is None:
+                await session.interrupt()
+                await self._claim(owner, once, session_id)
 
     async def withdraw(self, owner: Owner, session_id: str, execution_id: str) -> None:
         """Interrupt this execution and no other; one that waits is cancelled. Raises as `interrupt` does."""
@@ -429,27 +459,34 @@ class Node:
     async def restart(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
         """A fresh kernel over the same files. Raises as `interrupt` does."""
         session = await self._held(owner, session_id)
-        if await self._first(owner, once, session_id):
-            await session.restart()
+        async with self._one_with(owner, once) as claim:
+            if claim is None:
+                await session.restart()
+                await self._claim(owner, once, session_id)
 
     # What was asked before.
 
-    async def _claimed(self, owner: Owner, once: Once | None) -> Claim | None:
-        claim = None if once is None else await self.store.claim(owner.id, once.key)
-        if claim is not None and once is not None and claim.fingerprint != once.fingerprint:
-            raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
-        return claim
+    @contextlib.asynccontextmanager
+    async def _one_with(self, owner: Owner, once: Once | None) -> AsyncIterator[Claim | None]:
+        """For one request with this Idempotency-Key at a time; what an earlier one has claimed, if it came to its end.
 
-    async def _first(self, owner: Owner, once: Once | None, resource: str) -> bool:
-        """Whether this has not been done before. Raises `IdempotencyConflict`."""
+        A claim is written when the work is done, or accepted: one that failed, or was cut off by a crash, has claimed
+        nothing, and the same request does it anew. Raises `IdempotencyConflict`.
+        """
         if once is None:
-            return True
-        if await self._claimed(owner, once) is not None:
-            return False
-        return await self.store.add_claim(Claim(owner.id, once.key, once.fingerprint, resource), time.time()) is None
+            yield None
+            return
+        async with self._keyed.alone((owner.id, once.key)):
+            claim = await self.store.claim(owner.id, once.key)
+            if claim is not None and claim.fingerprint != once.fingerprint:
+                raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
+            yield claim
 
-    def _claim(self, owner: Owner, once: Once | None, resource: str) -> Claim | None:
-        return None if once is None else Claim(owner.id, once.key, once.fingerprint, resource)
+    async def _claim(self, owner: Owner, once: Once | None, resource: str) -> Claim | None:
+        """What it was about is done. Who was first, if that was somebody else."""
+        if once is None:
+            return None
+        return await self.store.add_claim(Claim(owner.id, once.key, once.fingerprint, resource), time.time())
 
     def _claimer(self, owner: Owner, once: Once | None, session_id: str) -> Callable[[str], Claim] | None:
         if once is None:

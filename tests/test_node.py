@@ -206,6 +206,43 @@ class TestOnce:
         assert len({row.id for row in rows}) == 1
         await node.close_session(LOCAL, rows[0].id)
 
+    async def test_a_request_that_was_refused_has_claimed_nothing(self, node: Node) -> None:
+        owner, once = Owner("tidy", KeyLimits(stored_bytes=4)), Once("key-7", "files")
+        with pytest.raises(RateLimited):
+            await node.open_session(owner, files=[Upload("a", b"1234"), Upload("b", b"5")], once=once)
+        await until(lambda: node.open_sessions == 0)
+        richer = Owner("tidy", KeyLimits(stored_bytes=5))
+        row = await node.open_session(richer, files=[Upload("a", b"1234"), Upload("b", b"5")], once=once)
+        assert row.status == "active"
+        assert [file.path for file in await node.files(richer, row.id)] == ["a", "b"]
+        assert (await node.open_session(richer, once=once)).id == row.id
+        await node.close_session(richer, row.id)
+
+    async def test_of_two_at_once_the_second_does_it_when_the_first_could_not(self, node: Node) -> None:
+        owner, once = Owner("tight", KeyLimits(sessions=1)), Once("key-8", "session")
+        taken = await node.open_session(owner)
+        with pytest.raises(RateLimited):
+            await node.open_session(owner, once=once)
+        await node.close_session(owner, taken.id)
+        rows = await asyncio.gather(*(node.open_session(owner, once=once) for _ in range(3)))
+        assert len({row.id for row in rows}) == 1, "with room for one session, none was refused"
+        await node.close_session(owner, rows[0].id)
+
+    async def test_a_restart_that_failed_is_done_when_it_is_asked_for_again(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0) as node:
+            session = (await node.open_session(LOCAL)).id
+            await execute(node, session, "x = 1")
+            [init] = Embedded.below(os.getpid()).inits()
+            os.kill(init, signal.SIGSTOP)
+            restarting = asyncio.ensure_future(node.restart(LOCAL, session, Once("key-9", "restart")))
+            again = asyncio.ensure_future(node.restart(LOCAL, session, Once("key-9", "restart")))
+            await asyncio.sleep(0)
+            os.kill(init, signal.SIGKILL)
+            with pytest.raises(SessionClosed):
+                await restarting
+            await again
+            assert (await execute(node, session, "'x' in globals()")).results[0]["text/plain"] == "False"
+
     async def test_another_request_with_the_key_is_a_conflict(self, node: Node, session: str) -> None:
         await execute(node, session, "1", once=Once("key-5", "one"))
         with pytest.raises(IdempotencyConflict):
@@ -276,6 +313,11 @@ class TestLimits:
             await node.open_session(owner)
         await node.close_session(owner, first.id)
         await node.close_session(owner, (await node.open_session(owner)).id)
+
+    async def test_one_run_after_the_other_is_never_two_sessions_at_a_time(self, node: Node) -> None:
+        owner = Owner("single", KeyLimits(sessions=1, running=1))
+        for _ in range(10):
+            assert (await (await node.run(owner, "1")).result()).status is Status.OK
 
     async def test_executions_of_a_key_are_limited_in_number_and_in_a_minute(self, node: Node) -> None:
         owner = Owner("slow", KeyLimits(running=1, per_minute=1))
