@@ -190,13 +190,29 @@ class DurableSession:
         written: asyncio.Future[Claim | None] = asyncio.ensure_future(writing)
         # Known before it is awaited: whoever comes second with an Idempotency-Key may look for it at once.
         log = self._logs[execution_id] = EventLog(execution_id, self.row.id, now)
-        performing = self._perform(code, timeout, written, log, done, claimed=claim is not None)
+        performing = self._logged(code, timeout, written, log, done, claimed=claim is not None)
         self._parts.spawn(performing, f"execution {execution_id}")
         # Without a key there is no need to wait: what runs is written down by the time its first output is shown.
         if claim and (taken := await asyncio.shield(written)) is not None:
             return taken
         self.row = dataclasses.replace(self.row, used=True, last_used_at=now)
         return log
+
+    async def _logged(
+        self,
+        code: str,
+        timeout: float,
+        written: asyncio.Future[Claim | None],
+        log: EventLog,
+        done: Callable[[Execution | None], None],
+        *,
+        claimed: bool,
+    ) -> None:
+        """`_perform`, with the ids on every line that is logged meanwhile."""
+        with logs.bound(session_id=log.session_id, execution_id=log.execution_id):
+            if self._parts.engine.settings.log_code:  # before it runs, and whatever becomes of it
+                _logger.info("execution accepted", code=code)
+            await self._perform(code, timeout, written, log, done, claimed=claimed)
 
     async def _perform(
         self,
@@ -220,11 +236,12 @@ class DurableSession:
             await self._parts.store.end_execution(execution, time.time())
         except Exception as error:
             # The row stays in flight and gets its end from the next start: without the store there is no other way.
-            _logger.exception("execution_lost", execution_id=log.execution_id, session_id=log.session_id)
+            _logger.exception("execution lost")
             self._forget(log, done, None)
             log.fail(error)
             return
         self._forget(log, done, execution)
+        _logger.info("execution ended", status=execution.status.value, ms=round(execution.duration_ms, 2))
         log.end(execution)
 
     def _forget(self, log: EventLog, done: Callable[[Execution | None], None], end: Execution | None) -> None:

@@ -397,13 +397,12 @@ async def test_of_those_who_come_with_one_idempotency_key_one_is_first_and_all_a
 
 async def test_a_claim_is_its_owners_and_ends(store: Store) -> None:
     mine, yours = Claim("me", ODD, "f", "ses_1"), Claim("you", ODD, "f", "ses_2")
-    assert await store.add_session(a_session(created_at=10.0), mine) is None
-    assert await store.add_session(a_session("ses_2", created_at=20.0), yours) is None
-    assert await store.add_session(a_session("ses_3"), mine) == mine
-    assert await store.session("me", "ses_3") is None
+    assert await store.add_claim(mine, 10.0) is None
+    assert await store.add_claim(yours, 20.0) is None
+    assert await store.add_claim(Claim("me", ODD, "g", "ses_3"), 20.0) == mine
     assert await store.drop_claims(15.0) == 1
     assert (await store.claim("me", ODD), await store.claim("you", ODD)) == (None, yours)
-    assert await store.add_session(a_session("ses_3"), mine) is None
+    assert await store.add_claim(mine, 20.0) is None
 
 
 # Files.
@@ -595,7 +594,7 @@ async def test_a_write_waits_for_another_process_that_writes(tmp_path: Path) -> 
             assert (await store.sessions("me", limit=1)).items == ()  # reads do not wait
             assert not writing.done()
             other.execute("COMMIT")
-        assert await writing is None
+        await writing
 
 
 async def test_a_server_that_went_away_is_told_and_one_that_came_back_is_used(cluster: Cluster) -> None:

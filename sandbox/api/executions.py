@@ -10,6 +10,7 @@ from sandbox.api import encode, sse
 from sandbox.api.problems import documented
 from sandbox.api.route import ExecutionId, MaybeOnce, Route, SessionId, TheNode, TheOwner, Wanted
 from sandbox.api.schemas import ExecutionIn, ExecutionOut, ExecutionsOut
+from sandbox.api.visit import Visit
 from sandbox.errors import SandboxError
 from sandbox.events import Cursor, EventLog
 from sandbox.keys import Owner
@@ -112,6 +113,8 @@ async def respond(
     request: Request, node: Node, owner: Owner, log: EventLog, body: ExecutionIn, last_id: str | None
 ) -> Response:
     """The outcome, once it is there or as it comes."""
+    visit = Visit.of(request)
+    visit.session_id, visit.execution_id = log.session_id, log.execution_id
 
     async def interrupt() -> None:
         try:

@@ -159,7 +159,7 @@ def _path(request: Request) -> str:
 async def _pieces(request: Request, node: Node) -> AsyncIterator[bytes]:
     """The body of an upload, whose bound is another than that of JSON."""
     body = Visit.of(request).body
-    body.limit = node.settings.max_upload_mb * MIB + _FORM_BYTES
+    body.stream(node.settings.max_upload_mb * MIB + _FORM_BYTES)
     more = True
     while more:
         message = await body.receive()

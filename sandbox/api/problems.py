@@ -64,6 +64,11 @@ def problem(
     request_id: str, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
     """A problem as a response."""
+    return Response(encoded(request_id, status, code, detail, **more), status, headers, MEDIA_TYPE)
+
+
+def encoded(request_id: str, status: int, code: str, detail: str, **more: Any) -> bytes:
+    """A problem as JSON."""
     members = {
         "type": f"urn:sandbox:problem:{code}",
         "title": code.replace("_", " ").capitalize(),
@@ -73,8 +78,7 @@ def problem(
         "request_id": request_id,
         **more,
     }
-    body = json.dumps(members, ensure_ascii=False).encode("utf-8", "replace")
-    return Response(body, status, headers, MEDIA_TYPE)
+    return json.dumps(members, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def of_error(request_id: str, error: SandboxError) -> Response:

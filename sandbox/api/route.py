@@ -20,7 +20,6 @@ from sandbox.keys import Owner
 from sandbox.node import Node, Once
 
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
-_LOGGED = ("session_id", "execution_id")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -49,13 +48,16 @@ class Route(OpenRoute):
         template, json = self.path_format, self.body_field is not None
 
         async def handle(request: Request) -> Response:
-            Visit.of(request).route = template
+            visit = Visit.of(request)
+            visit.route = template
+            visit.session_id = request.path_params.get("session_id")
+            visit.execution_id = request.path_params.get("execution_id")
             await authenticate(request)
             if json:
                 if not _JSON.fullmatch(request.headers.get("content-type", "")):
                     raise HTTPException(415, "send the body as JSON, with `Content-Type: application/json`")
                 await request.body()  # here, where what it raises is still told apart from JSON that cannot be parsed
-            with logs.bound(**{key: request.path_params[key] for key in _LOGGED if key in request.path_params}):
+            with logs.bound(**visit.ids):
                 return await handler(request)
 
         return handle

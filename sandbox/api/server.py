@@ -18,6 +18,7 @@ import uvloop
 from sandbox import logs, telemetry
 from sandbox.api.app import create_app
 from sandbox.api.connection import protocol
+from sandbox.api.refusal import Refusals
 from sandbox.api.turnstile import Turnstile
 from sandbox.errors import HostUnfit, InvalidSetting
 from sandbox.execution import MIN_MEMORY_MB
@@ -70,7 +71,7 @@ def _config(node: Node) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(node),
         loop="none",
-        http=protocol(node.settings.body_timeout_s, _turnstile(node)),
+        http=protocol(node.settings.body_timeout_s, _turnstile(node), Refusals(node.metrics)),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -85,7 +86,7 @@ def _config(node: Node) -> uvicorn.Config:
 
 def _turnstile(node: Node) -> Turnstile:
     most = node.admission.budget_mb // MIN_MEMORY_MB + node.settings.max_waiting
-    return Turnstile(most, lambda: node.metrics.rejection("queue_full"))
+    return Turnstile(most)
 
 
 class _Server(uvicorn.Server):

@@ -1,11 +1,12 @@
 """Sessions: open, look at, interrupt, restart, close."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from sandbox.api import encode
 from sandbox.api.problems import documented
 from sandbox.api.route import MaybeOnce, Route, SessionId, TheNode, TheOwner, Wanted
 from sandbox.api.schemas import SessionIn, SessionOut, SessionsOut
+from sandbox.api.visit import Visit
 
 router = APIRouter(prefix="/v1/sessions", route_class=Route, tags=["sessions"])
 
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/v1/sessions", route_class=Route, tags=["sessions"])
     operation_id="open_session",
     responses={201: {"model": SessionOut}, **documented(404, 408, 409, 413, 415, 429, 503)},
 )
-async def open_session(body: SessionIn, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
+async def open_session(request: Request, body: SessionIn, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
     """See the decorator."""
     row = await node.open_session(
         owner,
@@ -29,6 +30,7 @@ async def open_session(body: SessionIn, node: TheNode, owner: TheOwner, once: Ma
         files=[file.upload() for file in body.files],
         once=once,
     )
+    Visit.of(request).session_id = row.id
     return encode.answer(encode.session(row), 201, {"location": f"/v1/sessions/{row.id}"})
 
 
