@@ -73,7 +73,10 @@ class DurableSession:
         self._logs: dict[str, EventLog] = {}
         self._turn = asyncio.Lock()
         self._current: str | None = None
-        self._withdrawn: set[str] = set()
+        self._next: str | None = None
+        """Whose turn it is, although its sandbox may not be there yet."""
+        self._taken_back: dict[str, Status] = {}
+        """How executions are to end that have not begun."""
         self._on_end: Callable[[DurableSession], None] = lambda _: None
 
     @property
@@ -251,7 +254,7 @@ class DurableSession:
     def _drop(self, log: EventLog) -> None:
         self._accepted -= 1
         del self._logs[log.execution_id]
-        self._withdrawn.discard(log.execution_id)
+        self._taken_back.pop(log.execution_id, None)
 
     async def _run(
         self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog, *, claimed: bool
@@ -260,13 +263,11 @@ class DurableSession:
         if claimed and await written is not None:
             return None
         async with self._turn:
-            if log.execution_id in self._withdrawn:
-                return Execution(log.execution_id, self.row.id, Status.CANCELLED, "it was taken back before it ran")
-            self._current = log.execution_id
+            self._next = log.execution_id
             try:
                 return await self._run_now(code, timeout, written, log)
             finally:
-                self._current = None
+                self._next = None
 
     async def _run_now(
         self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
@@ -275,7 +276,11 @@ class DurableSession:
         stopped = False
         for _ in range(_ATTEMPTS):
             try:
-                session = await self.wake()
+                if (status := self._taken_back.get(log.execution_id)) is None:
+                    session = await self.wake()
+                    status = self._taken_back.get(log.execution_id)
+                if status is not None:
+                    return Execution(log.execution_id, self.row.id, status, "it was taken back before it ran")
                 execution = await self._stream(session, code, timeout, written, log)
                 break
             except (SessionClosed, SessionExpired) as error:
@@ -294,12 +299,16 @@ class DurableSession:
     async def _stream(
         self, session: Session, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
     ) -> Execution:
-        async with contextlib.aclosing(session.stream(code, timeout, execution_id=log.execution_id)) as items:
-            async for item in items:
-                await written  # nobody may see an output of an execution that cannot be found
-                if isinstance(item, Execution):
-                    return await self._conclude(session, item)
-                log.add(item)
+        self._current = log.execution_id
+        try:
+            async with contextlib.aclosing(session.stream(code, timeout, execution_id=log.execution_id)) as items:
+                async for item in items:
+                    await written  # nobody may see an output of an execution that cannot be found
+                    if isinstance(item, Execution):
+                        return await self._conclude(session, item)
+                    log.add(item)
+        finally:
+            self._current = None
         raise SessionClosed(f"the sandbox of session {self.row.id} is gone")
 
     async def _conclude(self, session: Session, execution: Execution) -> Execution:
@@ -335,12 +344,14 @@ class DurableSession:
         if execution_id == self._current:
             await self.interrupt()
         elif execution_id in self._logs:
-            self._withdrawn.add(execution_id)
+            self._taken_back[execution_id] = Status.CANCELLED
 
     async def interrupt(self) -> None:
-        """Interrupt the running execution; without one nothing happens."""
+        """Interrupt the running execution, or keep it from running; without one nothing happens."""
         self.check_active()
-        if (live := self.live) is not None:
+        if self._current is None and self._next is not None:
+            self._taken_back[self._next] = Status.INTERRUPTED
+        elif (live := self.live) is not None:
             await live.interrupt()
 
     async def restart(self) -> None:

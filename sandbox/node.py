@@ -38,7 +38,7 @@ from sandbox.errors import (
 from sandbox.events import EventLog
 from sandbox.execution import MIB, Execution
 from sandbox.files import Files
-from sandbox.health import Gauges, Health, Memory, examine
+from sandbox.health import Checkup, Gauges, Health, Memory
 from sandbox.keyring import Keyring
 from sandbox.keys import KeyLimits, Owner
 from sandbox.metrics import Metrics
@@ -47,11 +47,13 @@ from sandbox.remote import checked_path
 from sandbox.session import checked_code
 from sandbox.store import Store
 from sandbox.store.rows import Claim, ExecutionRow, FileRow, Page, SessionRow
-from sandbox.workspace import Workspace
+from sandbox.workspace import FileList, Workspace
 
 _SWEEP_S = 30.0
 _CLAIMS_KEPT_S = 24 * 3600.0
 """For how long an Idempotency-Key is remembered."""
+SETTLE_S = 5.0
+"""For storing what background processes wrote after the last executions, when the server stops."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _logger = logs.logger(__name__)
 
@@ -116,6 +118,7 @@ class Node:
         self._idle.set()
         self._running = 0
         self._memory = Memory()
+        self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -153,7 +156,7 @@ class Node:
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_timeout_s):
+            async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(*(session.settle() for session in self._sessions.values()))
         self._parts.stopping = True
 
@@ -337,7 +340,7 @@ class Node:
         async with self._one_with(owner, once) as claim:
             if claim is not None:
                 return await self._replay(owner, claim)
-            slot = self._take_execution(owner)
+            slot = await self._take_execution(owner)
             try:
                 session = await self._begin(owner, image, memory_mb, None, {}, files)
                 return await self._accept(owner, session, text, seconds, once, slot, single=True)
@@ -364,7 +367,7 @@ class Node:
         async with self._one_with(owner, once) as claim:
             if claim is not None:
                 return await self._replay(owner, claim)
-            slot = self._take_execution(owner)
+            slot = await self._take_execution(owner)
             try:
                 return await self._accept(owner, session, text, seconds, once, slot)
             except BaseException:
@@ -405,7 +408,9 @@ class Node:
             await session.end("closed")
         return await self._replay(owner, accepted)
 
-    def _take_execution(self, owner: Owner) -> Slot:
+    async def _take_execution(self, owner: Owner) -> Slot:
+        if owner.limits.stored_bytes is not None:  # a program may write more; the next one does not begin
+            self.quota.check_stored(owner, await self.store.stored_bytes(owner.id))
         self._check_admitting()
         slot = self.quota.take_execution(owner)
         self._running += 1
@@ -501,10 +506,10 @@ class Node:
 
     # Files.
 
-    async def files(self, owner: Owner, session_id: str) -> tuple[FileRow, ...]:
-        """Every file, sorted by path; without id and digest where a running program has just written it."""
+    async def files(self, owner: Owner, session_id: str) -> FileList:
+        """The files; without id and digest where a running program has just written one, or it cannot be stored."""
         session = await self._held(owner, session_id)
-        return await session.workspace.rows(session.live)
+        return await session.workspace.list(session.live)
 
     async def file(self, owner: Owner, session_id: str, path: str) -> FileRow:
         """One file, stored as it is now. Raises `FileMissing`, `InvalidPath`, `SessionMissing`."""
@@ -583,7 +588,7 @@ class Node:
 
     async def health(self) -> Health:
         """Looks at every part that can fail. Raises nothing."""
-        return await examine(self.settings, self.store, self.engine.pool, draining=self._draining)
+        return await self._checkup.health(draining=self._draining)
 
     def _check_admitting(self) -> None:
         if self._draining:

@@ -145,6 +145,12 @@ class Quota:
         self._take_token(owner.id, per_minute)
         return Slot(self._running, owner.id, lambda: self._return_token(owner.id, per_minute))
 
+    def check_stored(self, owner: Owner, stored: int) -> None:
+        """Whether the owner may let a program write. stored: bytes it has. Raises `RateLimited` (`stored_bytes`)."""
+        limit = owner.limits.stored_bytes
+        if limit is not None and stored > limit:
+            raise _refused("stored_bytes", limit, 0)
+
     def storing(self, owner: Owner, stored: int) -> Room:
         """Room for bytes to be stored; `take` them piece by piece. `stored`: bytes the owner has by the database.
 

@@ -8,11 +8,13 @@ reads it again.
 """
 
 import asyncio
+import bisect
 import contextlib
 import dataclasses
 import time
 import uuid
 from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from sandbox import logs
@@ -22,13 +24,29 @@ from sandbox.files import Files, Stored
 from sandbox.remote import File, Listing, checked_path
 from sandbox.session import Session
 from sandbox.store import Store
-from sandbox.store.rows import FileRow
+from sandbox.store.rows import FileRow, Page
 
 _OUTPUTS = ".outputs/"
 """Where init keeps outputs that were too long. Not listed, and stored only when they are asked for."""
 _NAMED = 3
 """Files that are named where some could not be stored."""
 _logger = logs.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FileList:
+    """What there is."""
+
+    rows: tuple[FileRow, ...]
+    """Sorted by path."""
+    complete: bool
+    """Whether these are all: names can be none that JSON knows, and files too many to be looked at."""
+
+    def page(self, limit: int, after: str | None) -> Page[FileRow]:
+        """At most `limit` of them, from the first whose path is behind `after`."""
+        start = 0 if after is None else bisect.bisect(self.rows, after, key=lambda row: row.path)
+        items = self.rows[start : start + limit]
+        return Page(items, items[-1].path if start + limit < len(self.rows) else None)
 
 
 class Workspace:
@@ -179,11 +197,13 @@ class Workspace:
                 del self._rows[path]
                 self._versions.pop(path, None)
 
-    async def rows(self, session: Session | None) -> tuple[FileRow, ...]:
-        """Every file, sorted by path. One that a running program has just written has no id and no digest yet."""
+    async def list(self, session: Session | None) -> FileList:
+        """The files. One that a running program has just written, or that cannot be stored, has no id and no digest."""
         if session is None:
-            return tuple(row for _, row in sorted(self._rows.items()))
-        return tuple(self._row_of(file) for file in await session.list())
+            return FileList(tuple(row for _, row in sorted(self._rows.items())), True)
+        listing = await session.listing()
+        rows = tuple(self._row_of(file) for file in listing.files)
+        return FileList(rows, listing.complete and not listing.unnamed)
 
     def _row_of(self, file: File) -> FileRow:
         if self._versions.get(file.path) == file.version and file.path in self._rows:

@@ -85,7 +85,7 @@ async def content(node: Node, session_id: str, path: str) -> bytes:
 
 
 async def paths(node: Node, session_id: str) -> list[str]:
-    return [row.path for row in await node.files(LOCAL, session_id)]
+    return [row.path for row in (await node.files(LOCAL, session_id)).rows]
 
 
 class TestExecutions:
@@ -160,6 +160,28 @@ class TestExecutions:
             assert (await execute(node, session, "print(open('kept.txt').read())")).stdout == "kept\n"
             assert Embedded.below(os.getpid()).launcher != launcher
 
+    @pytest.mark.parametrize("how", ["withdraw", "interrupt"])
+    async def test_what_is_taken_back_while_its_sandbox_is_fetched_never_runs(
+        self, root: None, tmp_path: Path, how: str
+    ) -> None:
+        async with opened(tmp_path, pool_size=0, memory_mb=192, memory_budget_mb=192) as node:
+            session = (await node.open_session(LOCAL)).id
+            dying = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
+            log = await node.execute(LOCAL, session, "open('ran', 'w').close()")
+            async for event in dying.follow():
+                if event.name == "stdout":
+                    break
+            [init] = Embedded.below(os.getpid()).inits()
+            os.kill(init, signal.SIGKILL)
+            assert (await dying.result()).status is Status.KILLED
+            if how == "withdraw":
+                await node.withdraw(LOCAL, session, log.execution_id)
+            else:
+                await node.interrupt(LOCAL, session)
+            expected = Status.CANCELLED if how == "withdraw" else Status.INTERRUPTED
+            assert ((await log.result()).status, await paths(node, session)) == (expected, [])
+            assert (await execute(node, session, "1")).status is Status.OK
+
     async def test_taking_back_an_execution_touches_no_other(self, node: Node, session: str) -> None:
         running = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
         waiting = await node.execute(LOCAL, session, "print('never')")
@@ -214,7 +236,7 @@ class TestOnce:
         richer = Owner("tidy", KeyLimits(stored_bytes=5))
         row = await node.open_session(richer, files=[Upload("a", b"1234"), Upload("b", b"5")], once=once)
         assert row.status == "active"
-        assert [file.path for file in await node.files(richer, row.id)] == ["a", "b"]
+        assert [file.path for file in (await node.files(richer, row.id)).rows] == ["a", "b"]
         assert (await node.open_session(richer, once=once)).id == row.id
         await node.close_session(richer, row.id)
 
@@ -228,20 +250,13 @@ class TestOnce:
         assert len({row.id for row in rows}) == 1, "with room for one session, none was refused"
         await node.close_session(owner, rows[0].id)
 
-    async def test_a_restart_that_failed_is_done_when_it_is_asked_for_again(self, root: None, tmp_path: Path) -> None:
-        async with opened(tmp_path, pool_size=0) as node:
-            session = (await node.open_session(LOCAL)).id
-            await execute(node, session, "x = 1")
-            [init] = Embedded.below(os.getpid()).inits()
-            os.kill(init, signal.SIGSTOP)
-            restarting = asyncio.ensure_future(node.restart(LOCAL, session, Once("key-9", "restart")))
-            again = asyncio.ensure_future(node.restart(LOCAL, session, Once("key-9", "restart")))
-            await asyncio.sleep(0)
-            os.kill(init, signal.SIGKILL)
-            with pytest.raises(SessionClosed):
-                await restarting
-            await again
-            assert (await execute(node, session, "'x' in globals()")).results[0]["text/plain"] == "False"
+    async def test_what_could_not_be_done_has_claimed_nothing(self, node: Node) -> None:
+        row = await node.open_session(LOCAL)
+        await node.close_session(LOCAL, row.id)
+        for ask, key in ((node.restart, "key-9"), (node.interrupt, "key-10")):
+            for _ in range(2):
+                with pytest.raises(SessionClosed):
+                    await ask(LOCAL, row.id, Once(key, "once"))
 
     async def test_another_request_with_the_key_is_a_conflict(self, node: Node, session: str) -> None:
         await execute(node, session, "1", once=Once("key-5", "one"))
@@ -257,7 +272,7 @@ class TestOnce:
 class TestOwners:
     async def test_nothing_of_one_owner_exists_for_another(self, node: Node, session: str) -> None:
         execution = await execute(node, session, "open('a.txt', 'w').write('secret')")
-        [file] = await node.files(LOCAL, session)
+        [file] = (await node.files(LOCAL, session)).rows
         attempts: list[Callable[[], Any]] = [
             lambda: node.session(OTHER, session),
             lambda: node.execute(OTHER, session, "1"),
@@ -342,7 +357,20 @@ class TestLimits:
         await node.put_file(owner, row.id, "a", pieces(b"12345"))
         with pytest.raises(RateLimited, match="stored bytes"):
             await node.put_file(owner, row.id, "b", pieces(b"123", b"456"))
-        assert [file.path for file in await node.files(owner, row.id)] == ["a"]
+        assert [file.path for file in (await node.files(owner, row.id)).rows] == ["a"]
+        await node.close_session(owner, row.id)
+
+    async def test_a_key_whose_programs_have_written_too_much_runs_no_more_until_it_deletes(self, node: Node) -> None:
+        owner = Owner("writer", KeyLimits(stored_bytes=10))
+        row = await node.open_session(owner)
+        done = await execute(node, row.id, "open('a', 'w').write('x' * 11)", owner)
+        assert (done.status, done.reason) == (Status.OK, "")
+        for again in (node.execute(owner, row.id, "1"), node.run(owner, "1")):
+            with pytest.raises(RateLimited, match="stored bytes") as caught:
+                await again
+            assert (caught.value.name, caught.value.remaining) == ("stored_bytes", 0)
+        await node.remove_file(owner, row.id, "a")
+        assert (await execute(node, row.id, "1", owner)).status is Status.OK
         await node.close_session(owner, row.id)
 
     async def test_memory_is_promised_once_and_comes_back(self, root: None, tmp_path: Path) -> None:
@@ -426,7 +454,7 @@ class TestFiles:
         async for event in log.follow():
             if event.name == "stdout":
                 break
-        assert [(row.path, row.digest) for row in await node.files(LOCAL, session)] == [("a", "")]
+        assert [(row.path, row.digest) for row in (await node.files(LOCAL, session)).rows] == [("a", "")]
         assert await content(node, session, "a") == b"now"
         await node.interrupt(LOCAL, session)
         await log.result()

@@ -10,6 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from sandbox.api.problems import HTTP_CODES
 from sandbox.api.refusal import Refusal, Refusals
 from sandbox.api.turnstile import FULL, URL, Passage, Turnstile
 from sandbox.api.visit import request_id_of
@@ -21,8 +22,8 @@ _LINGER_S = 10.0
 _LINGER_BYTES = 1 << 30
 """Many clients send all of a body before they look for an answer."""
 TOO_MANY = Refusal(503, "overloaded", "too many connections are open; try again later", 1)
-TOO_LARGE = Refusal(431, "headers_too_large", f"the headers are over {_MOST_HEAD_BYTES} bytes; send less")
-NOT_HTTP = Refusal(400, "invalid_request", "what came is not HTTP/1.1")
+TOO_LARGE = Refusal(431, HTTP_CODES[431], f"the headers are over {_MOST_HEAD_BYTES} bytes; send less")
+NOT_HTTP = Refusal(400, HTTP_CODES[400], "what came is not HTTP/1.1")
 
 
 def protocol(head_timeout: float, turnstile: Turnstile, refusals: Refusals) -> type[HttpToolsProtocol]:

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from sandbox.api import encode
@@ -55,13 +55,25 @@ _PATH = {
 @router.get(
     "",
     summary="List a session's files",
-    description="All of them, sorted by path.",
+    description="Sorted by path. `complete` says whether there are files that no page has: more than 10,000 files and "
+    "directories are not looked at, and names that are not UTF-8 cannot be said.",
     operation_id="list_files",
     responses={200: {"model": FilesOut}, **documented(404, 409)},
 )
-async def list_files(session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def list_files(
+    session_id: SessionId,
+    node: TheNode,
+    owner: TheOwner,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most items of one page.")] = 100,
+    after: Annotated[
+        str | None, Query(max_length=4096, description="The `next` of the page before this one: a path.")
+    ] = None,
+) -> Response:
     """See the decorator."""
-    return encode.answer(encode.page([encode.file(row) for row in await node.files(owner, session_id)]))
+    found = await node.files(owner, session_id)
+    page = found.page(limit, after)
+    listed = encode.page([encode.file(row) for row in page.items], page.next)
+    return encode.answer(listed | {"complete": found.complete})
 
 
 @router.post(
@@ -83,7 +95,7 @@ async def upload_files(request: Request, session_id: SessionId, node: TheNode, o
     rows = {}
     async for path, pieces in form.files():
         rows[path] = await node.put_file(owner, session_id, path, pieces)
-    return encode.answer(encode.page([encode.file(row) for _, row in sorted(rows.items())]))
+    return encode.answer(encode.page([encode.file(row) for _, row in sorted(rows.items())]) | {"complete": True})
 
 
 @router.head(

@@ -6,7 +6,6 @@ page must be this server's own. Nothing here ever allows another origin: there i
 """
 
 import ipaddress
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -136,7 +135,9 @@ class _Answer:
             headers = [*message["headers"], *ALWAYS, (b"x-request-id", self._visit.request_id.encode())]
             if not any(name == b"cache-control" for name, _ in headers):
                 headers.append((b"cache-control", b"no-store"))
-            message = {**message, "headers": [*headers, *self._rate()]}
+            if not any(name == b"ratelimit-limit" for name, _ in headers):  # of the limit that was reached
+                headers += self._rate()
+            message = {**message, "headers": headers}
         await self._send(message)
 
     def _rate(self) -> list[tuple[bytes, bytes]]:
@@ -145,9 +146,8 @@ class _Answer:
             return []
         for standing in self._node.quota.snapshot(owner):
             if standing.name == "per_minute":
-                reset = math.ceil(standing.reset or 0)
-                told = (("limit", standing.limit), ("remaining", standing.remaining), ("reset", reset))
-                return [(b"ratelimit-" + name.encode(), str(value).encode()) for name, value in told]
+                told = problems.rate_limit(standing.limit, standing.remaining, standing.reset or 0.0)
+                return [(name.encode(), value.encode()) for name, value in told.items()]
         return []
 
 

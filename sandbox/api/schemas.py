@@ -237,7 +237,7 @@ class FileOut(BaseModel):
         }
     )
 
-    id: str = Field(description="Empty while a running program has just written it and it is not stored yet.")
+    id: str = Field(description="Empty while a running program has just written it, and when it cannot be stored.")
     path: str
     size: int
     mime: str
@@ -307,11 +307,12 @@ class ExecutionsOut(BaseModel):
 
 
 class FilesOut(BaseModel):
-    """All files of a session, or those that were just uploaded, sorted by path."""
+    """A page of a session's files, or all that were just uploaded, sorted by path."""
 
     data: list[FileOut]
     has_more: bool
-    next: str | None
+    next: str | None = Field(description="Send it as `after` to get the next page.")
+    complete: bool = Field(description="False when there are files that are on no page.")
 
 
 class ImagesOut(BaseModel):

@@ -22,7 +22,7 @@ from sandbox.api.refusal import Refusals
 from sandbox.api.turnstile import Turnstile
 from sandbox.errors import HostUnfit, InvalidSetting
 from sandbox.execution import MIN_MEMORY_MB
-from sandbox.node import Node
+from sandbox.node import SETTLE_S, Node
 
 if TYPE_CHECKING:
     from sandbox.config import Settings
@@ -34,6 +34,11 @@ _GC_THRESHOLD = 50_000
 _LAST_ANSWERS_S = 5
 """For answers that are still being written when everything has drained."""
 log = logs.logger(__name__)
+
+
+def longest_stop_s(settings: "Settings") -> float:
+    """Seconds from the signal until the sandboxes are ended, at most; their end and the last rows take one or two."""
+    return settings.drain_timeout_s + _LAST_ANSWERS_S + SETTLE_S
 
 
 def run(settings: "Settings", announce: Callable[[str], None]) -> None:

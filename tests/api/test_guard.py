@@ -147,11 +147,21 @@ async def test_a_limit_per_minute_is_told_in_headers_and_kept(locked: Served) ->
         assert problem(refused) == (429, "rate_limited")
         assert refused.json()["name"] == "per_minute"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
-        assert refused.headers["ratelimit-remaining"] == "0"
+        assert (refused.headers["ratelimit-limit"], refused.headers["ratelimit-remaining"]) == ("2", "0")
         assert int(refused.headers["ratelimit-reset"]) >= 1
         metrics = (await client.get("/metrics")).text
         assert 'sandbox_rejections_total{reason="rate_limited"}' in metrics
         assert 'sandbox_requests_total{method="POST",route="/v1/run",status="429"}' in metrics
+
+
+async def test_a_limit_of_another_kind_is_told_in_the_headers_of_its_refusal(locked: Served) -> None:
+    key = await add_key(locked.data_dir, "one session", limits=KeyLimits(sessions=0, per_minute=50))
+    async with locked.client(key) as client:
+        refused = await client.post("/v1/sessions", json={})
+        assert problem(refused) == (429, "rate_limited")
+        told = [refused.headers[f"ratelimit-{name}"] for name in ("limit", "remaining", "reset")]
+        assert told == ["0", "0", "10"]
+        assert (await client.get("/v1/sessions")).headers["ratelimit-limit"] == "50"
 
 
 async def test_a_line_of_the_log_says_which_request_session_and_execution_it_is_about(
