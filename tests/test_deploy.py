@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,29 @@ def test_both_ways_to_stop_the_server_wait_until_it_has_drained() -> None:
     assert compose is not None
     assert unit is not None
     assert min(int(compose[1]), int(unit[1])) >= longest_stop_s(Settings()) + 5
+
+
+def test_the_health_check_of_the_image_asks_no_proxy() -> None:
+    command = re.search(r"HEALTHCHECK [^\[]*CMD (\[.*\])", (ROOT / "Dockerfile").read_text())
+    assert command is not None
+    asked = []
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        env = {"SANDBOX_PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:9", "PATH": os.environ["PATH"]}
+        checked = subprocess.run(json.loads(command[1]), env=env, capture_output=True, text=True)
+        if checked.returncode:
+            with contextlib.suppress(OSError), socket.create_connection(server.server_address[:2]):
+                pass  # lets the thread end
+        thread.join()
+    assert (checked.returncode, checked.stderr, asked) == (0, "", ["/health"])
 
 
 def test_the_unit_has_the_capabilities_of_the_container_and_systemd_understands_it(tmp_path: Path) -> None:

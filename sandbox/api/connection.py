@@ -5,6 +5,8 @@ moment: closing at once would reset the connection, and the client would often s
 """
 
 import asyncio
+import contextlib
+import os
 from functools import partial
 from typing import Any
 
@@ -76,6 +78,8 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._held is not None:
             self._begin(inside=False)
+        if self._refused and self._timer is None:
+            self._arm(self.head_timeout)
         if waiting and self._waits_for_head():
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
@@ -93,7 +97,6 @@ class Connection(HttpToolsProtocol):
             return
         self.turnstile.refused()
         self._refused = True
-        self._arm(self.head_timeout)
         if self.expect_100_continue:  # its body comes only if we want it
             self._answer_refused(last=True)
 
@@ -121,12 +124,23 @@ class Connection(HttpToolsProtocol):
         self._refused = False
         self._disarm()
         request_id = request_id_of(dict(self.headers).get(b"x-request-id", b"").decode("latin-1"))
-        self.transport.write(FULL.answer(request_id, last=last))
+        self._write_now(FULL.answer(request_id, last=last))
         self.refusals.add(FULL, request_id, self.parser.get_method().decode(), URL.decode())
         if last:
             self.transport.close()
         else:
             self._arm(self.timeout_keep_alive)
+
+    def _write_now(self, data: bytes) -> None:
+        """Past the loop, which sends what was written in a round only when everything that came in it is read.
+
+        So the first of a thousand clients has its answer while the last is not read yet.
+        """
+        if not self.transport.get_write_buffer_size() and not self.transport.is_closing():
+            with contextlib.suppress(OSError):  # would block, or is cut: the transport knows what to do
+                data = data[os.write(self.transport.get_extra_info("socket").fileno(), data) :]
+        if data:
+            self.transport.write(data)
 
     async def _counted(self, inside: bool, scope: Any, receive: Any, send: Any) -> None:
         passage = Passage(self.turnstile, inside=inside)

@@ -17,6 +17,9 @@ router = APIRouter(route_class=OpenRoute, tags=["operation"])
 metrics_router = APIRouter(route_class=Route, tags=["operation"])
 
 _VERSION = version("sandbox-engine")
+_METRICS: dict[str, Any] = {
+    "text/plain": {"schema": {"type": "string"}, "example": "# TYPE sandbox_sessions gauge\nsandbox_sessions 3.0\n"}
+}
 _OPEN: dict[str, Any] = {"security": []}
 
 
@@ -68,8 +71,9 @@ async def live() -> Response:
     summary="Metrics for Prometheus",
     description="In the text format, or OpenMetrics when `Accept` asks for it. Needs a key when the server does.",
     operation_id="metrics",
+    response_class=Response,
     responses={
-        200: {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {"description": "The metrics.", "content": _METRICS},
         **documented(),
     },
 )

@@ -160,7 +160,7 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problems of one operation for the OpenAPI document. Those that every operation has are among them."""
-    return {status: _document(status) for status in sorted({400, 401, 403, 500, *statuses})}
+    return {status: _document(status) for status in sorted({400, 401, 403, 500, 503, *statuses})}
 
 
 def _document(status: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from sandbox import logs
 from sandbox.api.auth import authenticate
-from sandbox.api.schemas import ID_PATTERN
+from sandbox.api.schemas import ID_PATTERN, SOME_EXECUTION, SOME_SESSION
 from sandbox.api.visit import Visit
 from sandbox.keys import Owner
 from sandbox.node import Node, Once
@@ -84,6 +84,7 @@ async def _once(
             min_length=1,
             max_length=255,
             pattern=r"^[\x20-\x7e]+$",
+            examples=["5c1f6d0e-first-try"],
             description="Words of the client's own. The same key with the same request is done once in 24 hours, and "
             "every repetition gets the first one's answer; with another request it is a conflict.",
         ),
@@ -106,11 +107,14 @@ class PagePart:
 
 
 async def _page(
-    limit: Annotated[int, Query(ge=1, le=100, description="Most items of one page.")] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="Most items of one page.", examples=[20])] = 20,
     after: Annotated[
-        str | None, Query(pattern=ID_PATTERN, description="The `next` of the page before this one.")
+        str | None,
+        Query(pattern=ID_PATTERN, description="The `next` of the page before this one.", examples=[SOME_SESSION]),
     ] = None,
-    order: Annotated[Literal["asc", "desc"], Query(description="By time: oldest or newest first.")] = "desc",
+    order: Annotated[
+        Literal["asc", "desc"], Query(description="By time: oldest or newest first.", examples=["asc"])
+    ] = "desc",
 ) -> PagePart:
     return PagePart(limit, after, order == "desc")
 
@@ -119,5 +123,5 @@ TheNode = Annotated[Node, Depends(_node)]
 TheOwner = Annotated[Owner, Depends(_owner)]
 MaybeOnce = Annotated[Once | None, Depends(_once)]
 Wanted = Annotated[PagePart, Depends(_page)]
-SessionId = Annotated[str, Path(pattern=ID_PATTERN, description="The session's `id`.")]
-ExecutionId = Annotated[str, Path(pattern=ID_PATTERN, description="The execution's `id`.")]
+SessionId = Annotated[str, Path(pattern=ID_PATTERN, description="The session's `id`.", examples=[SOME_SESSION])]
+ExecutionId = Annotated[str, Path(pattern=ID_PATTERN, description="The execution's `id`.", examples=[SOME_EXECUTION])]

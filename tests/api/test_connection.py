@@ -2,7 +2,11 @@
 
 import asyncio
 import contextlib
+import json
+import re
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +18,8 @@ from tests.api.served import Served, logged, problem, serving
 
 HEAD = b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 GIB = 1 << 30
+TCP_REPAIR = 19
+"""From linux/tcp.h; the socket module does not have it."""
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +203,66 @@ async def test_requests_in_one_piece_are_answered_in_order(served: Served) -> No
     answer = await served.raw(one * 3 + last)
     assert answer.count(b"HTTP/1.1 404") == 3
     assert b"HTTP/1.1 204" in answer.rpartition(b"HTTP/1.1 404")[2]
+
+
+async def test_a_client_that_vanished_without_a_word_is_noticed_when_it_is_written_to(
+    served: Served, client: httpx.AsyncClient, session: str
+) -> None:
+    code = "import time\nwhile True: print('x' * 1000, flush=True); time.sleep(0.01)"
+    body = json.dumps({"code": code, "stream": True, "on_disconnect": "interrupt", "timeout_s": 600}).encode()
+    head = f"POST {session}/executions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(served.address) as connection:
+        connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        while b"event: stdout" not in await asyncio.to_thread(connection.recv, 1 << 16):
+            pass
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # it is closed as when its machine lost power
+    while (row := (await client.get(f"{session}/executions")).json()["data"][0])["status"] == "running":
+        pass
+    assert row["status"] == "interrupted"
+
+
+async def test_a_slow_reader_of_a_download_costs_no_memory_and_gets_it_all(
+    served: Served, client: httpx.AsyncClient, session: str
+) -> None:
+    size = 60 << 20
+    await client.put(f"{session}/files/large", content=bytes(size))
+    before = _resident(served)
+    async with served.connection() as (reader, writer):
+        writer.write(f"GET {session}/files/large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        for _ in range(50):  # while it reads no further, others are served
+            assert (await client.get(session)).status_code == 200
+        assert _resident(served) - before < 16 << 20
+        assert len(await reader.readexactly(size)) == size
+        assert await reader.read() == b""
+
+
+async def test_a_slow_reader_of_events_holds_nothing_up_and_misses_nothing(
+    served: Served, client: httpx.AsyncClient, session: str
+) -> None:
+    code = "for n in range(5): print(str(n) * 200_000, flush=True)\n"
+    code += "for n in range(8): display({'text/plain': 'x' * 1_000_000}, raw=True)"
+    body = json.dumps({"code": code, "stream": True}).encode()
+    head = f"POST {session}/executions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    async with served.connection() as (reader, writer):
+        writer.write(head.encode() + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await reader.readuntil(b"\r\n\r\n")
+        while (rows := (await client.get(f"{session}/executions")).json()["data"])[:1] == [] or (
+            rows[0]["status"] == "running"
+        ):
+            pass
+        assert rows[0]["status"] == "ok"
+        told = await reader.read()
+        assert told.count(b"event: done") == 1
+        assert b"4" * 1000 in told
+
+
+def _resident(served: Served) -> int:
+    """Bytes of memory that the server has."""
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    [kibibytes] = re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kibibytes) * 1024
 
 
 @pytest.fixture(scope="module")

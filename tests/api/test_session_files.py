@@ -57,16 +57,16 @@ async def test_a_long_list_of_files_pages_and_says_whether_it_is_all(client: htt
     code = "import os; os.mkdir('ä')\nfor n in range(6000): open(f'ä/{n}', 'w').close()"
     assert (await client.post(f"{session}/executions", json={"code": code})).json()["reason"] == ""
     seen: list[str] = []
-    after: dict[str, str | int] = {}
+    asked: dict[str, str | int] = {"limit": 1000}
     while True:
-        listed = await client.get(f"{session}/files", params={"limit": 1000} | after)
+        listed = await client.get(f"{session}/files", params=asked)
         page = FilesOut.model_validate_json(listed.content, strict=True, extra="forbid")
         seen += [file.path for file in page.data]
         assert page.complete
         assert all(file.id for file in page.data), "all are stored"
         if page.next is None:
             break
-        after = {"after": page.next}
+        asked["after"] = page.next
     assert seen == sorted(f"ä/{n}" for n in range(6000))
     await client.post(f"{session}/executions", json={"code": "open(b'\\xff', 'w').close()"})
     assert (await client.get(f"{session}/files", params={"limit": 1})).json()["complete"] is False
