@@ -318,7 +318,7 @@ def test_the_health_check_of_the_image_asks_no_proxy() -> None:
         env = {"SANDBOX_PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:9", "PATH": os.environ["PATH"]}
         checked = subprocess.run(json.loads(command[1]), env=env, capture_output=True, text=True)
         if checked.returncode:
-            with contextlib.suppress(OSError), socket.create_connection(server.server_address[:2]):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.server_port)):
                 pass  # lets the thread end
         thread.join()
     assert (checked.returncode, checked.stderr, asked) == (0, "", ["/health"])

@@ -291,6 +291,17 @@ async def test_a_body_that_comes_after_its_head_is_run_too(narrow: Served) -> No
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
 
 
+async def test_a_body_that_comes_when_there_is_no_more_room_is_refused_then(narrow: Served) -> None:
+    async with narrow.connection() as (reader, writer), narrow.client() as client:
+        writer.write(HEAD + b"Connection: close\r\nContent-Length: 13\r\n\r\n{")
+        await client.get("/health/live")
+        async with filled(narrow):
+            writer.write(b'"code": "1"}')
+            assert_refused(await reader.read(), 503, "queue_full")
+        while (await client.post("/v1/run", json={"code": "1"})).status_code == 503:
+            pass  # those that filled it are on their way out
+
+
 async def test_all_json_together_has_a_bound(narrow: Served) -> None:
     size = 1 << 20
     async with narrow.client() as client:
@@ -324,12 +335,19 @@ def test_no_owner_has_all_the_memory_for_bodies() -> None:
 async def full(new_data_dir: NewDataDir) -> AsyncIterator[Served]:
     """A server with one sandbox, which is taken, and one place to wait, which is taken, too."""
     room = {"memory_mb": 192, "memory_budget_mb": 192, "max_waiting": 1}
-    async with serving(new_data_dir(), pool_size=0, **room) as served, served.client() as client:
+    async with serving(new_data_dir(), pool_size=0, **room) as served, filled(served):
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def filled(served: Served) -> AsyncIterator[None]:
+    """Within the block one runs and one waits, which is all that there is room for."""
+    async with served.client() as client:
         code = {"code": "import time; time.sleep(60)", "on_disconnect": "interrupt"}
         inside = [asyncio.ensure_future(client.post("/v1/run", json=code)) for _ in range(2)]
         while "sandbox_admission_waiting 1.0" not in (await client.get("/metrics")).text:
             assert not any(each.done() for each in inside)
-        yield served
+        yield
         for each in inside:
             each.cancel()
         await asyncio.gather(*inside, return_exceptions=True)
