@@ -215,11 +215,13 @@ class Node:
         idle_timeout: float | None,
         metadata: Mapping[str, str],
         files: Sequence[Upload],
+        *,
+        single: bool = False,
     ) -> DurableSession:
         """A new session that is awake and has its files, or none."""
         self._check_admitting()
         contents = [await self._content(owner, upload) for upload in files]
-        row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
+        row = dataclasses.replace(self._new_row(owner, image, memory_mb, idle_timeout, metadata), single=single)
         session = DurableSession(self._parts, row, Workspace(self.store, self._files, owner.id, row.id, ()))
         slot = self.quota.take_session(owner)
         try:
@@ -342,7 +344,7 @@ class Node:
                 return await self._replay(owner, claim)
             slot = await self._take_execution(owner)
             try:
-                session = await self._begin(owner, image, memory_mb, None, {}, files)
+                session = await self._begin(owner, image, memory_mb, None, {}, files, single=True)
                 return await self._accept(owner, session, text, seconds, once, slot, single=True)
             except BaseException:
                 self._give_back(slot, unused=True)

@@ -376,6 +376,17 @@ async def test_recovery_ends_what_was_in_flight_on_this_node_and_nothing_else(st
     assert await store.recover("here", "the server died", 500.0) == 0
 
 
+async def test_recovery_closes_sessions_of_runs_on_this_node_and_no_other(store: Store) -> None:
+    each: list[dict[str, Any]] = [{}, {"single": True}, {"single": True, "node": "elsewhere"}]
+    for number, fields in enumerate(each):
+        await store.add_session(a_session(f"ses_{number}", **fields))
+    await store.recover("here", "the server died", 400.0)
+    assert await store.active_sessions("here") == (a_session("ses_0"),)
+    closed = a_session("ses_1", single=True, status="closed", ended_at=400.0)
+    assert await store.session("me", "ses_1") == closed
+    assert len(await store.active_sessions("elsewhere")) == 1
+
+
 async def test_an_execution_of_a_session_that_is_gone_is_refused_with_its_claim(store: Store) -> None:
     with pytest.raises(SessionMissing, match="open a new one"):
         await store.add_execution(an_execution("exe_1"), Claim("me", "once", "f", "exe_1"))

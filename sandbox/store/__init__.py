@@ -163,8 +163,16 @@ class Store:
         return await self._page(sql.EXECUTIONS, scope, limit, after, newest_first, execution_row)
 
     async def recover(self, node: str, reason: str, now: float) -> int:
-        """End every execution in flight in a session of this node as killed, its state lost; how many."""
-        return await self._execute(sql.RECOVER, {"on_node": node, "why": reason, "now": now})
+        """End every execution in flight in a session of this node as killed, its state lost; how many.
+
+        Sessions that were made for a run have ended with it.
+        """
+
+        def end(connection: Connection) -> int:
+            connection.execute(sql.CLOSE_RUNS, {"on_node": node, "now": now})
+            return connection.execute(sql.RECOVER, {"on_node": node, "why": reason, "now": now}).rowcount
+
+        return await self._write(end)
 
     # Files.
 
