@@ -393,7 +393,8 @@ class Node:
                 self.metrics.execution(execution.status, execution.duration_ms / 1000)
             if single:
                 # Who has the answer may ask for the next, although this sandbox is still being taken apart.
-                self._slots[session.row.id].release()
+                if held := self._slots.get(session.row.id):  # unless somebody has closed it meanwhile
+                    held.release()
                 self._parts.spawn(session.end("closed"), f"end {session.row.id}")
 
         claim = self._claimer(owner, once, session.row.id)
