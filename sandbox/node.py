@@ -50,6 +50,8 @@ from sandbox.store.rows import Claim, ExecutionRow, FileRow, Page, SessionRow
 from sandbox.workspace import FileList, Workspace
 
 _SWEEP_S = 30.0
+_COLLECT_S = 600.0
+"""Bytes that no row names may stay so long: to find them, the store is asked about everything that is kept."""
 _CLAIMS_KEPT_S = 24 * 3600.0
 """For how long an Idempotency-Key is remembered."""
 SETTLE_S = 5.0
@@ -119,6 +121,7 @@ class Node:
         self._running = 0
         self._memory = Memory()
         self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory)
+        self._collect_at = 0.0
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -531,6 +534,8 @@ class Node:
         Raises `TooLarge`, `RateLimited`, `WorkspaceFull`, `InvalidPath`, `SessionMissing`, `SessionClosed`.
         """
         checked_path(path)
+        if self._draining:
+            raise _draining()
         session = await self._held(owner, session_id)
         session.check_active()
         if size is not None and size > self._most_bytes(session):
@@ -595,7 +600,7 @@ class Node:
 
     def _check_admitting(self) -> None:
         if self._draining:
-            raise Draining("the server is about to stop; try again when it is back", 5.0)
+            raise _draining()
         if (words := self._memory.shortage()) is not None:
             raise Overloaded(f"{words}; try again later", 5.0)
 
@@ -619,7 +624,13 @@ class Node:
         await self.store.purge_files(now - self.settings.file_retention_h * 3600)
         await self.store.purge(now - self.settings.retention_h * 3600)
         await self.store.drop_claims(now - _CLAIMS_KEPT_S)
-        await self._files.collect(self.store.unreferenced)
+        if now >= self._collect_at:
+            self._collect_at = now + _COLLECT_S
+            await self._files.collect(self.store.unreferenced)
+
+
+def _draining() -> Draining:
+    return Draining("the server is about to stop; try again when it is back", 5.0)
 
 
 def _admission(settings: Settings) -> Admission:

@@ -580,6 +580,8 @@ class TestLives:
                 await node.execute(LOCAL, row.id, "1")
             with pytest.raises(Draining):
                 await node.run(LOCAL, "1")
+            with pytest.raises(Draining):
+                await node.put_file(LOCAL, row.id, "a", pieces(b"x"))
             assert (await node.health()).draining
             await draining
             assert (await log.result()).stdout == "finished\n"
