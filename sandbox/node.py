@@ -16,13 +16,13 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from sandbox import logs
 from sandbox.admission import Admission, memory_of_machine
 from sandbox.config import Settings
 from sandbox.datadir import DataDir
-from sandbox.durable import STOPPED, DurableSession, Parts
+from sandbox.durable import STOPPED, DurableSession, InFlight, Parts
 from sandbox.engine import Engine
 from sandbox.errors import (
     Draining,
@@ -135,10 +135,10 @@ class Node:
             store = await stack.enter_async_context(Store.open(settings.database))
             files = stack.enter_context(Files.open(settings.data_dir / "files"))
             epoch = await store.start_node(directory.node)
-            tasks: set[asyncio.Task[None]] = set()
+            tasks: set[asyncio.Task[Any]] = set()
             stack.push_async_callback(_finish, tasks)
             engine = await stack.enter_async_context(Engine.open(settings))
-            parts = Parts(engine, store, files, _admission(settings), Metrics(), tasks=tasks)
+            parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
             keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
             node = cls(settings, parts, keyring, directory.node, epoch)
             await node._recover()
@@ -162,6 +162,7 @@ class Node:
             async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(*(session.settle() for session in self._sessions.values()))
         self._parts.stopping = True
+        self.admission.drain()
 
     async def drain(self) -> None:
         """Take no new work, and wait for what runs; `drain_timeout_s` at most."""
@@ -278,7 +279,8 @@ class Node:
         return path, self._files.pieces(row.digest)
 
     def _forget(self, session: DurableSession) -> None:
-        self._sessions.pop(session.row.id, None)
+        if session.end_is_written:  # until then the session knows better than its row
+            self._sessions.pop(session.row.id, None)
         if slot := self._slots.pop(session.row.id, None):
             slot.release()
 
@@ -302,7 +304,7 @@ class Node:
     async def close_session(self, owner: Owner, session_id: str) -> SessionRow:
         """End it and delete its files; its executions can still be read. Twice is once. Raises `SessionMissing`."""
         row = await self.session(owner, session_id)
-        if row.status == "active":
+        if row.status == "active" or session_id in self._sessions:
             session = await self._held(owner, session_id)
             await session.end("closed")
             row = session.row
@@ -432,8 +434,8 @@ class Node:
     async def follow(self, owner: Owner, session_id: str, execution_id: str) -> EventLog:
         """The log of an execution that runs, or has ended. Raises `SessionMissing`, `ExecutionMissing`."""
         row = await self.session(owner, session_id)
-        held = self._sessions.get(row.id)
-        if held is not None and (log := held.log(execution_id)) is not None:
+        # Not the session's: one that is closed is forgotten before the ends of its executions are written.
+        if (log := self._parts.in_flight.logs.get(execution_id)) is not None and log.session_id == row.id:
             return log
         found = await self.execution(owner, session_id, execution_id)
         if found.execution is None:
@@ -515,12 +517,12 @@ class Node:
     async def files(self, owner: Owner, session_id: str) -> FileList:
         """The files; without id and digest where a running program has just written one, or it cannot be stored."""
         session = await self._held(owner, session_id)
-        return await session.workspace.list(session.live)
+        return await session.workspace.files()
 
     async def file(self, owner: Owner, session_id: str, path: str) -> FileRow:
         """One file, stored as it is now. Raises `FileMissing`, `InvalidPath`, `SessionMissing`."""
         session = await self._held(owner, session_id)
-        return await session.workspace.row(session.live, path)
+        return await session.workspace.row(path)
 
     def pieces(self, row: FileRow, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of a stored file from `start` to before `end`, 1 MiB at a time. Raises `FileMissing`."""
@@ -545,11 +547,10 @@ class Node:
     async def _put(self, owner: Owner, session: DurableSession, path: str, pieces: AsyncIterable[bytes]) -> FileRow:
         put = partial(
             session.workspace.put,
-            session.live,
             path,
             limit=self._most_bytes(session),
             over=self._over(session),
-            room=session.disk_bytes,
+            limits=session.limits,
         )
         if owner.limits.stored_bytes is None:
             return await put(pieces)
@@ -575,7 +576,7 @@ class Node:
         """Raises `FileMissing`, `InvalidPath`, `SessionMissing`, `SessionClosed`."""
         session = await self._held(owner, session_id)
         session.check_active()
-        await session.workspace.remove(session.live, path)
+        await session.workspace.remove(path)
 
     # How it is.
 
@@ -613,14 +614,23 @@ class Node:
                 await self.sweep(time.time())
             except SandboxError as error:
                 _logger.warning("sweep_failed", error=str(error))
+            except Exception:  # the next one may go well, and without any nothing ever ends
+                _logger.exception("sweep_failed")
 
     async def sweep(self, now: float) -> None:
-        """Expire sessions that sleep, forget what has been kept long enough, free bytes that no row names."""
+        """Expire sessions that sleep, forget what has been kept long enough, free bytes that no row names.
+
+        Before that, write down what could not be written when it happened. now: seconds since the epoch.
+        """
+        await self._parts.in_flight.retry()
+        for session in [held for held in self._sessions.values() if held.row.status != "active"]:
+            await session.end("closed")
         for row in await self.store.active_sessions(self.name):
             held = self._sessions.get(row.id)
-            if now > row.last_used_at + row.idle_timeout_s and (held is None or (not held.running and not held.live)):
+            if now > row.last_used_at + row.idle_timeout_s and (held is None or held.is_idle(now)):
                 session = await self._held(Owner(row.owner, KeyLimits()), row.id)
-                await session.end("expired")
+                if session.is_idle(now):  # still, because loading it took a while
+                    await session.end("expired")
         await self.store.purge_files(now - self.settings.file_retention_h * 3600)
         await self.store.purge(now - self.settings.retention_h * 3600)
         await self.store.drop_claims(now - _CLAIMS_KEPT_S)
@@ -659,7 +669,7 @@ def _default_limits(settings: Settings) -> KeyLimits:
     )
 
 
-async def _finish(tasks: "set[asyncio.Task[None]]") -> None:
+async def _finish(tasks: "set[asyncio.Task[Any]]") -> None:
     """Every sandbox has ended: so do the tasks that write down how."""
     while tasks:
         await asyncio.gather(*tasks, return_exceptions=True)

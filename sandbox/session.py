@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Literal
 
 from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
-from sandbox.execution import Error, Execution, Output, Result, Status, Stream
+from sandbox.execution import Error, Execution, Limits, Output, Result, Status, Stream
 from sandbox.kernel import MAX_CODE_BYTES, Ending, Kernel
 from sandbox.remote import File, Listing
 
@@ -138,6 +138,11 @@ class Session:
         """Wait until its sandbox is gone; why. `died`: nobody of ours wanted it."""
         await self._kernel.sandbox.wait()
         return self._ended or "died"
+
+    @property
+    def limits(self) -> Limits:
+        """Of its sandbox."""
+        return self._kernel.spec.limits
 
     @property
     def open(self) -> bool:
