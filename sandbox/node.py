@@ -554,7 +554,8 @@ class Node:
         )
         if owner.limits.stored_bytes is None:
             return await put(pieces)
-        with self.quota.storing(owner, await self.store.stored_bytes(owner.id)) as room:
+        with self.quota.storing(owner) as room:
+            room.begin(await self.store.stored_bytes(owner.id))
 
             async def counted() -> AsyncIterator[bytes]:
                 async for piece in pieces:
