@@ -130,16 +130,23 @@ class Workspace:
         async with self._lock:
             for path in changed:
                 self._versions.pop(path, None)
-            session = self._attached()
-            mark = session.workspace_mark
-            if mark is not None and mark == self._mark:
-                return ""
-            listing = await session.listing()
-            fitting, left = self._sort_out(listing.files, session.limits)
-            left += await self._keep_files(session, [file for file in fitting if self._has_changed(file)])
-            if listing.complete:
-                await self._forget(self._rows.keys() - {file.path for file in listing.files} - self._left_out)
-            self._mark = mark
+            try:
+                async with asyncio.timeout(_KEEP_S):
+                    return await self._keep()
+            except TimeoutError:
+                raise Overloaded(f"to look at them and to read them takes longer than {_KEEP_S:g} s") from None
+
+    async def _keep(self) -> str:
+        session = self._attached()
+        mark = session.workspace_mark
+        if mark is not None and mark == self._mark:
+            return ""
+        listing = await session.listing()
+        fitting, left = self._sort_out(listing.files, session.limits)
+        left += await self._keep_files(session, [file for file in fitting if self._has_changed(file)])
+        if listing.complete:
+            await self._forget(self._rows.keys() - {file.path for file in listing.files} - self._left_out)
+        self._mark = mark
         return self._told(left, listing)
 
     def _attached(self) -> Session:
@@ -198,11 +205,9 @@ class Workspace:
                     read.append((file, stored))
 
         try:
-            async with asyncio.timeout(_KEEP_S), asyncio.TaskGroup() as readers:
+            async with asyncio.TaskGroup() as readers:
                 for _ in range(min(_AT_A_TIME, len(files))):
                     readers.create_task(some())
-        except TimeoutError:
-            raise Overloaded(f"to read them takes longer than {_KEEP_S:g} s") from None
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 

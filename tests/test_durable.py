@@ -235,6 +235,16 @@ class TestFailures:
         assert node.running == 0
         assert (await execute(node, session, "print(1)")).stdout == "1\n"
 
+    async def test_a_run_whose_session_is_closed_under_it_has_an_end(self, node: Node) -> None:
+        log = await node.run(LOCAL, "print(1, flush=True)\nwhile True: pass")
+        async for event in log.follow():
+            if event.name == "stdout":
+                break
+        await node.close_session(LOCAL, log.session_id)
+        assert (await log.result()).status is Status.CANCELLED
+        assert (await node.execution(LOCAL, log.session_id, log.execution_id)).execution == await log.result()
+        await until(lambda: node.running == 0)
+
 
 class TestWaking:
     async def test_all_who_wait_for_one_sandbox_wait_once_and_are_refused_together(
