@@ -38,6 +38,6 @@ VOLUME /var/lib/sandbox
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python3", "-I", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('SANDBOX_PORT', '8000') + '/health', timeout=4)"]
+    CMD ["python3", "-I", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('SANDBOX_PORT', '8000') + '/health', timeout=4)"]
 ENTRYPOINT ["entrypoint"]
 CMD ["serve"]

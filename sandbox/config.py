@@ -133,7 +133,10 @@ class Settings(BaseSettings):
         json_schema_extra={"default": "half of the sandbox's memory cap, at most 256"},
     )
     files: int = Field(
-        default=8192, ge=16, le=1_000_000, description="Most files and directories in one sandbox's `/mnt/data`."
+        default=8192,
+        ge=16,
+        le=1_000_000,
+        description="Most files and directories in one sandbox's `/mnt/data`; 10,000 at most are listed and stored.",
     )
     output_bytes: int = Field(
         default=1 << 20,
@@ -206,7 +209,7 @@ class Settings(BaseSettings):
         default=30.0,
         gt=0,
         le=3600,
-        description="Seconds for a request's head and JSON body to arrive, and between two pieces of an upload.",
+        description="Seconds for a request's head, and again for its JSON body; an upload gets 1 more per 4096 bytes.",
     )
     drain_timeout_s: float = Field(
         default=30.0, gt=0, le=3600, description="Seconds that running executions get when the server is told to stop."

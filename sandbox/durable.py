@@ -19,7 +19,7 @@ from sandbox.admission import Admission, Promise
 from sandbox.engine import Engine
 from sandbox.errors import Draining, QueueFull, SandboxError, SessionClosed, SessionExpired
 from sandbox.events import EventLog
-from sandbox.execution import Execution, Status
+from sandbox.execution import MIB, Execution, Limits, Status
 from sandbox.files import Files
 from sandbox.metrics import Metrics
 from sandbox.session import Session, new_execution_id
@@ -32,9 +32,50 @@ _ATTEMPTS = 3
 """Sandboxes that an execution gets which die before its code was handed over."""
 STOPPED = "the server was stopped while it ran"
 """The reason of an execution that a stop or a crash of the server has ended."""
+_UNWRITTEN = 256
+"""Ends that wait for the database at most; those beyond it are written by the next start of the server."""
 
 
 _logger = logs.logger(__name__)
+
+
+class InFlight:
+    """Executions whose end is not written yet: their logs, and the ends that a failing database did not take."""
+
+    def __init__(self, store: Store) -> None:
+        self.logs: dict[str, EventLog] = {}
+        """By execution id, until the end can be read from the store."""
+        self._store = store
+        self._unwritten: dict[str, tuple[Execution, float]] = {}
+
+    async def end(self, execution: Execution) -> None:
+        """Write how it ended, now or with a later `retry`. Raises `Unready` when it is not now."""
+        await self._end(execution, time.time())
+
+    async def _end(self, execution: Execution, ended_at: float) -> None:
+        try:
+            await self._store.end_execution(execution, ended_at)
+        except Exception:
+            self._unwritten[execution.id] = execution, ended_at
+            if len(self._unwritten) > _UNWRITTEN:
+                self._forget(next(iter(self._unwritten)))
+            raise
+        self._forget(execution.id)
+
+    def waits(self, execution_id: str) -> bool:
+        """Whether its end is known and waits to be written."""
+        return execution_id in self._unwritten
+
+    async def retry(self) -> None:
+        """Write what could not be written before. Raises nothing: what still cannot waits for the next time."""
+        ends = [self._end(execution, ended_at) for execution, ended_at in self._unwritten.values()]
+        failures = [failure for failure in await asyncio.gather(*ends, return_exceptions=True) if failure is not None]
+        if failures:
+            _logger.warning("ends_not_written", count=len(failures), why=str(failures[0]))
+
+    def _forget(self, execution_id: str) -> None:
+        self._unwritten.pop(execution_id, None)
+        self.logs.pop(execution_id, None)
 
 
 @dataclass(slots=True)
@@ -46,15 +87,21 @@ class Parts:
     files: Files
     admission: Admission
     metrics: Metrics
+    in_flight: InFlight
     stopping: bool = False
     """The sandboxes are about to be ended; their sessions go on with the next server."""
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run it in the background; the node waits for it at its end."""
-        task = asyncio.create_task(work, name=name)
+    def wait_for(self, task: asyncio.Task[Any]) -> None:
+        """The node waits for it at its end."""
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run it in the background; the node waits for it at its end, and the log says if it fails."""
+        task = asyncio.create_task(work, name=name)
+        self.wait_for(task)
+        task.add_done_callback(_report)
 
 
 class DurableSession:
@@ -62,18 +109,27 @@ class DurableSession:
 
     def __init__(self, parts: Parts, row: SessionRow, workspace: Workspace) -> None:
         self.row = row
+        """Its status is what was decided, which may not be written yet."""
         self.workspace = workspace
+        workspace.guard = self._check_status
         self._parts = parts
         self._session: Session | None = None
-        self._waking = asyncio.Lock()
+        self._waking: asyncio.Task[Session] | None = None
+        self._ending = asyncio.Lock()
+        self.end_is_written = False
         self._accepted = 0
         self._loss_unsaid = False
         self._loss_said = False
         """Its sandbox died in an execution that has said so itself."""
+        self._unsaid = ""
+        """What the next execution has to say of its sandbox."""
         self._logs: dict[str, EventLog] = {}
         self._turn = asyncio.Lock()
         self._current: str | None = None
-        self._withdrawn: set[str] = set()
+        self._next: str | None = None
+        """Whose turn it is, although its sandbox may not be there yet."""
+        self._taken_back: dict[str, Status] = {}
+        """How executions are to end that have not begun."""
         self._on_end: Callable[[DurableSession], None] = lambda _: None
 
     @property
@@ -84,36 +140,67 @@ class DurableSession:
     @property
     def live(self) -> Session | None:
         """Its sandbox's session, if it has one now."""
-        return self._session if self._session is not None and self._session.open else None
+        # One that is ending answers some questions and not others: its stored files do not depend on when it is asked.
+        here = self._session is not None and self._session.open and self.row.status == "active"
+        return self._session if here else None
 
-    def log(self, execution_id: str) -> EventLog | None:
-        """Of an execution that has not ended."""
-        return self._logs.get(execution_id)
+    @property
+    def limits(self) -> Limits:
+        """Of its next sandbox. Raises `InvalidLimits` when this host no longer allows them."""
+        return self._parts.engine.spec(image=self.row.image, memory_mb=self.row.memory_mb).limits
+
+    @property
+    def disk_bytes(self) -> int:
+        """What its `/mnt/data` holds."""
+        return self.limits.disk * MIB
+
+    def is_idle(self, now: float) -> bool:
+        """Whether it sleeps and was not used for its idle timeout. now: seconds since the epoch."""
+        return not self._accepted and self.live is None and now > self.row.last_used_at + self.row.idle_timeout_s
 
     # Its sandbox.
 
     async def wake(self) -> Session:
-        """A sandbox with its files in it. Raises `Overloaded`, `SessionClosed`, `SessionExpired`, `SandboxFailed`."""
-        async with self._waking:
-            self.check_active()
-            if (live := self.live) is not None:
-                return live
+        """A sandbox with its files in it. Raises `Overloaded`, `SessionClosed`, `SessionExpired`, `SandboxFailed`.
+
+        All who ask while it is on its way get the same one, or the same refusal: they wait once, not in turn.
+        """
+        self.check_active()
+        if (live := self.live) is not None:
+            return live
+        if self._waking is None:
+            self._waking = asyncio.create_task(self._wake(), name=f"wake {self.row.id}")
+            self._waking.add_done_callback(_see)
+            self._parts.wait_for(self._waking)
+        return await asyncio.shield(self._waking)
+
+    async def _wake(self) -> Session:
+        try:
             promise = await self._admit()
             session = None
             try:
+                self.check_active()
                 session = await self._claim()
-                await self.workspace.restore(session)
+                unsaid = await self.workspace.restore(session)
                 self.check_active()
             except BaseException:
-                if session is not None:
-                    await self._parts.engine.close_session(session)
-                promise.release()
+                await self._give_up(session, promise)
                 raise
-            self._session = session
-            self._loss_unsaid = self.row.used and not self._loss_said
-            self._loss_said = False
-            self._parts.spawn(self._watch(session, promise), f"watch {self.row.id}")
-            return session
+        finally:
+            self._waking = None
+        self._session = session
+        self._loss_unsaid = self.row.used and not self._loss_said
+        self._loss_said = False
+        self._unsaid = unsaid
+        self._parts.spawn(self._watch(session, promise), f"watch {self.row.id}")
+        return session
+
+    async def _give_up(self, session: Session | None, promise: Promise) -> None:
+        try:
+            if session is not None:
+                await self._parts.engine.close_session(session)
+        finally:
+            promise.release()
 
     async def _admit(self) -> Promise:
         start = time.monotonic()
@@ -135,17 +222,24 @@ class DurableSession:
         return session
 
     async def _watch(self, session: Session, promise: Promise) -> None:
-        why = await session.ended()
-        promise.release()
-        if self._session is session:
-            self._session = None
-        if why == "expired" and not self._parts.stopping:
+        try:
+            why = await session.ended()
+        finally:
+            promise.release()
+        if self._session is not session:
+            return  # it took long to end, and the next one is there
+        self._session = None
+        # An execution that was accepted while it ended gets a new sandbox: the session was used in time.
+        if why == "expired" and not self._accepted and not self._parts.stopping:
             await self.end("expired")
 
     def check_active(self) -> None:
         """Raises `SessionClosed`, `SessionExpired`, `Draining`."""
         if self._parts.stopping:
             raise Draining("the server is about to stop; try again when it is back", 5.0)
+        self._check_status()
+
+    def _check_status(self) -> None:
         if self.row.status == "expired":
             idle = f"{self.row.idle_timeout_s:g} s"
             raise SessionExpired(f"session {self.row.id} was idle for {idle}; open a new one")
@@ -182,13 +276,30 @@ class DurableSession:
         written: asyncio.Future[Claim | None] = asyncio.ensure_future(writing)
         # Known before it is awaited: whoever comes second with an Idempotency-Key may look for it at once.
         log = self._logs[execution_id] = EventLog(execution_id, self.row.id, now)
-        performing = self._perform(code, timeout, written, log, done, claimed=claim is not None)
+        self._parts.in_flight.logs[execution_id] = log
+        performing = self._logged(code, timeout, written, log, done, claimed=claim is not None)
         self._parts.spawn(performing, f"execution {execution_id}")
         # Without a key there is no need to wait: what runs is written down by the time its first output is shown.
         if claim and (taken := await asyncio.shield(written)) is not None:
             return taken
         self.row = dataclasses.replace(self.row, used=True, last_used_at=now)
         return log
+
+    async def _logged(
+        self,
+        code: str,
+        timeout: float,
+        written: asyncio.Future[Claim | None],
+        log: EventLog,
+        done: Callable[[Execution | None], None],
+        *,
+        claimed: bool,
+    ) -> None:
+        """`_perform`, with the ids on every line that is logged meanwhile."""
+        with logs.bound(session_id=log.session_id, execution_id=log.execution_id):
+            if self._parts.engine.settings.log_code:  # before it runs, and whatever becomes of it
+                _logger.info("execution accepted", code=code)
+            await self._perform(code, timeout, written, log, done, claimed=claimed)
 
     async def _perform(
         self,
@@ -200,24 +311,43 @@ class DurableSession:
         *,
         claimed: bool,
     ) -> None:
-        written.add_done_callback(lambda _: log.start())
+        # Told at once, not with the first output; but whichever comes first.
+        written.add_done_callback(lambda _: None if _has_failed(written) or written.result() else log.start())
         attributes = execution_attributes(execution_id=log.execution_id, session_id=log.session_id, code=code)
         try:
             with span(EXECUTION_SPAN, **attributes) as told:
                 execution = await self._run(code, timeout, written, log, claimed=claimed)
                 if execution is None:
+                    self._parts.in_flight.logs.pop(log.execution_id, None)
                     self._drop(log)
                     return
+                await self._accepted_in_writing(written, log)
                 told.set(**outcome_attributes(execution))
-            await self._parts.store.end_execution(execution, time.time())
+            await self._parts.in_flight.end(execution)
         except Exception as error:
-            # The row stays in flight and gets its end from the next start: without the store there is no other way.
-            _logger.exception("execution_lost", execution_id=log.execution_id, session_id=log.session_id)
+            _logger.exception("execution lost")
+            await self._lose(written, log)
             self._forget(log, done, None)
             log.fail(error)
             return
         self._forget(log, done, execution)
+        _logger.info("execution ended", status=execution.status.value, ms=round(execution.duration_ms, 2))
         log.end(execution)
+
+    async def _accepted_in_writing(self, written: asyncio.Future[Claim | None], log: EventLog) -> None:
+        """Nobody may see anything of an execution that cannot be found."""
+        await written
+        log.start()
+
+    async def _lose(self, written: asyncio.Future[Claim | None], log: EventLog) -> None:
+        """We failed. If it has a row, that row gets an end all the same."""
+        if _has_failed(written):
+            self._parts.in_flight.logs.pop(log.execution_id, None)
+        elif not self._parts.in_flight.waits(log.execution_id):
+            words = "the server failed while it ran; its log says why"
+            lost = Execution(log.execution_id, self.row.id, Status.KILLED, words, state_lost=True)
+            with contextlib.suppress(Exception):  # then it waits for the database
+                await self._parts.in_flight.end(lost)
 
     def _forget(self, log: EventLog, done: Callable[[Execution | None], None], end: Execution | None) -> None:
         self._drop(log)
@@ -226,7 +356,7 @@ class DurableSession:
     def _drop(self, log: EventLog) -> None:
         self._accepted -= 1
         del self._logs[log.execution_id]
-        self._withdrawn.discard(log.execution_id)
+        self._taken_back.pop(log.execution_id, None)
 
     async def _run(
         self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog, *, claimed: bool
@@ -235,13 +365,11 @@ class DurableSession:
         if claimed and await written is not None:
             return None
         async with self._turn:
-            if log.execution_id in self._withdrawn:
-                return Execution(log.execution_id, self.row.id, Status.CANCELLED, "it was taken back before it ran")
-            self._current = log.execution_id
+            self._next = log.execution_id
             try:
                 return await self._run_now(code, timeout, written, log)
             finally:
-                self._current = None
+                self._next = None
 
     async def _run_now(
         self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
@@ -250,7 +378,11 @@ class DurableSession:
         stopped = False
         for _ in range(_ATTEMPTS):
             try:
-                session = await self.wake()
+                if (status := self._taken_back.get(log.execution_id)) is None:
+                    session = await self.wake()
+                    status = self._taken_back.get(log.execution_id)
+                if status is not None:
+                    return Execution(log.execution_id, self.row.id, status, "it was taken back before it ran")
                 execution = await self._stream(session, code, timeout, written, log)
                 break
             except (SessionClosed, SessionExpired) as error:
@@ -259,6 +391,8 @@ class DurableSession:
                 if self.row.status != "active" or self._parts.stopping:
                     break
             except SandboxError as error:
+                if _has_failed(written):
+                    raise  # no fault of the program, and there is no row that could say how it ended
                 execution = Execution(log.execution_id, self.row.id, Status.KILLED, str(error), state_lost=True)
                 stopped = self._parts.stopping
                 break
@@ -269,12 +403,16 @@ class DurableSession:
     async def _stream(
         self, session: Session, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
     ) -> Execution:
-        async with contextlib.aclosing(session.stream(code, timeout, execution_id=log.execution_id)) as items:
-            async for item in items:
-                await written  # nobody may see an output of an execution that cannot be found
-                if isinstance(item, Execution):
-                    return await self._conclude(session, item)
-                log.add(item)
+        self._current = log.execution_id
+        try:
+            async with contextlib.aclosing(session.stream(code, timeout, execution_id=log.execution_id)) as items:
+                async for item in items:
+                    await self._accepted_in_writing(written, log)
+                    if isinstance(item, Execution):
+                        return await self._conclude(session, item)
+                    log.add(item)
+        finally:
+            self._current = None
         raise SessionClosed(f"the sandbox of session {self.row.id} is gone")
 
     async def _conclude(self, session: Session, execution: Execution) -> Execution:
@@ -282,24 +420,55 @@ class DurableSession:
         if self._loss_unsaid and execution.status is not Status.CANCELLED:
             self._loss_unsaid = False
             execution = dataclasses.replace(execution, state_lost=True)
-        if session.open:
-            with contextlib.suppress(SessionClosed, SessionExpired):
-                await self.workspace.keep(session)
-        else:
+        words, self._unsaid = [execution.reason, self._unsaid], ""
+        is_there = session.open
+        if is_there or execution.artifacts or execution.removed or not execution.state_lost:
+            told, is_there = await self._keep(execution)
+            words.append(told)
+        if not is_there:
+            execution = self._without_sandbox(execution)
             self._loss_said = execution.state_lost
-        return execution
+        return dataclasses.replace(execution, reason="; ".join(word for word in words if word))
+
+    def _without_sandbox(self, execution: Execution) -> Execution:
+        """Its sandbox is gone: only what has been stored is left of what it did."""
+        return dataclasses.replace(
+            execution,
+            state_lost=execution.state_lost or execution.status is not Status.CANCELLED,
+            artifacts=tuple(made for made in execution.artifacts if self.workspace.is_current(made.path)),
+            removed=tuple(path for path in execution.removed if not self.workspace.has(path)),
+        )
+
+    async def _keep(self, execution: Execution | None = None) -> tuple[str, bool]:
+        """Store what was made; words for what could not be, and whether the sandbox was there to the end.
+
+        Raises nothing: how the program ended is known, and what becomes of its files does not change that.
+        """
+        try:
+            return await self.workspace.keep([made.path for made in execution.artifacts] if execution else ()), True
+        except (SessionClosed, SessionExpired):
+            words = "its sandbox ended before its files could be stored"
+            return words if self.row.status == "active" else "", False
+        except SandboxError as error:
+            _logger.warning("files not stored", session_id=self.row.id, why=str(error))
+            return f"its files could not be stored: {error}", True
+        except Exception:  # the sandbox's answers are a hostile program's to make up
+            _logger.exception("files not stored", session_id=self.row.id)
+            return "its files could not be stored; the server's log says why", True
 
     async def withdraw(self, execution_id: str) -> None:
         """Interrupt this execution if it runs; if it waits, it ends as `cancelled` when its turn comes."""
         if execution_id == self._current:
             await self.interrupt()
         elif execution_id in self._logs:
-            self._withdrawn.add(execution_id)
+            self._taken_back[execution_id] = Status.CANCELLED
 
     async def interrupt(self) -> None:
-        """Interrupt the running execution; without one nothing happens."""
+        """Interrupt the running execution, or keep it from running; without one nothing happens."""
         self.check_active()
-        if (live := self.live) is not None:
+        if self._current is None and self._next is not None:
+            self._taken_back[self._next] = Status.INTERRUPTED
+        elif (live := self.live) is not None:
             await live.interrupt()
 
     async def restart(self) -> None:
@@ -314,28 +483,56 @@ class DurableSession:
     # Its end.
 
     def on_end(self, told: "Callable[[DurableSession], None]") -> None:
-        """Who is told when it is closed or expires."""
+        """Who is told when it is closed or expires, and again when that is written after all."""
         self._on_end = told
 
     async def discard(self) -> None:
         """It never was: end its sandbox, if it got one, and write nothing down."""
+        if self._waking is not None:
+            self._waking.cancel()
+            await asyncio.gather(self._waking, return_exceptions=True)
         if self._session is not None:
             await self._parts.engine.close_session(self._session)
 
     async def end(self, status: Literal["closed", "expired"]) -> None:
-        """End its sandbox and write down how it ended. May be called twice."""
-        if self.row.status != "active":
-            return
-        self.row = dataclasses.replace(self.row, status=status, ended_at=time.time())
-        if self._session is not None:
-            await self._parts.engine.close_session(self._session)
-        # Written down first: until then this object knows better than the row.
-        await self._parts.store.update_session(self.row.id, status=status, ended_at=self.row.ended_at)
-        self._on_end(self)
+        """End its sandbox and write down how it ended.
+
+        The first call decides. After one that failed, another does what is left to be done. Raises `Unready`.
+        """
+        if self.row.status == "active":
+            self.row = dataclasses.replace(self.row, status=status, ended_at=time.time())
+        async with self._ending:
+            try:
+                if not self.end_is_written:
+                    await self._end()
+            finally:
+                self._on_end(self)
+
+    async def _end(self) -> None:
+        try:
+            if self._session is not None:
+                await self._parts.engine.close_session(self._session)
+        finally:
+            await self._parts.store.update_session(self.row.id, status=self.row.status, ended_at=self.row.ended_at)
+            self.end_is_written = True
 
     async def settle(self) -> None:
         """Store what its sandbox holds now, because that is about to end."""
         if (live := self.live) is not None:
             live.workspace_mark = None
-            with contextlib.suppress(SandboxError):
-                await self.workspace.keep(live)
+            await self._keep()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _logger.error("task_failed", task=task.get_name(), exc_info=error)
+
+
+def _has_failed(written: asyncio.Future[Claim | None]) -> bool:
+    return written.done() and (written.cancelled() or written.exception() is not None)
+
+
+def _see(waking: asyncio.Task[Session]) -> None:
+    """Whoever waited for it may have gone."""
+    if not waking.cancelled():
+        waking.exception()

@@ -150,13 +150,20 @@ class WorkspaceFull(SandboxError):
 class Unready(SandboxError):
     """This host cannot do it yet."""
 
+    retry_after = 5.0
+    """Seconds. What is more special than this waits for a person, and trying again will not help soon."""
+
 
 class HostUnfit(Unready):
     """Privileges, cgroups or namespaces are missing; `sandbox doctor` says how to get them."""
 
+    retry_after = 60.0
+
 
 class ImageNotBuilt(Unready):
     """The image has no usable library root here; run `sandbox image build`."""
+
+    retry_after = 60.0
 
 
 class Unreachable(Unready):

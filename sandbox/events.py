@@ -87,8 +87,9 @@ class EventLog:
         return log
 
     def start(self) -> None:
-        """The execution was accepted and can be found by its id."""
-        self._append("started", {"id": self.execution_id, "session_id": self.session_id})
+        """The execution was accepted and can be found by its id. Comes first, however often it is said."""
+        if not self._events:
+            self._append("started", {"id": self.execution_id, "session_id": self.session_id})
 
     def add(self, output: Output) -> None:
         """An output came."""

@@ -1,8 +1,10 @@
 """How a node is, for whoever asks from outside: health for people and load balancers, gauges for Prometheus."""
 
+import asyncio
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from sandbox.admission import Admission, available_mb
@@ -17,50 +19,94 @@ _MEMORY_FLOOR_MB = 256
 """With less than this left on the machine no further sandbox is started, whatever was promised."""
 _DISK_FLOOR_BYTES = 256 * MIB
 _LOOK_S = 1.0
+_ANSWER_S = 3.0
+"""Below what those who ask wait for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Something that is wrong, or not as good as it should be."""
+
+    words: str
+    """For everybody."""
+    detail: str = ""
+    """For whom this host is no stranger: what the database said, where things lie."""
+
+    def __str__(self) -> str:
+        return f"{self.words}: {self.detail}" if self.detail else self.words
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether this node can take work; `reasons` say what is wrong, or not as good as it should be."""
+    """Whether this node can take work, and what speaks against it."""
 
     ready: bool
     draining: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
 
 class Memory:
     """What the machine has left, looked at once a second at most, because a look costs half a millisecond."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path = Path("/")) -> None:
+        """root: where `/proc` and the control groups are found."""
+        self._root = root
         self._until = 0.0
         self._left_mb = 0
 
     def shortage(self) -> str | None:
         """Words when there is too little for another sandbox."""
         if time.monotonic() >= self._until:
-            self._left_mb, self._until = available_mb(), time.monotonic() + _LOOK_S
+            self._left_mb, self._until = available_mb(self._root), time.monotonic() + _LOOK_S
         return f"less than {_MEMORY_FLOOR_MB} MiB of memory are left" if self._left_mb < _MEMORY_FLOOR_MB else None
 
 
-async def examine(settings: Settings, store: Store, pool: Pool, *, draining: bool) -> Health:
-    """Look at every part that can fail. Raises nothing."""
-    reasons = []
-    ready = not draining
-    if draining:
-        reasons.append("it is about to stop and takes no new work")
-    try:
-        await store.ping()
-    except SandboxError as error:
-        ready = False
-        reasons.append(f"the database does not answer: {error}")
-    if pool.failure is not None:
-        ready &= pool.warm > 0
-        reasons.append(f"the last start of a sandbox failed: {pool.failure}")
-    if (words := Memory().shortage()) is not None:
-        reasons.append(words)
-    if shutil.disk_usage(settings.data_dir).free < _DISK_FLOOR_BYTES:
-        reasons.append(f"less than {_DISK_FLOOR_BYTES // MIB} MiB of disk are left for {settings.data_dir}")
-    return Health(ready, draining, tuple(reasons))
+class Checkup:
+    """Looks at every part that can fail, once a second at most, however many ask."""
+
+    def __init__(self, settings: Settings, store: Store, pool: Pool, memory: Memory) -> None:
+        self._settings = settings
+        self._store = store
+        self._pool = pool
+        self._memory = memory
+        self._looking = asyncio.Lock()
+        self._until = 0.0
+        self._found = Health(False, False, ())
+
+    async def health(self, *, draining: bool) -> Health:
+        """How it was within the last second. Raises nothing."""
+        async with self._looking:
+            if time.monotonic() >= self._until:
+                self._found = await self._look()
+                self._until = time.monotonic() + _LOOK_S
+        if not draining:
+            return self._found
+        return Health(False, True, (Reason("it is about to stop and takes no new work"), *self._found.reasons))
+
+    async def _look(self) -> Health:
+        fatal = [reason for reason in (await self._database(), self._shortage()) if reason is not None]
+        bearable: list[Reason] = []
+        if self._pool.failure is not None:
+            started = Reason("the last start of a sandbox failed", str(self._pool.failure))
+            (bearable if self._pool.warm else fatal).append(started)
+        if shutil.disk_usage(self._settings.data_dir).free < _DISK_FLOOR_BYTES:
+            few = f"less than {_DISK_FLOOR_BYTES // MIB} MiB of disk are left"
+            bearable.append(Reason(few, f"for {self._settings.data_dir}"))
+        return Health(not fatal, False, (*fatal, *bearable))
+
+    async def _database(self) -> Reason | None:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await self._store.ping()
+        except TimeoutError:
+            return Reason("the database does not answer", f"for {_ANSWER_S:g} s")
+        except SandboxError as error:
+            return Reason("the database does not answer", str(error))
+        return None
+
+    def _shortage(self) -> Reason | None:
+        words = self._memory.shortage()
+        return Reason(words) if words else None
 
 
 class Counts(Protocol):

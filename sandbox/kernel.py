@@ -205,7 +205,10 @@ class Kernel:
             raise SessionClosed("the sandbox is gone; open a new session")
         self._restart_expected = True
         self._restarted.clear()
-        await self._send(Frame.RESTART, {})
+        try:
+            await self._send(Frame.RESTART, {})
+        except ConnectionError as error:
+            raise SessionClosed("the sandbox is gone; open a new session") from error
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await self._restarted.wait()

@@ -16,13 +16,13 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from sandbox import logs
 from sandbox.admission import Admission, memory_of_machine
 from sandbox.config import Settings
 from sandbox.datadir import DataDir
-from sandbox.durable import STOPPED, DurableSession, Parts
+from sandbox.durable import STOPPED, DurableSession, InFlight, Parts
 from sandbox.engine import Engine
 from sandbox.errors import (
     Draining,
@@ -38,7 +38,7 @@ from sandbox.errors import (
 from sandbox.events import EventLog
 from sandbox.execution import MIB, Execution
 from sandbox.files import Files
-from sandbox.health import Gauges, Health, Memory, examine
+from sandbox.health import Checkup, Gauges, Health, Memory
 from sandbox.keyring import Keyring
 from sandbox.keys import KeyLimits, Owner
 from sandbox.metrics import Metrics
@@ -47,11 +47,15 @@ from sandbox.remote import checked_path
 from sandbox.session import checked_code
 from sandbox.store import Store
 from sandbox.store.rows import Claim, ExecutionRow, FileRow, Page, SessionRow
-from sandbox.workspace import Workspace
+from sandbox.workspace import FileList, Workspace
 
 _SWEEP_S = 30.0
+_COLLECT_S = 600.0
+"""Bytes that no row names may stay so long: to find them, the store is asked about everything that is kept."""
 _CLAIMS_KEPT_S = 24 * 3600.0
 """For how long an Idempotency-Key is remembered."""
+SETTLE_S = 5.0
+"""For storing what background processes wrote after the last executions, when the server stops."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _logger = logs.logger(__name__)
 
@@ -73,6 +77,25 @@ class Once:
     fingerprint: str
 
 
+class _Turns:
+    """A lock for each key that somebody holds or waits for."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
+
+    @contextlib.asynccontextmanager
+    async def alone(self, key: tuple[str, str]) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
+
+
 class Node:
     """Use `open`."""
 
@@ -92,10 +115,13 @@ class Node:
         self._sessions: dict[str, DurableSession] = {}
         self._slots: dict[str, Slot] = {}
         self._opening = asyncio.Lock()
+        self._keyed = _Turns()
         self._idle = asyncio.Event()
         self._idle.set()
         self._running = 0
         self._memory = Memory()
+        self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory)
+        self._collect_at = 0.0
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -109,10 +135,10 @@ class Node:
             store = await stack.enter_async_context(Store.open(settings.database))
             files = stack.enter_context(Files.open(settings.data_dir / "files"))
             epoch = await store.start_node(directory.node)
-            tasks: set[asyncio.Task[None]] = set()
+            tasks: set[asyncio.Task[Any]] = set()
             stack.push_async_callback(_finish, tasks)
             engine = await stack.enter_async_context(Engine.open(settings))
-            parts = Parts(engine, store, files, _admission(settings), Metrics(), tasks=tasks)
+            parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
             keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
             node = cls(settings, parts, keyring, directory.node, epoch)
             await node._recover()
@@ -133,9 +159,10 @@ class Node:
         sweeper.cancel()
         await asyncio.gather(sweeper, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_timeout_s):
+            async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(*(session.settle() for session in self._sessions.values()))
         self._parts.stopping = True
+        self.admission.drain()
 
     async def drain(self) -> None:
         """Take no new work, and wait for what runs; `drain_timeout_s` at most."""
@@ -171,10 +198,18 @@ class Node:
         Raises `InvalidLimits`, `UnknownImage`, `RateLimited`, `Overloaded`, `FileMissing`, `TooLarge`,
         `WorkspaceFull`, `IdempotencyConflict`.
         """
-        if claim := await self._claimed(owner, once):
-            return await self.session(owner, claim.resource)
-        session, taken = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files, once)
-        return session.row if taken is None else await self.session(owner, taken.resource)
+        async with self._one_with(owner, once) as claim:
+            if claim is None:
+                session = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files)
+                try:
+                    claim = await self._claim(owner, once, session.row.id)
+                except BaseException:
+                    await session.end("closed")
+                    raise
+                if claim is None:
+                    return session.row
+                await session.end("closed")  # another server was first with the key
+        return await self.session(owner, claim.resource)
 
     async def _begin(
         self,
@@ -184,25 +219,22 @@ class Node:
         idle_timeout: float | None,
         metadata: Mapping[str, str],
         files: Sequence[Upload],
-        once: Once | None,
-    ) -> tuple[DurableSession, Claim | None]:
-        """A new session that is awake; or, when somebody was first with the key, one that is closed and the claim."""
+        *,
+        single: bool = False,
+    ) -> DurableSession:
+        """A new session that is awake and has its files, or none."""
         self._check_admitting()
         contents = [await self._content(owner, upload) for upload in files]
-        row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
+        row = dataclasses.replace(self._new_row(owner, image, memory_mb, idle_timeout, metadata), single=single)
         session = DurableSession(self._parts, row, Workspace(self.store, self._files, owner.id, row.id, ()))
         slot = self.quota.take_session(owner)
         try:
             await session.wake()
-            taken = await self.store.add_session(row, self._claim(owner, once, row.id))
+            await self.store.add_session(row)
         except BaseException:
             slot.release()
             await session.discard()
             raise
-        if taken is not None:
-            slot.release()
-            await session.discard()
-            return session, taken
         self._slots[row.id], self._sessions[row.id] = slot, session
         session.on_end(self._forget)
         try:
@@ -210,8 +242,9 @@ class Node:
                 await self._put(owner, session, path, pieces)
         except BaseException:
             await session.end("closed")
+            await self.store.drop_files(row.id)
             raise
-        return session, None
+        return session
 
     def _new_row(
         self,
@@ -246,7 +279,8 @@ class Node:
         return path, self._files.pieces(row.digest)
 
     def _forget(self, session: DurableSession) -> None:
-        self._sessions.pop(session.row.id, None)
+        if session.end_is_written:  # until then the session knows better than its row
+            self._sessions.pop(session.row.id, None)
         if slot := self._slots.pop(session.row.id, None):
             slot.release()
 
@@ -270,7 +304,7 @@ class Node:
     async def close_session(self, owner: Owner, session_id: str) -> SessionRow:
         """End it and delete its files; its executions can still be read. Twice is once. Raises `SessionMissing`."""
         row = await self.session(owner, session_id)
-        if row.status == "active":
+        if row.status == "active" or session_id in self._sessions:
             session = await self._held(owner, session_id)
             await session.end("closed")
             row = session.row
@@ -310,15 +344,16 @@ class Node:
         Raises what `open_session` and `execute` raise.
         """
         text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
-        if claim := await self._claimed(owner, once):
-            return await self._replay(owner, claim)
-        slot = self._take_execution(owner)
-        try:
-            session, _ = await self._begin(owner, image, memory_mb, None, {}, files, None)
-            return await self._accept(owner, session, text, seconds, once, slot, single=True)
-        except BaseException:
-            self._give_back(slot, unused=True)
-            raise
+        async with self._one_with(owner, once) as claim:
+            if claim is not None:
+                return await self._replay(owner, claim)
+            slot = await self._take_execution(owner)
+            try:
+                session = await self._begin(owner, image, memory_mb, None, {}, files, single=True)
+                return await self._accept(owner, session, text, seconds, once, slot, single=True)
+            except BaseException:
+                self._give_back(slot, unused=True)
+                raise
 
     async def execute(
         self,
@@ -336,14 +371,15 @@ class Node:
         """
         text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
         session = await self._held(owner, session_id)
-        if claim := await self._claimed(owner, once):
-            return await self._replay(owner, claim)
-        slot = self._take_execution(owner)
-        try:
-            return await self._accept(owner, session, text, seconds, once, slot)
-        except BaseException:
-            self._give_back(slot, unused=True)
-            raise
+        async with self._one_with(owner, once) as claim:
+            if claim is not None:
+                return await self._replay(owner, claim)
+            slot = await self._take_execution(owner)
+            try:
+                return await self._accept(owner, session, text, seconds, once, slot)
+            except BaseException:
+                self._give_back(slot, unused=True)
+                raise
 
     async def _accept(
         self,
@@ -361,6 +397,9 @@ class Node:
             if execution is not None:
                 self.metrics.execution(execution.status, execution.duration_ms / 1000)
             if single:
+                # Who has the answer may ask for the next, although this sandbox is still being taken apart.
+                if held := self._slots.get(session.row.id):  # unless somebody has closed it meanwhile
+                    held.release()
                 self._parts.spawn(session.end("closed"), f"end {session.row.id}")
 
         claim = self._claimer(owner, once, session.row.id)
@@ -377,7 +416,9 @@ class Node:
             await session.end("closed")
         return await self._replay(owner, accepted)
 
-    def _take_execution(self, owner: Owner) -> Slot:
+    async def _take_execution(self, owner: Owner) -> Slot:
+        if owner.limits.stored_bytes is not None:  # a program may write more; the next one does not begin
+            self.quota.check_stored(owner, await self.store.stored_bytes(owner.id))
         self._check_admitting()
         slot = self.quota.take_execution(owner)
         self._running += 1
@@ -393,8 +434,8 @@ class Node:
     async def follow(self, owner: Owner, session_id: str, execution_id: str) -> EventLog:
         """The log of an execution that runs, or has ended. Raises `SessionMissing`, `ExecutionMissing`."""
         row = await self.session(owner, session_id)
-        held = self._sessions.get(row.id)
-        if held is not None and (log := held.log(execution_id)) is not None:
+        # Not the session's: one that is closed is forgotten before the ends of its executions are written.
+        if (log := self._parts.in_flight.logs.get(execution_id)) is not None and log.session_id == row.id:
             return log
         found = await self.execution(owner, session_id, execution_id)
         if found.execution is None:
@@ -419,8 +460,10 @@ class Node:
     async def interrupt(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
         """Raises `SessionMissing`, `SessionClosed`, `SessionExpired`, `IdempotencyConflict`."""
         session = await self._held(owner, session_id)
-        if await self._first(owner, once, session_id):
-            await session.interrupt()
+        async with self._one_with(owner, once) as claim:
+            if claim is None:
+                await session.interrupt()
+                await self._claim(owner, once, session_id)
 
     async def withdraw(self, owner: Owner, session_id: str, execution_id: str) -> None:
         """Interrupt this execution and no other; one that waits is cancelled. Raises as `interrupt` does."""
@@ -429,27 +472,34 @@ class Node:
     async def restart(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
         """A fresh kernel over the same files. Raises as `interrupt` does."""
         session = await self._held(owner, session_id)
-        if await self._first(owner, once, session_id):
-            await session.restart()
+        async with self._one_with(owner, once) as claim:
+            if claim is None:
+                await session.restart()
+                await self._claim(owner, once, session_id)
 
     # What was asked before.
 
-    async def _claimed(self, owner: Owner, once: Once | None) -> Claim | None:
-        claim = None if once is None else await self.store.claim(owner.id, once.key)
-        if claim is not None and once is not None and claim.fingerprint != once.fingerprint:
-            raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
-        return claim
+    @contextlib.asynccontextmanager
+    async def _one_with(self, owner: Owner, once: Once | None) -> AsyncIterator[Claim | None]:
+        """For one request with this Idempotency-Key at a time; what an earlier one has claimed, if it came to its end.
 
-    async def _first(self, owner: Owner, once: Once | None, resource: str) -> bool:
-        """Whether this has not been done before. Raises `IdempotencyConflict`."""
+        A claim is written when the work is done, or accepted: one that failed, or was cut off by a crash, has claimed
+        nothing, and the same request does it anew. Raises `IdempotencyConflict`.
+        """
         if once is None:
-            return True
-        if await self._claimed(owner, once) is not None:
-            return False
-        return await self.store.add_claim(Claim(owner.id, once.key, once.fingerprint, resource), time.time()) is None
+            yield None
+            return
+        async with self._keyed.alone((owner.id, once.key)):
+            claim = await self.store.claim(owner.id, once.key)
+            if claim is not None and claim.fingerprint != once.fingerprint:
+                raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
+            yield claim
 
-    def _claim(self, owner: Owner, once: Once | None, resource: str) -> Claim | None:
-        return None if once is None else Claim(owner.id, once.key, once.fingerprint, resource)
+    async def _claim(self, owner: Owner, once: Once | None, resource: str) -> Claim | None:
+        """What it was about is done. Who was first, if that was somebody else."""
+        if once is None:
+            return None
+        return await self.store.add_claim(Claim(owner.id, once.key, once.fingerprint, resource), time.time())
 
     def _claimer(self, owner: Owner, once: Once | None, session_id: str) -> Callable[[str], Claim] | None:
         if once is None:
@@ -464,15 +514,15 @@ class Node:
 
     # Files.
 
-    async def files(self, owner: Owner, session_id: str) -> tuple[FileRow, ...]:
-        """Every file, sorted by path; without id and digest where a running program has just written it."""
+    async def files(self, owner: Owner, session_id: str) -> FileList:
+        """The files; without id and digest where a running program has just written one, or it cannot be stored."""
         session = await self._held(owner, session_id)
-        return await session.workspace.rows(session.live)
+        return await session.workspace.files()
 
     async def file(self, owner: Owner, session_id: str, path: str) -> FileRow:
         """One file, stored as it is now. Raises `FileMissing`, `InvalidPath`, `SessionMissing`."""
         session = await self._held(owner, session_id)
-        return await session.workspace.row(session.live, path)
+        return await session.workspace.row(path)
 
     def pieces(self, row: FileRow, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes of a stored file from `start` to before `end`, 1 MiB at a time. Raises `FileMissing`."""
@@ -486,6 +536,8 @@ class Node:
         Raises `TooLarge`, `RateLimited`, `WorkspaceFull`, `InvalidPath`, `SessionMissing`, `SessionClosed`.
         """
         checked_path(path)
+        if self._draining:
+            raise _draining()
         session = await self._held(owner, session_id)
         session.check_active()
         if size is not None and size > self._most_bytes(session):
@@ -495,15 +547,15 @@ class Node:
     async def _put(self, owner: Owner, session: DurableSession, path: str, pieces: AsyncIterable[bytes]) -> FileRow:
         put = partial(
             session.workspace.put,
-            session.live,
             path,
             limit=self._most_bytes(session),
             over=self._over(session),
-            room=self._disk(session),
+            limits=session.limits,
         )
         if owner.limits.stored_bytes is None:
             return await put(pieces)
-        with self.quota.storing(owner, await self.store.stored_bytes(owner.id)) as room:
+        with self.quota.storing(owner) as room:
+            room.begin(await self.store.stored_bytes(owner.id))
 
             async def counted() -> AsyncIterator[bytes]:
                 async for piece in pieces:
@@ -514,12 +566,8 @@ class Node:
             room.keep()
             return row
 
-    def _disk(self, session: DurableSession) -> int:
-        """Bytes in its `/mnt/data`."""
-        return self.engine.spec(image=session.row.image, memory_mb=session.row.memory_mb).limits.disk * MIB
-
     def _most_bytes(self, session: DurableSession) -> int:
-        return min(self.settings.max_upload_mb * MIB, self._disk(session))
+        return min(self.settings.max_upload_mb * MIB, session.disk_bytes)
 
     def _over(self, session: DurableSession) -> str:
         limit = self._most_bytes(session) // MIB
@@ -529,7 +577,7 @@ class Node:
         """Raises `FileMissing`, `InvalidPath`, `SessionMissing`, `SessionClosed`."""
         session = await self._held(owner, session_id)
         session.check_active()
-        await session.workspace.remove(session.live, path)
+        await session.workspace.remove(path)
 
     # How it is.
 
@@ -550,11 +598,11 @@ class Node:
 
     async def health(self) -> Health:
         """Looks at every part that can fail. Raises nothing."""
-        return await examine(self.settings, self.store, self.engine.pool, draining=self._draining)
+        return await self._checkup.health(draining=self._draining)
 
     def _check_admitting(self) -> None:
         if self._draining:
-            raise Draining("the server is about to stop; try again when it is back", 5.0)
+            raise _draining()
         if (words := self._memory.shortage()) is not None:
             raise Overloaded(f"{words}; try again later", 5.0)
 
@@ -567,18 +615,33 @@ class Node:
                 await self.sweep(time.time())
             except SandboxError as error:
                 _logger.warning("sweep_failed", error=str(error))
+            except Exception:  # the next one may go well, and without any nothing ever ends
+                _logger.exception("sweep_failed")
 
     async def sweep(self, now: float) -> None:
-        """Expire sessions that sleep, forget what has been kept long enough, free bytes that no row names."""
+        """Expire sessions that sleep, forget what has been kept long enough, free bytes that no row names.
+
+        Before that, write down what could not be written when it happened. now: seconds since the epoch.
+        """
+        await self._parts.in_flight.retry()
+        for session in [held for held in self._sessions.values() if held.row.status != "active"]:
+            await session.end("closed")
         for row in await self.store.active_sessions(self.name):
             held = self._sessions.get(row.id)
-            if now > row.last_used_at + row.idle_timeout_s and (held is None or (not held.running and not held.live)):
+            if now > row.last_used_at + row.idle_timeout_s and (held is None or held.is_idle(now)):
                 session = await self._held(Owner(row.owner, KeyLimits()), row.id)
-                await session.end("expired")
+                if session.is_idle(now):  # still, because loading it took a while
+                    await session.end("expired")
         await self.store.purge_files(now - self.settings.file_retention_h * 3600)
         await self.store.purge(now - self.settings.retention_h * 3600)
         await self.store.drop_claims(now - _CLAIMS_KEPT_S)
-        await self._files.collect(self.store.unreferenced)
+        if now >= self._collect_at:
+            self._collect_at = now + _COLLECT_S
+            await self._files.collect(self.store.unreferenced)
+
+
+def _draining() -> Draining:
+    return Draining("the server is about to stop; try again when it is back", 5.0)
 
 
 def _admission(settings: Settings) -> Admission:
@@ -607,7 +670,7 @@ def _default_limits(settings: Settings) -> KeyLimits:
     )
 
 
-async def _finish(tasks: "set[asyncio.Task[None]]") -> None:
+async def _finish(tasks: "set[asyncio.Task[Any]]") -> None:
     """Every sandbox has ended: so do the tasks that write down how."""
     while tasks:
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -72,14 +72,21 @@ class Slot:
 class Room:
     """Bytes on their way into an owner's storage. As a `with` block; `keep` before its end, or they are given back."""
 
-    __slots__ = ("_kept", "_ledger", "_ledgers", "_owner", "_taken")
+    __slots__ = ("_kept", "_ledger", "_ledgers", "_owner", "_stored", "_taken")
 
-    def __init__(self, ledgers: dict[str, "_Ledger"], owner: Owner, stored: int) -> None:
+    def __init__(self, ledgers: dict[str, "_Ledger"], owner: Owner, stored: int | None) -> None:
         self._ledgers = ledgers
         self._owner = owner
-        self._ledger = _Ledger(stored)
+        self._ledger = _Ledger()
+        self._stored = stored
         self._taken = 0
         self._kept = False
+
+    def begin(self, stored: int) -> None:
+        """stored: bytes the owner has, looked up within the block. What another upload brought before stays."""
+        if not self._ledger.known:
+            self._ledger.known = True
+            self._ledger.bytes += stored
 
     def take(self, size: int) -> None:
         """Count `size` more bytes, or raise `RateLimited` (`stored_bytes`)."""
@@ -96,6 +103,8 @@ class Room:
     def __enter__(self) -> Self:
         self._ledger = self._ledgers.setdefault(self._owner.id, self._ledger)
         self._ledger.rooms += 1
+        if self._stored is not None:
+            self.begin(self._stored)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,8 +117,10 @@ class Room:
 
 @dataclass(slots=True)
 class _Ledger:
-    bytes: int
+    bytes: int = 0
     rooms: int = 0
+    known: bool = False
+    """Whether what the database has is in it."""
 
 
 class Quota:
@@ -145,9 +156,17 @@ class Quota:
         self._take_token(owner.id, per_minute)
         return Slot(self._running, owner.id, lambda: self._return_token(owner.id, per_minute))
 
-    def storing(self, owner: Owner, stored: int) -> Room:
+    def check_stored(self, owner: Owner, stored: int) -> None:
+        """Whether the owner may let a program write. stored: bytes it has. Raises `RateLimited` (`stored_bytes`)."""
+        limit = owner.limits.stored_bytes
+        if limit is not None and stored > limit:
+            raise _refused("stored_bytes", limit, 0)
+
+    def storing(self, owner: Owner, stored: int | None = None) -> Room:
         """Room for bytes to be stored; `take` them piece by piece. `stored`: bytes the owner has by the database.
 
+        Without it call `begin` first, with a number that was read within the block: one that was read before may lack
+        what was stored between, by an upload that is over.
         Uploads of one owner that overlap count together, from the number that the first of them brought; so none
         of them can pass the limit behind another's back, and what is deleted meanwhile counts until they are over.
         """

@@ -37,8 +37,16 @@ class File:
     """Another one after every change, also one that forges the time; means nothing beyond this sandbox."""
 
 
-Listing = tuple[list[File], bool]
-"""Files, and whether these are all."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What is in the workspace."""
+
+    files: tuple[File, ...]
+    """Sorted by path."""
+    complete: bool
+    """Whether every file that has a path is among them."""
+    unnamed: int = 0
+    """Files and directories that have none: names that are not UTF-8, or too many levels."""
 
 
 def checked_path(path: str) -> str:
@@ -70,9 +78,10 @@ class RemoteFiles:
         self._next_handle = 0
 
     async def list(self) -> Listing:
-        """The regular files in the workspace, sorted by path, and whether these are all: 5,000 at most are listed."""
+        """The regular files in the workspace. Incomplete past 10,000 entries or 1.5 MiB of paths."""
         answer, _ = await self._call("list")
-        return [_file(*entry) for entry in answer["files"]], answer["complete"] is True
+        files = tuple(_file(*entry) for entry in answer["files"])
+        return Listing(files, answer["complete"] is True, int(answer["unnamed"]))
 
     async def read(self, path: str) -> AsyncGenerator[bytes, None]:
         """The contents in pieces. A file that changes meanwhile ends at the size it had at the start, or before.

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Literal
 
 from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
-from sandbox.execution import Error, Execution, Output, Result, Status, Stream
+from sandbox.execution import Error, Execution, Limits, Output, Result, Status, Stream
 from sandbox.kernel import MAX_CODE_BYTES, Ending, Kernel
 from sandbox.remote import File, Listing
 
@@ -114,11 +114,11 @@ class Session:
         return self._kernel.files.read(path)
 
     async def list(self) -> list[File]:
-        """The files below `/mnt/data`, sorted by path; 5,000 at most."""
-        return (await self.listing())[0]
+        """The files below `/mnt/data`, sorted by path. See `listing`."""
+        return list((await self.listing()).files)
 
     async def listing(self) -> Listing:
-        """The files as `list` has them, and whether these are all that there are."""
+        """The files below `/mnt/data`, and whether these are all: 10,000 files and directories are looked at."""
         self._use()
         return await self._kernel.files.list()
 
@@ -138,6 +138,11 @@ class Session:
         """Wait until its sandbox is gone; why. `died`: nobody of ours wanted it."""
         await self._kernel.sandbox.wait()
         return self._ended or "died"
+
+    @property
+    def limits(self) -> Limits:
+        """Of its sandbox."""
+        return self._kernel.spec.limits
 
     @property
     def open(self) -> bool:

@@ -1,40 +1,85 @@
 """A session's files, which outlive its sandbox: rows and bytes kept equal to `/mnt/data` while there is one.
 
 What an execution made, changed or deleted is stored before its end is told, so an end that was told can be built on:
-after a crash the next sandbox starts from these files. Two things are not stored: what a program left running writes
-after the last execution has ended, and `.outputs/`. A program may change a file while it is read; then its version has
-moved on, and the next look reads it again.
+after a crash the next sandbox starts from these files. Not stored are what a program left running writes after the last
+execution has ended, `.outputs/`, files whose names this API cannot say, and what is longer than `/mnt/data` could hold
+again (sparse files). A program may change a file while it is read; then its version has moved on, and the next look
+reads it again.
+
+Which sandbox has the files is known here and nowhere else, and everything that writes asks for it under the lock: a
+sandbox may come or go between the first and the last byte of an upload.
 """
 
 import asyncio
+import bisect
 import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Self
 
-from sandbox.errors import FileMissing, TooLarge, WorkspaceFull
-from sandbox.execution import mime_of
+from sandbox import logs
+from sandbox.errors import (
+    FileMissing,
+    InvalidPath,
+    Overloaded,
+    SessionClosed,
+    SessionExpired,
+    TooLarge,
+    WorkspaceFull,
+)
+from sandbox.execution import MIB, Limits, mime_of
 from sandbox.files import Files, Stored
-from sandbox.remote import File, checked_path
+from sandbox.remote import File, Listing, checked_path
 from sandbox.session import Session
 from sandbox.store import Store
-from sandbox.store.rows import FileRow
+from sandbox.store.rows import FileRow, Page
 
 _OUTPUTS = ".outputs/"
 """Where init keeps outputs that were too long. Not listed, and stored only when they are asked for."""
+_NAMED = 3
+"""Files that are named where some could not be stored."""
+_KEEP_S = 60.0
+"""In which an execution's files have to be read: whatever a program left running may starve init."""
+_AT_A_TIME = 4
+"""Files that are read side by side: a disk makes several durable in the time of one."""
+_PAGE = 4096
+_logger = logs.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FileList:
+    """What there is."""
+
+    rows: tuple[FileRow, ...]
+    """Sorted by path."""
+    complete: bool
+    """Whether these are all: names can be none that JSON knows, and files too many to be looked at."""
+
+    def page(self, limit: int, after: str | None) -> Page[FileRow]:
+        """At most `limit` of them, from the first whose path is behind `after`."""
+        start = 0 if after is None else bisect.bisect(self.rows, after, key=lambda row: row.path)
+        items = self.rows[start : start + limit]
+        return Page(items, items[-1].path if start + limit < len(self.rows) else None)
 
 
 class Workspace:
     """Use `load`. Safe for concurrent use."""
 
     def __init__(self, store: Store, files: Files, owner: str, session_id: str, rows: tuple[FileRow, ...]) -> None:
+        self.guard: Callable[[], None] = lambda: None
+        """Raises when the session has ended: after that nothing may be stored."""
         self._store = store
         self._files = files
         self._owner = owner
         self._session_id = session_id
         self._rows = {row.path: row for row in rows}
+        self._session: Session | None = None
+        """Of the sandbox that got these files last."""
+        self._left_out: set[str] = set()
+        """What did not fit into that sandbox. It stays stored."""
         self._versions: dict[str, str] = {}
         """Of the files that are stored as they are in the sandbox."""
         self._mark: int | None = None
@@ -45,95 +90,239 @@ class Workspace:
         """From the rows that there are."""
         return cls(store, files, owner, session_id, await store.files(session_id))
 
-    async def restore(self, session: Session) -> None:
-        """Put every stored file into a sandbox that has none. Raises `WorkspaceFull`, `SessionClosed`."""
-        async with self._lock:
-            self._versions.clear()
-            self._mark = None
-            for path, row in self._rows.items():
-                self._versions[path] = await self._feed(session, path, row.digest)
+    @property
+    def _live(self) -> Session | None:
+        """The sandbox's session, if there is one now."""
+        return self._session if self._session is not None and self._session.open else None
 
-    async def keep(self, session: Session) -> None:
-        """Store what has changed since the last time. Raises `SessionClosed` when the sandbox is gone."""
-        async with self._lock:
-            mark = session.workspace_mark
-            if mark is not None and mark == self._mark:
-                return
-            files, complete = await session.listing()
-            for file in files:
-                if self._versions.get(file.path) != file.version:
-                    await self._keep_one(session, file)
-            if complete:
-                await self._forget(self._rows.keys() - {file.path for file in files})
-            self._mark = mark
+    def has(self, path: str) -> bool:
+        """Whether some version of it is stored."""
+        return path in self._rows
 
-    async def keep_file(self, session: Session, path: str) -> None:
+    def is_current(self, path: str) -> bool:
+        """Whether it is stored as it was when `keep` last heard of it."""
+        return path in self._versions
+
+    async def restore(self, session: Session) -> str:
+        """Put every stored file into a new sandbox, which has them from then on; words for what did not fit, or none.
+
+        That stays stored, and the next sandbox may have room for it. Raises `SessionClosed`.
+        """
+        async with self._lock:
+            versions, left = dict[str, str](), list[str]()
+            # The small ones first: if something has to stay outside, let it be few.
+            for row in sorted(self._rows.values(), key=lambda row: row.size):
+                try:
+                    versions[row.path] = await self._feed(session, row.path, row.digest)
+                except (WorkspaceFull, InvalidPath, FileMissing) as error:
+                    left.append(row.path)
+                    self._log("file left out", row.path, error, len(left))
+            self._session, self._versions, self._left_out, self._mark = session, versions, set(left), None
+        return f"{len(left)} stored files were left out of the new sandbox ({_names(left)})" if left else ""
+
+    async def keep(self, changed: Iterable[str] = ()) -> str:
+        """Store what has changed since the last time; words for what cannot be stored, or none.
+
+        changed: what is known to have changed, so that `is_current` knows even if the sandbox is gone by now.
+        More than `/mnt/data` holds is not stored, because it could not be put back. Raises `SessionClosed` when the
+        sandbox is gone, and `Overloaded` and `Unready` when something cannot be stored now; the rest is.
+        """
+        async with self._lock:
+            for path in changed:
+                self._versions.pop(path, None)
+            try:
+                async with asyncio.timeout(_KEEP_S):
+                    return await self._keep()
+            except TimeoutError:
+                raise Overloaded(f"to look at them and to read them takes longer than {_KEEP_S:g} s") from None
+
+    async def _keep(self) -> str:
+        session = self._attached()
+        mark = session.workspace_mark
+        if mark is not None and mark == self._mark:
+            return ""
+        listing = await session.listing()
+        fitting, left = self._sort_out(listing.files, session.limits)
+        left += await self._keep_files(session, [file for file in fitting if self._has_changed(file)])
+        if listing.complete:
+            await self._forget(self._rows.keys() - {file.path for file in listing.files} - self._left_out)
+        self._mark = mark
+        return self._told(left, listing)
+
+    def _attached(self) -> Session:
+        self.guard()
+        if (live := self._live) is None:
+            raise SessionClosed(f"the sandbox of session {self._session_id} is gone")
+        return live
+
+    def _has_changed(self, file: File) -> bool:
+        return self._versions.get(file.path) != file.version
+
+    def _sort_out(self, files: Iterable[File], limits: Limits) -> tuple[list[File], list[str]]:
+        """What a sandbox with these limits can hold again, and the paths of the changed files beyond that."""
+        fitting, left, filling = list[File](), list[str](), _Filling(limits)
+        # What is stored comes first: a sparse newcomer may not push it out. Then as many as possible.
+        for file in sorted(files, key=lambda file: (file.path not in self._rows, file.size)):
+            if filling.take(file.path, file.size):
+                fitting.append(file)
+            elif self._has_changed(file):
+                left.append(file.path)
+                self._log("file not stored", file.path, "it is longer than what /mnt/data could hold again", len(left))
+        return fitting, left
+
+    async def _keep_files(self, session: Session, files: Sequence[File]) -> list[str]:
+        """Store them with one write, also those that were read before an error; the paths of impossible ones."""
+        async with contextlib.AsyncExitStack() as held:
+            read: list[tuple[File, Stored]] = []
+            left: list[str] = []
+            try:
+                await self._read_files(session, files, held, read, left)
+            finally:
+                await self._write([self._row(file.path, stored, file.modified) for file, stored in read])
+                self._versions.update((file.path, file.version) for file, _ in read)
+        return left
+
+    async def _read_files(
+        self,
+        session: Session,
+        files: Sequence[File],
+        held: contextlib.AsyncExitStack,
+        read: list[tuple[File, Stored]],
+        left: list[str],
+    ) -> None:
+        waiting = iter(files)
+
+        async def some() -> None:
+            for file in waiting:
+                try:
+                    stored = await held.enter_async_context(self._files.put(session.read(file.path)))
+                except FileMissing:
+                    continue  # deleted meanwhile; the next look will see that
+                except InvalidPath as error:
+                    left.append(file.path)
+                    self._log("file not stored", file.path, error, len(left))
+                else:
+                    read.append((file, stored))
+
+        try:
+            async with asyncio.TaskGroup() as readers:
+                for _ in range(min(_AT_A_TIME, len(files))):
+                    readers.create_task(some())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    def _log(self, event: str, path: str, why: object, count: int) -> None:
+        if count <= _NAMED:  # a program can make thousands of them
+            _logger.warning(event, session_id=self._session_id, path=path, why=str(why))
+
+    def _told(self, left: Sequence[str], listing: Listing) -> str:
+        count = len(left) + listing.unnamed
+        if not count and listing.complete:
+            return ""
+        some = "some files were not looked at, because there are too many"
+        if count:
+            some = f"{count} could not be stored for their names or sizes"
+        _logger.warning("files not stored", session_id=self._session_id, count=count, complete=listing.complete)
+        return f"{some} ({_names(left)})" if left else some
+
+    async def keep_file(self, path: str) -> None:
         """Store one file as it is now, so that it can be read while a program runs. Raises as `keep` does."""
         async with self._lock:
-            files, complete = await session.listing()
-            file = next((file for file in files if file.path == path), None)
+            if (session := self._live) is None:
+                return
+            listing = await session.listing()
+            file = next((file for file in listing.files if file.path == path), None)
             if file is None and path.startswith(_OUTPUTS):
-                await self._keep_one(session, File(path, 0, time.time()))
+                await self._keep_files(session, [File(path, 0, time.time())])
             elif file is None:
-                await self._forget({path} & self._rows.keys() if complete else set())
-            elif self._versions.get(path) != file.version:
-                await self._keep_one(session, file)
+                gone = {path} & self._rows.keys() - self._left_out
+                await self._forget(gone if listing.complete else set())
+            elif self._has_changed(file):
+                if path in self._sort_out(listing.files, session.limits)[1]:
+                    raise FileMissing(f"{path} is not stored: it is longer than what /mnt/data could hold again")
+                await self._keep_files(session, [file])
 
-    async def _keep_one(self, session: Session, file: File) -> None:
-        try:
-            async with self._files.put(session.read(file.path)) as stored:
-                await self._put(file.path, stored, file.modified)
-        except FileMissing:
-            return  # deleted meanwhile; the next look will see that
-        self._versions[file.path] = file.version
-
-    async def put(
-        self, session: Session | None, path: str, pieces: AsyncIterable[bytes], *, limit: int, over: str, room: int
-    ) -> FileRow:
+    async def put(self, path: str, pieces: AsyncIterable[bytes], *, limit: int, over: str, limits: Limits) -> FileRow:
         """Store a file, in the sandbox too when there is one.
 
-        limit: bytes of a file; past it raises `TooLarge` with the words `over`. room: bytes of all files, which a
-        sandbox sees to itself. Raises `InvalidPath`, `WorkspaceFull`, `SessionClosed`.
+        limit: bytes of a file; past it raises `TooLarge` with the words `over`. limits: of the next sandbox, when
+        there is none that would see to them itself. Raises `InvalidPath`, `WorkspaceFull`, and what `guard` raises.
         """
         path = checked_path(path)
         async with self._files.put(pieces, limit=limit, too_large=lambda: TooLarge(over)) as stored, self._lock:
-            version = None
-            if session is not None:
-                version = await self._feed(session, path, stored.digest)
-            elif self._bytes_beside(path) + stored.size > room:
-                raise WorkspaceFull(f"/mnt/data has room for {room >> 20} MiB; delete files first")
-            row = await self._put(path, stored, time.time())
+            self.guard()
+            version = await self._feed_live(path, stored.digest)
+            if version is None:
+                self._check_room(path, stored.size, limits)
+            row = self._row(path, stored, time.time())
+            await self._write([row])
+            self._versions.pop(path, None)
             if version is not None:
                 self._versions[path] = version
         return row
 
+    async def _feed_live(self, path: str, digest: str) -> str | None:
+        """Into the sandbox; its version there. None when there is no sandbox, or none any more."""
+        if (session := self._live) is None:
+            return None
+        try:
+            return await self._feed(session, path, digest)
+        except (SessionClosed, SessionExpired):
+            self.guard()
+            return None
+
     async def _feed(self, session: Session, path: str, digest: str) -> str:
-        """Into the sandbox; its version there."""
         async with contextlib.aclosing(self._files.pieces(digest)) as pieces:
             return (await session.upload(path, pieces)).version
 
-    async def _put(self, path: str, stored: Stored, modified: float) -> FileRow:
+    def _check_room(self, path: str, size: int, limits: Limits) -> None:
+        """Raises `WorkspaceFull` when the next sandbox could not hold it beside the other files."""
+        filling = _Filling(limits)
+        beside = [filling.take(row.path, row.size) for row in self._rows.values() if row.path != path]
+        if not (all(beside) and filling.take(path, size)):
+            room = f"{limits.disk} MiB and {limits.files} files and directories"
+            raise WorkspaceFull(f"/mnt/data has room for {room}; delete files first")
+
+    def _row(self, path: str, stored: Stored, modified: float) -> FileRow:
         known = self._rows.get(path)
         if known is not None and known.digest == stored.digest:
-            row = dataclasses.replace(known, modified_at=modified)
-        else:
-            file_id = f"file_{uuid.uuid4().hex}"
-            row = FileRow(
-                file_id, self._session_id, self._owner, path, stored.digest, stored.size, mime_of(path), modified
-            )
-        await self._store.put_files((row,))
-        self._rows[path] = row
-        return row
+            return dataclasses.replace(known, modified_at=modified)
+        file_id = f"file_{uuid.uuid4().hex}"
+        return FileRow(
+            file_id, self._session_id, self._owner, path, stored.digest, stored.size, mime_of(path), modified
+        )
 
-    async def remove(self, session: Session | None, path: str) -> None:
-        """Delete a file. Raises `FileMissing`, `InvalidPath`, `SessionClosed`."""
+    async def _write(self, rows: Sequence[FileRow]) -> None:
+        # Writes are done in the order in which they are asked for, and nothing comes between this and the asking: so
+        # no row is written after those of a session that has ended were deleted.
+        self.guard()
+        await self._store.put_files(rows)
+        self._rows.update((row.path, row) for row in rows)
+        self._left_out.difference_update(row.path for row in rows)
+
+    async def remove(self, path: str) -> None:
+        """Delete a file. Raises `FileMissing`, `InvalidPath`, and what `guard` raises."""
         path = checked_path(path)
         async with self._lock:
-            if session is not None:
-                await session.remove(path)
-            elif path not in self._rows:
+            self.guard()
+            if not await self._remove_live(path) and path not in self._rows:
                 raise FileMissing(f"there is no file {path}")
             await self._forget({path} & self._rows.keys())
+
+    async def _remove_live(self, path: str) -> bool:
+        """Whether it was in a sandbox and is no more. Raises `FileMissing` when a sandbox should have it."""
+        if (session := self._live) is None:
+            return False
+        try:
+            await session.remove(path)
+        except (SessionClosed, SessionExpired):
+            self.guard()
+            return False
+        except FileMissing:
+            if path not in self._left_out:
+                raise
+            return False
+        return True
 
     async def _forget(self, paths: set[str]) -> None:
         if paths:
@@ -141,27 +330,55 @@ class Workspace:
             for path in paths:
                 del self._rows[path]
                 self._versions.pop(path, None)
+            self._left_out -= paths
 
-    async def rows(self, session: Session | None) -> tuple[FileRow, ...]:
-        """Every file, sorted by path. One that a running program has just written has no id and no digest yet."""
-        if session is None:
-            return tuple(row for _, row in sorted(self._rows.items()))
-        return tuple(self._row_of(file) for file in await session.list())
+    async def files(self) -> FileList:
+        """The files. One that a running program has just written, or that cannot be stored, has no id and no digest."""
+        found, complete = self._rows, True
+        if (session := self._live) is not None:
+            with contextlib.suppress(SessionClosed, SessionExpired):  # then what is stored is all there is
+                listing = await session.listing()
+                listed = {file.path: self._row_of(file) for file in listing.files}
+                found = {path: self._rows[path] for path in self._left_out} | listed
+                complete = listing.complete and not listing.unnamed
+        return FileList(tuple(row for _, row in sorted(found.items())), complete)
 
     def _row_of(self, file: File) -> FileRow:
         if self._versions.get(file.path) == file.version and file.path in self._rows:
             return self._rows[file.path]
         return FileRow("", self._session_id, self._owner, file.path, "", file.size, mime_of(file.path), file.modified)
 
-    async def row(self, session: Session | None, path: str) -> FileRow:
-        """One stored file, brought up to date first. Raises `FileMissing`, `InvalidPath`, `SessionClosed`."""
+    async def row(self, path: str) -> FileRow:
+        """One stored file, brought up to date first. Raises `FileMissing`, `InvalidPath`."""
         path = checked_path(path)
-        if session is not None:
-            await self.keep_file(session, path)
+        with contextlib.suppress(SessionClosed, SessionExpired):  # then what is stored is all there is
+            await self.keep_file(path)
         try:
             return self._rows[path]
         except KeyError:
             raise FileMissing(f"there is no file {path}") from None
 
-    def _bytes_beside(self, path: str) -> int:
-        return sum(row.size for row in self._rows.values() if row.path != path)
+
+class _Filling:
+    """How full `/mnt/data` gets: it takes whole pages, and an inode for every file and directory."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._pages = limits.disk * MIB // _PAGE
+        self._inodes = limits.files - 2  # itself, and `.outputs`
+        self._directories: set[str] = set()
+
+    def take(self, path: str, size: int) -> bool:
+        """Whether it fits; then it is in."""
+        parts = path.split("/")
+        directories = {"/".join(parts[:depth]) for depth in range(1, len(parts))} - self._directories
+        pages, inodes = self._pages - -(-size // _PAGE), self._inodes - 1 - len(directories)
+        if pages < 0 or inodes < 0:
+            return False
+        self._pages, self._inodes = pages, inodes
+        self._directories |= directories
+        return True
+
+
+def _names(paths: Sequence[str]) -> str:
+    """The first of them, for a person."""
+    return ", ".join([repr(path)[:80] for path in paths[:_NAMED]]) + (", …" if len(paths) > _NAMED else "")

@@ -33,13 +33,16 @@ def environment(data_dir: Path, env: Mapping[str, str] | None = None) -> dict[st
     return {**os.environ, **ours, **(env or {})}
 
 
+def start(data_dir: Path, *options: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    """`sandbox serve`; it does not take requests yet."""
+    arguments = [*COMMAND, "serve", "--port", "0", "--pool", "2", *options]
+    return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(data_dir, env))
+
+
 @contextlib.contextmanager
 def serving(data_dir: Path, *options: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
     """`sandbox serve` until the block ends, and then SIGTERM; it has to have ended well if it was not killed."""
-    arguments = [*COMMAND, "serve", "--port", "0", "--pool", "2", *options]
-    with subprocess.Popen(
-        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(data_dir, env)
-    ) as process:
+    with start(data_dir, *options, env=env) as process:
         assert process.stdout is not None
         try:
             url = process.stdout.readline().decode().strip()

@@ -40,6 +40,7 @@ from sandbox.client.retries import Tries
 from sandbox.errors import (
     Draining,
     FileMissing,
+    ImageNotBuilt,
     InvalidLimits,
     InvalidPath,
     InvalidRequest,
@@ -157,8 +158,6 @@ def test_pauses_grow_and_tries_end() -> None:
     assert all(low <= pause <= 2 * low for pause, low in zip(pauses, (0.125, 0.25, 0.5, 1, 2, 2), strict=True))
     with pytest.raises(Unreachable):
         tries.pause(again)
-    tries.succeeded()
-    assert tries.pause(again) <= 0.25
 
 
 def test_a_server_that_wants_a_long_pause_is_not_asked_again() -> None:
@@ -370,6 +369,32 @@ def test_a_stream_that_is_cut_goes_on_where_it_was(connect: Connect) -> None:
     ]
     assert asked[0].headers["idempotency-key"] == asked[1].headers["idempotency-key"]
     assert [request.headers.get("last-event-id") for request in asked] == [None, None, "3", "3"]
+
+
+def test_a_stream_that_has_not_begun_is_asked_for_as_often_as_any_call(connect: Connect) -> None:
+    told = {"name": "running", "limit": 1, "remaining": 0, "reset": 0, "retry_after": 0}
+    refused = problem("429 Too Many Requests", "rate_limited", **told)
+    with scripted(SESSION, refused, refused) as (url, asked), pytest.raises(RateLimited):
+        next(connect(url, retries=1).attach("ses_1").stream("1"))
+    assert len(asked) == 3
+
+
+def test_a_server_that_is_unready_is_asked_again_and_one_that_cannot_be_is_not(connect: Connect) -> None:
+    unready = problem("503 Service Unavailable", "unready", retry_after=0)
+    with scripted(unready, reply("200 OK", DONE)) as (url, _):
+        assert connect(url).run("1") == EXECUTION
+    unfit = problem("503 Service Unavailable", "image_not_built", retry_after=60)
+    with scripted(unfit) as (url, _), pytest.raises(ImageNotBuilt):
+        connect(url).run("1")
+
+
+def test_a_file_that_is_gone_when_its_deletion_is_repeated_was_deleted(connect: Connect) -> None:
+    missing = problem("404 Not Found", "file_missing")
+    with scripted(SESSION, b"", missing) as (url, asked):
+        connect(url).attach("ses_1").remove("x")
+    assert [request.line.split()[0] for request in asked[1:]] == ["DELETE", "DELETE"]
+    with scripted(SESSION, missing) as (url, _), pytest.raises(FileMissing):
+        connect(url).attach("ses_1").remove("x")
 
 
 def test_without_retries_a_cut_stream_is_an_error(connect: Connect) -> None:

@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from sandbox.api.server import longest_stop_s
 from sandbox.config import Settings
 from sandbox.runtime.embedded import seccomp
 from tests.docker import BUILD_SECONDS, NETWORK, ROOT, WAIT_SECONDS, Docker, ca_bundle, in_docker
@@ -221,12 +223,34 @@ def test_the_containers_filter_lets_through_what_sandboxes_may_call() -> None:
 
 
 def test_both_ways_to_stop_the_server_wait_until_it_has_drained() -> None:
-    drain = Settings.model_fields["drain_timeout_s"].default
     compose = re.search(r"stop_grace_period: (\d+)s", (ROOT / "compose.yaml").read_text())
     unit = re.search(r"TimeoutStopSec=(\d+)", (ROOT / "deploy" / "sandbox.service").read_text())
     assert compose is not None
     assert unit is not None
-    assert min(int(compose[1]), int(unit[1])) > drain + 10
+    assert min(int(compose[1]), int(unit[1])) >= longest_stop_s(Settings()) + 5
+
+
+def test_the_health_check_of_the_image_asks_no_proxy() -> None:
+    command = re.search(r"HEALTHCHECK [^\[]*CMD (\[.*\])", (ROOT / "Dockerfile").read_text())
+    assert command is not None
+    asked = []
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        env = {"SANDBOX_PORT": str(server.server_port), "http_proxy": "http://127.0.0.1:9", "PATH": os.environ["PATH"]}
+        checked = subprocess.run(json.loads(command[1]), env=env, capture_output=True, text=True)
+        if checked.returncode:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.server_port)):
+                pass  # lets the thread end
+        thread.join()
+    assert (checked.returncode, checked.stderr, asked) == (0, "", ["/health"])
 
 
 def test_the_unit_has_the_capabilities_of_the_container_and_systemd_understands_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from sandbox import errors
 from sandbox.api.app import create_app
-from sandbox.api.problems import code_of, status_of
+from sandbox.api.problems import HTTP_CODES, code_of, status_of
 from sandbox.bench import MEASURES, SERVER_MEASURES
 from sandbox.cli import app
 from sandbox.config import Settings, table
@@ -100,6 +100,14 @@ def test_every_problem_of_the_api_is_documented_with_its_http_status(error: type
     page = (DOCS / "http.md").read_text()
     [line] = re.findall(rf"^\| (\d+) \|.*`{code_of(error)}`.*\|$", page, re.MULTILINE)
     assert int(line) == status_of(error)
+
+
+def test_the_table_of_problems_has_every_code_and_no_other() -> None:
+    page = (DOCS / "http.md").read_text()
+    rows = re.findall(r"^\| (\d{3}) \| (.*) \|$", page, re.MULTILINE)
+    told = {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    raised = {(status_of(error), code_of(error)) for error in set(_below(SandboxError)) - NEVER_AN_ANSWER}
+    assert told == raised | set(HTTP_CODES.items())
 
 
 async def test_every_route_of_the_api_is_documented(root: None, python_image: Image, tmp_path: Path) -> None:

@@ -50,6 +50,15 @@ def _live(outputs: list[Output], execution: Execution) -> EventLog:
     return log
 
 
+async def test_the_start_is_told_once_and_first() -> None:
+    log = EventLog("exe_1", "ses_1", 0.0)
+    log.start()
+    log.add(Stream("stdout", "a"))
+    log.start()
+    log.end(Execution("exe_1", "ses_1", Status.OK, stdout="a"))
+    assert [event.name for event in await _all(log)] == ["started", "stdout", "done"]
+
+
 async def _all(log: EventLog, last_id: str | None = None) -> list[Event]:
     return [event async for event in log.follow(last_id)]
 

@@ -35,6 +35,7 @@ from sandbox.execution import Execution, Status
 from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits, Owner, new_key
 from sandbox.node import Node, Once, Upload
+from sandbox.runtime.embedded import linux
 from tests.host import WAIT_SECONDS, Embedded, ended
 
 OTHER = Owner("other", KeyLimits())
@@ -84,7 +85,7 @@ async def content(node: Node, session_id: str, path: str) -> bytes:
 
 
 async def paths(node: Node, session_id: str) -> list[str]:
-    return [row.path for row in await node.files(LOCAL, session_id)]
+    return [row.path for row in (await node.files(LOCAL, session_id)).rows]
 
 
 class TestExecutions:
@@ -159,6 +160,28 @@ class TestExecutions:
             assert (await execute(node, session, "print(open('kept.txt').read())")).stdout == "kept\n"
             assert Embedded.below(os.getpid()).launcher != launcher
 
+    @pytest.mark.parametrize("how", ["withdraw", "interrupt"])
+    async def test_what_is_taken_back_while_its_sandbox_is_fetched_never_runs(
+        self, root: None, tmp_path: Path, how: str
+    ) -> None:
+        async with opened(tmp_path, pool_size=0, memory_mb=192, memory_budget_mb=192) as node:
+            session = (await node.open_session(LOCAL)).id
+            dying = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
+            log = await node.execute(LOCAL, session, "open('ran', 'w').close()")
+            async for event in dying.follow():
+                if event.name == "stdout":
+                    break
+            [init] = Embedded.below(os.getpid()).inits()
+            os.kill(init, signal.SIGKILL)
+            assert (await dying.result()).status is Status.KILLED
+            if how == "withdraw":
+                await node.withdraw(LOCAL, session, log.execution_id)
+            else:
+                await node.interrupt(LOCAL, session)
+            expected = Status.CANCELLED if how == "withdraw" else Status.INTERRUPTED
+            assert ((await log.result()).status, await paths(node, session)) == (expected, [])
+            assert (await execute(node, session, "1")).status is Status.OK
+
     async def test_taking_back_an_execution_touches_no_other(self, node: Node, session: str) -> None:
         running = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
         waiting = await node.execute(LOCAL, session, "print('never')")
@@ -205,6 +228,36 @@ class TestOnce:
         assert len({row.id for row in rows}) == 1
         await node.close_session(LOCAL, rows[0].id)
 
+    async def test_a_request_that_was_refused_has_claimed_nothing(self, node: Node) -> None:
+        owner, once = Owner("tidy", KeyLimits(stored_bytes=4)), Once("key-7", "files")
+        with pytest.raises(RateLimited):
+            await node.open_session(owner, files=[Upload("a", b"1234"), Upload("b", b"5")], once=once)
+        await until(lambda: node.open_sessions == 0)
+        richer = Owner("tidy", KeyLimits(stored_bytes=5))
+        row = await node.open_session(richer, files=[Upload("a", b"1234"), Upload("b", b"5")], once=once)
+        assert row.status == "active"
+        assert [file.path for file in (await node.files(richer, row.id)).rows] == ["a", "b"]
+        assert (await node.open_session(richer, once=once)).id == row.id
+        await node.close_session(richer, row.id)
+
+    async def test_of_two_at_once_the_second_does_it_when_the_first_could_not(self, node: Node) -> None:
+        owner, once = Owner("tight", KeyLimits(sessions=1)), Once("key-8", "session")
+        taken = await node.open_session(owner)
+        with pytest.raises(RateLimited):
+            await node.open_session(owner, once=once)
+        await node.close_session(owner, taken.id)
+        rows = await asyncio.gather(*(node.open_session(owner, once=once) for _ in range(3)))
+        assert len({row.id for row in rows}) == 1, "with room for one session, none was refused"
+        await node.close_session(owner, rows[0].id)
+
+    async def test_what_could_not_be_done_has_claimed_nothing(self, node: Node) -> None:
+        row = await node.open_session(LOCAL)
+        await node.close_session(LOCAL, row.id)
+        for ask, key in ((node.restart, "key-9"), (node.interrupt, "key-10")):
+            for _ in range(2):
+                with pytest.raises(SessionClosed):
+                    await ask(LOCAL, row.id, Once(key, "once"))
+
     async def test_another_request_with_the_key_is_a_conflict(self, node: Node, session: str) -> None:
         await execute(node, session, "1", once=Once("key-5", "one"))
         with pytest.raises(IdempotencyConflict):
@@ -219,7 +272,7 @@ class TestOnce:
 class TestOwners:
     async def test_nothing_of_one_owner_exists_for_another(self, node: Node, session: str) -> None:
         execution = await execute(node, session, "open('a.txt', 'w').write('secret')")
-        [file] = await node.files(LOCAL, session)
+        [file] = (await node.files(LOCAL, session)).rows
         attempts: list[Callable[[], Any]] = [
             lambda: node.session(OTHER, session),
             lambda: node.execute(OTHER, session, "1"),
@@ -276,6 +329,11 @@ class TestLimits:
         await node.close_session(owner, first.id)
         await node.close_session(owner, (await node.open_session(owner)).id)
 
+    async def test_one_run_after_the_other_is_never_two_sessions_at_a_time(self, node: Node) -> None:
+        owner = Owner("single", KeyLimits(sessions=1, running=1))
+        for _ in range(10):
+            assert (await (await node.run(owner, "1")).result()).status is Status.OK
+
     async def test_executions_of_a_key_are_limited_in_number_and_in_a_minute(self, node: Node) -> None:
         owner = Owner("slow", KeyLimits(running=1, per_minute=1))
         log = await node.run(owner, "import time; time.sleep(60)")
@@ -299,7 +357,20 @@ class TestLimits:
         await node.put_file(owner, row.id, "a", pieces(b"12345"))
         with pytest.raises(RateLimited, match="stored bytes"):
             await node.put_file(owner, row.id, "b", pieces(b"123", b"456"))
-        assert [file.path for file in await node.files(owner, row.id)] == ["a"]
+        assert [file.path for file in (await node.files(owner, row.id)).rows] == ["a"]
+        await node.close_session(owner, row.id)
+
+    async def test_a_key_whose_programs_have_written_too_much_runs_no_more_until_it_deletes(self, node: Node) -> None:
+        owner = Owner("writer", KeyLimits(stored_bytes=10))
+        row = await node.open_session(owner)
+        done = await execute(node, row.id, "open('a', 'w').write('x' * 11)", owner)
+        assert (done.status, done.reason) == (Status.OK, "")
+        for again in (node.execute(owner, row.id, "1"), node.run(owner, "1")):
+            with pytest.raises(RateLimited, match="stored bytes") as caught:
+                await again
+            assert (caught.value.name, caught.value.remaining) == ("stored_bytes", 0)
+        await node.remove_file(owner, row.id, "a")
+        assert (await execute(node, row.id, "1", owner)).status is Status.OK
         await node.close_session(owner, row.id)
 
     async def test_memory_is_promised_once_and_comes_back(self, root: None, tmp_path: Path) -> None:
@@ -343,6 +414,39 @@ class TestFiles:
         await execute(node, session, "open('a', 'w').write('two'); os.utime('a', ns=(s.st_atime_ns, s.st_mtime_ns))")
         assert await content(node, session, "a") == b"two"
 
+    async def test_a_file_that_could_not_be_put_back_is_not_stored_and_ends_nothing(
+        self, node: Node, session: str
+    ) -> None:
+        code = "for n in range(40): open(f'sparse{n}', 'w').truncate(100 << 20)\nopen('a', 'w').write('kept')"
+        execution = await execute(node, session, code)
+        assert execution.status is Status.OK
+        assert "38 could not be stored" in execution.reason
+        assert await content(node, session, "a") == b"kept"
+
+    async def test_a_full_disk_of_ours_does_not_change_how_an_execution_ended(self, root: None, tmp_path: Path) -> None:
+        kept = tmp_path / "files"
+        kept.mkdir()
+        linux.mount("tmpfs", str(kept), "tmpfs", 0, "size=4m")
+        try:
+            async with opened(tmp_path, pool_size=0) as node:
+                row = await node.open_session(LOCAL)
+                execution = await execute(node, row.id, "print(1); open('a', 'wb').write(bytes(range(256)) * 40_000)")
+                assert (execution.status, execution.stdout, execution.state_lost) == (Status.OK, "1\n", False)
+                assert "could not be stored: the disk of the data directory is full" in execution.reason
+                await execute(node, row.id, "import os; os.remove('a'); open('b', 'w').write('fits')")
+                assert await content(node, row.id, "b") == b"fits"
+        finally:
+            linux.umount(str(kept))
+
+    async def test_what_has_no_name_here_does_not_hide_what_is_deleted(self, root: None, tmp_path: Path) -> None:
+        async with opened(tmp_path, pool_size=0) as node:
+            row = await node.open_session(LOCAL)
+            code = "import os; open(b'\\xff', 'w').close(); open('a', 'w').close(); open('b', 'w').close()"
+            assert "1 could not be stored" in (await execute(node, row.id, code)).reason
+            await execute(node, row.id, "os.remove('a')")
+        async with opened(tmp_path, pool_size=0) as node:
+            assert await paths(node, row.id) == ["b"]
+
     async def test_a_file_of_a_running_program_can_be_read(self, node: Node, session: str) -> None:
         log = await node.execute(
             LOCAL, session, "open('a', 'w').write('now'); print('written', flush=True); import time; time.sleep(60)"
@@ -350,7 +454,7 @@ class TestFiles:
         async for event in log.follow():
             if event.name == "stdout":
                 break
-        assert [(row.path, row.digest) for row in await node.files(LOCAL, session)] == [("a", "")]
+        assert [(row.path, row.digest) for row in (await node.files(LOCAL, session)).rows] == [("a", "")]
         assert await content(node, session, "a") == b"now"
         await node.interrupt(LOCAL, session)
         await log.result()
@@ -476,6 +580,8 @@ class TestLives:
                 await node.execute(LOCAL, row.id, "1")
             with pytest.raises(Draining):
                 await node.run(LOCAL, "1")
+            with pytest.raises(Draining):
+                await node.put_file(LOCAL, row.id, "a", pieces(b"x"))
             assert (await node.health()).draining
             await draining
             assert (await log.result()).stdout == "finished\n"

@@ -180,6 +180,19 @@ def test_uploads_that_overlap_cannot_pass_the_limit_together(quota: Quota) -> No
         later.take(91)
 
 
+def test_an_upload_that_ends_while_another_looks_up_what_is_stored_counts(quota: Quota) -> None:
+    one, stored = owner(stored_bytes=100), 0
+    with quota.storing(one) as first:
+        first.begin(stored)
+        first.take(60)
+        with quota.storing(one) as second:
+            looked_up = stored  # on its way from the database, while the first one's row is written
+            first.keep()
+            second.begin(looked_up)
+            with pytest.raises(RateLimited):
+                second.take(60)
+
+
 def test_an_upload_that_fails_makes_room_for_one_that_goes_on(quota: Quota) -> None:
     one = owner(stored_bytes=100)
     with quota.storing(one, stored=0) as goes_on:

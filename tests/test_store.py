@@ -214,7 +214,7 @@ async def test_a_new_database_file_is_for_nobody_else_to_read(tmp_path: Path) ->
 
 async def test_a_session_comes_back_as_it_was_given(store: Store) -> None:
     row = a_session(metadata={"team": ODD, ODD: ""}, idle_timeout_s=0.1, created_at=1763739876.123456, used=True)
-    assert await store.add_session(row) is None
+    await store.add_session(row)
     assert await store.session("me", row.id) == row
 
 
@@ -376,6 +376,17 @@ async def test_recovery_ends_what_was_in_flight_on_this_node_and_nothing_else(st
     assert await store.recover("here", "the server died", 500.0) == 0
 
 
+async def test_recovery_closes_sessions_of_runs_on_this_node_and_no_other(store: Store) -> None:
+    each: list[dict[str, Any]] = [{}, {"single": True}, {"single": True, "node": "elsewhere"}]
+    for number, fields in enumerate(each):
+        await store.add_session(a_session(f"ses_{number}", **fields))
+    await store.recover("here", "the server died", 400.0)
+    assert await store.active_sessions("here") == (a_session("ses_0"),)
+    closed = a_session("ses_1", single=True, status="closed", ended_at=400.0)
+    assert await store.session("me", "ses_1") == closed
+    assert len(await store.active_sessions("elsewhere")) == 1
+
+
 async def test_an_execution_of_a_session_that_is_gone_is_refused_with_its_claim(store: Store) -> None:
     with pytest.raises(SessionMissing, match="open a new one"):
         await store.add_execution(an_execution("exe_1"), Claim("me", "once", "f", "exe_1"))
@@ -397,13 +408,12 @@ async def test_of_those_who_come_with_one_idempotency_key_one_is_first_and_all_a
 
 async def test_a_claim_is_its_owners_and_ends(store: Store) -> None:
     mine, yours = Claim("me", ODD, "f", "ses_1"), Claim("you", ODD, "f", "ses_2")
-    assert await store.add_session(a_session(created_at=10.0), mine) is None
-    assert await store.add_session(a_session("ses_2", created_at=20.0), yours) is None
-    assert await store.add_session(a_session("ses_3"), mine) == mine
-    assert await store.session("me", "ses_3") is None
+    assert await store.add_claim(mine, 10.0) is None
+    assert await store.add_claim(yours, 20.0) is None
+    assert await store.add_claim(Claim("me", ODD, "g", "ses_3"), 20.0) == mine
     assert await store.drop_claims(15.0) == 1
     assert (await store.claim("me", ODD), await store.claim("you", ODD)) == (None, yours)
-    assert await store.add_session(a_session("ses_3"), mine) is None
+    assert await store.add_claim(mine, 20.0) is None
 
 
 # Files.
@@ -595,7 +605,7 @@ async def test_a_write_waits_for_another_process_that_writes(tmp_path: Path) -> 
             assert (await store.sessions("me", limit=1)).items == ()  # reads do not wait
             assert not writing.done()
             other.execute("COMMIT")
-        assert await writing is None
+        await writing
 
 
 async def test_a_server_that_went_away_is_told_and_one_that_came_back_is_used(cluster: Cluster) -> None:

@@ -6,8 +6,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import ClassVar
 
+import httpx
 import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra: sandbox-engine[otel]")
@@ -19,6 +21,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from sandbox import telemetry
 from sandbox.execution import Error, Execution, Status
+from sandbox.image import Image
+from tests.server import serving
 
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 DONE = Execution("exe_1", "ses_1", Status.OK, stdout="42\n", cpu_ms=3.0, peak_memory_bytes=1000)
@@ -191,6 +195,19 @@ def collector() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+def test_a_server_sends_a_span_for_the_request_the_execution_and_the_claim(
+    root: None, python_image: Image, collector: str, tmp_path: Path
+) -> None:
+    with serving(tmp_path, env={"OTEL_EXPORTER_OTLP_ENDPOINT": collector}) as server:
+        httpx.post(f"{server.url}/v1/run", json={"code": "print(42)"}, timeout=60).raise_for_status()
+    sent = [scope for request in Collector.received for each in request.resource_spans for scope in each.scope_spans]
+    spans = {span.name: span for scope in sent for span in scope.spans}
+    assert spans.keys() == {"POST", "claim sandbox", "execute_tool run_python"}
+    request = spans.pop("POST")
+    for span in spans.values():
+        assert (span.trace_id, span.parent_span_id) == (request.trace_id, request.span_id)
 
 
 def test_spans_reach_the_endpoint_of_the_environment_before_the_block_ends(

@@ -17,5 +17,7 @@ def secret_of(request: Request) -> str | None:
 async def authenticate(request: Request) -> Owner:
     """The owner, also for whoever asks the visit later. Raises `Unauthorized`."""
     owner: Owner = await request.app.state.node.owner(secret_of(request))
-    Visit.of(request).owner = owner
+    visit = Visit.of(request)
+    visit.owner = owner
+    visit.body.of(owner)
     return owner

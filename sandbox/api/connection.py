@@ -5,13 +5,17 @@ moment: closing at once would reset the connection, and the client would often s
 """
 
 import asyncio
-import json
+import contextlib
+import os
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sandbox.api.problems import MEDIA_TYPE
-from sandbox.api.turnstile import REFUSAL, URL, Turnstile
+from sandbox.api.problems import HTTP_CODES
+from sandbox.api.refusal import Refusal, Refusals
+from sandbox.api.turnstile import FULL, URL, Passage, Turnstile
+from sandbox.api.visit import request_id_of
 
 MOST_CONNECTIONS = 8192
 _MOST_HEAD_BYTES = 64 << 10
@@ -19,11 +23,15 @@ _GRACE_S = 0.1
 _LINGER_S = 10.0
 _LINGER_BYTES = 1 << 30
 """Many clients send all of a body before they look for an answer."""
+TOO_MANY = Refusal(503, "overloaded", "too many connections are open; try again later", 1)
+TOO_LARGE = Refusal(431, HTTP_CODES[431], f"the headers are over {_MOST_HEAD_BYTES} bytes; send less")
+NOT_HTTP = Refusal(400, HTTP_CODES[400], "what came is not HTTP/1.1")
 
 
-def protocol(head_timeout: float, turnstile: Turnstile) -> type[HttpToolsProtocol]:
+def protocol(head_timeout: float, turnstile: Turnstile, refusals: Refusals) -> type[HttpToolsProtocol]:
     """The protocol with a bound on how long a request's head may take, in seconds, and on runs at a time."""
-    return type("Connection", (Connection,), {"head_timeout": head_timeout, "turnstile": turnstile})
+    bounds = {"head_timeout": head_timeout, "turnstile": turnstile, "refusals": refusals}
+    return type("Connection", (Connection,), bounds)
 
 
 class Connection(HttpToolsProtocol):
@@ -31,6 +39,7 @@ class Connection(HttpToolsProtocol):
 
     head_timeout: float
     turnstile: Turnstile
+    refusals: Refusals
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,6 +47,8 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._refused = False
         """The turnstile has; what is left of the request is read, so that the next can come."""
+        self._held: list[bytes] | None = None
+        """A run's body, while it may be that all of it comes together with its head."""
         self._dropped: int | None = None
         """Bytes since an answer that did not wait for the body; None while there is none."""
 
@@ -45,7 +56,7 @@ class Connection(HttpToolsProtocol):
         """From asyncio."""
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
-            self._refuse(503, "overloaded", "too many connections are open; try again later", b"retry-after: 1\r\n")
+            self._refuse(TOO_MANY)
         else:
             self._arm(self.head_timeout)
 
@@ -65,10 +76,14 @@ class Connection(HttpToolsProtocol):
         if waiting and self._timer is None:
             self._arm(self.head_timeout)
         super().data_received(data)
+        if self._held is not None:
+            self._begin(inside=False)
+        if self._refused and self._timer is None:
+            self._arm(self.head_timeout)
         if waiting and self._waits_for_head():
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
-                self._refuse(431, "headers_too_large", f"the headers are over {_MOST_HEAD_BYTES} bytes; send less")
+                self._refuse(TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """From the parser."""
@@ -77,45 +92,85 @@ class Connection(HttpToolsProtocol):
         if self.url != URL or not self._is_first():
             super().on_headers_complete()
             return
-        if not self.turnstile.enter():
-            self._refused = True
-            self._arm(self.head_timeout)
-            if self.expect_100_continue:  # its body comes only if we want it
-                self.transport.write(REFUSAL)
-                self.transport.close()
+        if not self.turnstile.full:
+            self._held = []
             return
-        app = self.app
-        self.app = self._counted
+        self.turnstile.refused()
+        self._refused = True
+        if self.expect_100_continue:  # its body comes only if we want it
+            self._answer_refused(last=True)
+
+    def on_body(self, body: bytes) -> None:
+        """From the parser."""
+        if self._held is not None:
+            self._held.append(body)
+        elif not self._refused:
+            super().on_body(body)
+
+    def _begin(self, *, inside: bool) -> None:
+        """Give the application a run, and what has come of its body. inside: that is all, and the turnstile let it."""
+        held, self._held = self._held or [], None
+        if self.transport.is_closing():
+            return
+        app, self.app = self.app, partial(self._counted, inside)
         try:
             super().on_headers_complete()
         finally:
             self.app = app
+        for piece in held:
+            super().on_body(piece)
 
-    def on_body(self, body: bytes) -> None:
-        """From the parser."""
-        if not self._refused:
-            super().on_body(body)
-
-    def _answer_refused(self) -> None:
+    def _answer_refused(self, *, last: bool) -> None:
         self._refused = False
         self._disarm()
-        self.transport.write(REFUSAL)
-        if self.parser.should_keep_alive():
-            self._arm(self.timeout_keep_alive)
-        else:
+        request_id = request_id_of(dict(self.headers).get(b"x-request-id", b"").decode("latin-1"))
+        self._write_now(FULL.answer(request_id, last=last))
+        self.refusals.add(FULL, request_id, self.parser.get_method().decode(), URL.decode())
+        if last:
             self.transport.close()
+        else:
+            self._arm(self.timeout_keep_alive)
 
-    async def _counted(self, scope: Any, receive: Any, send: Any) -> None:
+    def _write_now(self, data: bytes) -> None:
+        """Past the loop, which sends what was written in a round only when everything that came in it is read.
+
+        So the first of a thousand clients has its answer while the last is not read yet.
+        """
+        if not self.transport.get_write_buffer_size() and not self.transport.is_closing():
+            with contextlib.suppress(OSError):  # would block, or is cut: the transport knows what to do
+                data = data[os.write(self.transport.get_extra_info("socket").fileno(), data) :]
+        if data:
+            self.transport.write(data)
+
+    async def _counted(self, inside: bool, scope: Any, receive: Any, send: Any) -> None:
+        passage = Passage(self.turnstile, inside=inside)
+
+        async def received() -> Any:
+            message = await receive()
+            if message["type"] == "http.request" and not message["more_body"]:
+                await passage.enter()
+            return message
+
+        async def answered(message: Any) -> None:
+            passage.leave()
+            await send(message)
+
         try:
-            await self.turnstile.turn()
-            await self.app(scope, receive, send)
+            if inside:
+                await self.turnstile.turn()
+            await self.app(scope, received, answered)
         finally:
-            self.turnstile.leave()
+            passage.leave()
 
     def on_message_complete(self) -> None:
         """From the parser."""
+        if self._held is not None:
+            if self.turnstile.enter():
+                self._begin(inside=True)
+            else:
+                self._held, self._refused = None, True
         if self._refused:
-            self._answer_refused()
+            self._answer_refused(last=not self.parser.should_keep_alive())
             return
         super().on_message_complete()
         if self._dropped is not None:
@@ -134,7 +189,8 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Not HTTP."""
-        self._refuse(400, "invalid_request", "what came is not HTTP/1.1")
+        self._held = None
+        self._refuse(NOT_HTTP)
 
     def _waits_for_head(self) -> bool:
         return self._dropped is None and not self._refused and self._is_first()
@@ -144,13 +200,12 @@ class Connection(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle  # None until the first request, whatever its annotation says
         return cycle is None or cycle.response_complete
 
-    def _refuse(self, status: int, code: str, detail: str, headers: bytes = b"") -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
-        told = {"type": f"urn:sandbox:problem:{code}", "title": code, "status": status, "detail": detail, "code": code}
-        body = json.dumps(told).encode()
-        head = f"HTTP/1.1 {status} {code}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + headers + b"connection: close\r\n\r\n" + body)
+        request_id = request_id_of("")
+        self.transport.write(refusal.answer(request_id, last=True))
+        self.refusals.add(refusal, request_id)
         self.transport.close()
 
     def _arm(self, seconds: float, *, last: bool = False) -> None:

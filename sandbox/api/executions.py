@@ -10,6 +10,7 @@ from sandbox.api import encode, sse
 from sandbox.api.problems import documented
 from sandbox.api.route import ExecutionId, MaybeOnce, Route, SessionId, TheNode, TheOwner, Wanted
 from sandbox.api.schemas import ExecutionIn, ExecutionOut, ExecutionsOut
+from sandbox.api.visit import Visit
 from sandbox.errors import SandboxError
 from sandbox.events import Cursor, EventLog
 from sandbox.keys import Owner
@@ -18,7 +19,13 @@ from sandbox.node import Node
 router = APIRouter(route_class=Route, tags=["executions"])
 
 LastEventId = Annotated[
-    str | None, Header(alias="Last-Event-ID", max_length=128, description="The `id` of the last event received.")
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        max_length=128,
+        description="The `id` of the last event received.",
+        examples=["3.0.0.0.0.0"],
+    ),
 ]
 EVENTS: dict[str, Any] = {sse.MEDIA_TYPE: {"schema": sse.SCHEMA, "example": sse.EXAMPLE}}
 OUTCOME: dict[int | str, dict[str, Any]] = {
@@ -37,7 +44,7 @@ OUTCOME: dict[int | str, dict[str, Any]] = {
     "code has ended, or at once as a stream of events. What the program does wrong is an Execution with another "
     "status, not an HTTP error.",
     operation_id="execute",
-    responses=OUTCOME | documented(404, 408, 409, 413, 415, 429, 503),
+    responses=OUTCOME | documented(404, 408, 409, 413, 415, 429),
 )
 async def execute(
     request: Request,
@@ -86,6 +93,7 @@ async def get_execution(session_id: SessionId, execution_id: ExecutionId, node: 
     summary="Follow an execution",
     description=f"{sse.DESCRIPTION} Also of an execution that has ended.",
     operation_id="follow_execution",
+    response_class=Response,
     responses={200: {"description": "Server-sent events.", "content": EVENTS}, **documented(404)},
 )
 async def follow_execution(
@@ -112,6 +120,8 @@ async def respond(
     request: Request, node: Node, owner: Owner, log: EventLog, body: ExecutionIn, last_id: str | None
 ) -> Response:
     """The outcome, once it is there or as it comes."""
+    visit = Visit.of(request)
+    visit.session_id, visit.execution_id = log.session_id, log.execution_id
 
     async def interrupt() -> None:
         try:

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from sandbox.api import encode
@@ -23,19 +23,28 @@ router = APIRouter(prefix="/v1/sessions/{session_id}/files", route_class=Route, 
 
 _FORM_BYTES = 64 << 10
 """What the form around a largest file may take."""
-_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES: dict[str, Any] = {
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "a,b\n1,2\n"}
+}
+_RANGES: dict[str, Any] = {
+    "multipart/byteranges": {
+        "schema": {"type": "string", "format": "binary"},
+        "example": "\r\n--x\r\nContent-Type: text/csv\r\nContent-Range: bytes 0-2/8\r\n\r\na,b\r\n--x--\r\n",
+    }
+}
 _FORM = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
             "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
             "required": ["file"],
-        }
+        },
+        "example": {"file": ["a,b\n1,2\n"]},
     }
 }
 _DOWNLOAD: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file. `ETag` is its digest.", "content": _BYTES},
-    206: {"description": "The ranges that were asked for.", "content": _BYTES | {"multipart/byteranges": {}}},
+    206: {"description": "The ranges that were asked for.", "content": _BYTES | _RANGES},
     304: {"description": "The client has it: `If-None-Match` names its digest."},
 }
 _PATH = {
@@ -55,13 +64,26 @@ _PATH = {
 @router.get(
     "",
     summary="List a session's files",
-    description="All of them, sorted by path.",
+    description="Sorted by path. `complete` says whether there are files that no page has: more than 10,000 files and "
+    "directories are not looked at, and names that are not UTF-8 cannot be said.",
     operation_id="list_files",
     responses={200: {"model": FilesOut}, **documented(404, 409)},
 )
-async def list_files(session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def list_files(
+    session_id: SessionId,
+    node: TheNode,
+    owner: TheOwner,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most items of one page.", examples=[100])] = 100,
+    after: Annotated[
+        str | None,
+        Query(max_length=4096, description="The `next` of the page before this one: a path.", examples=["data/a.csv"]),
+    ] = None,
+) -> Response:
     """See the decorator."""
-    return encode.answer(encode.page([encode.file(row) for row in await node.files(owner, session_id)]))
+    found = await node.files(owner, session_id)
+    page = found.page(limit, after)
+    listed = encode.page([encode.file(row) for row in page.items], page.next)
+    return encode.answer(listed | {"complete": found.complete})
 
 
 @router.post(
@@ -70,7 +92,7 @@ async def list_files(session_id: SessionId, node: TheNode, owner: TheOwner) -> R
     description="Any number of parts with a `filename`, which is the path below `/mnt/data`. A file that is there is "
     "replaced. Those before one that fails are there.",
     operation_id="upload_files",
-    responses={200: {"model": FilesOut}, **documented(404, 408, 409, 413, 415, 429, 503)},
+    responses={200: {"model": FilesOut}, **documented(404, 408, 409, 413, 415, 429)},
     openapi_extra={"requestBody": {"required": True, "content": _FORM}},
 )
 async def upload_files(request: Request, session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
@@ -83,7 +105,7 @@ async def upload_files(request: Request, session_id: SessionId, node: TheNode, o
     rows = {}
     async for path, pieces in form.files():
         rows[path] = await node.put_file(owner, session_id, path, pieces)
-    return encode.answer(encode.page([encode.file(row) for _, row in sorted(rows.items())]))
+    return encode.answer(encode.page([encode.file(row) for _, row in sorted(rows.items())]) | {"complete": True})
 
 
 @router.head(
@@ -91,6 +113,7 @@ async def upload_files(request: Request, session_id: SessionId, node: TheNode, o
     summary="Look at a file",
     description="The headers that a download would have.",
     operation_id="look_at_file",
+    response_class=Response,
     responses={200: {"description": "The file is there."}, **documented(404, 409, 416)},
     openapi_extra=_PATH,
 )
@@ -99,6 +122,7 @@ async def upload_files(request: Request, session_id: SessionId, node: TheNode, o
     summary="Download a file",
     description="As it is now. Supports `Range`, `If-Range` and `If-None-Match`. Always an attachment.",
     operation_id="download_file",
+    response_class=Response,
     responses=_DOWNLOAD | documented(404, 409, 416),
     openapi_extra=_PATH,
 )
@@ -113,7 +137,7 @@ async def download_file(request: Request, session_id: SessionId, node: TheNode, 
     summary="Upload a file",
     description="The body is the file, whatever its content type. 201 when it is new, 200 when it replaces one.",
     operation_id="upload_file",
-    responses={200: {"model": FileOut}, 201: {"model": FileOut}, **documented(404, 408, 409, 413, 429, 503)},
+    responses={200: {"model": FileOut}, 201: {"model": FileOut}, **documented(404, 408, 409, 413, 429)},
     openapi_extra=_PATH | {"requestBody": {"required": True, "content": _BYTES}},
 )
 async def upload_file(request: Request, session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
@@ -159,7 +183,7 @@ def _path(request: Request) -> str:
 async def _pieces(request: Request, node: Node) -> AsyncIterator[bytes]:
     """The body of an upload, whose bound is another than that of JSON."""
     body = Visit.of(request).body
-    body.limit = node.settings.max_upload_mb * MIB + _FORM_BYTES
+    body.stream(node.settings.max_upload_mb * MIB + _FORM_BYTES)
     more = True
     while more:
         message = await body.receive()

@@ -6,8 +6,6 @@ page must be this server's own. Nothing here ever allows another origin: there i
 """
 
 import ipaddress
-import math
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -18,22 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox import logs, telemetry
 from sandbox.api import problems
-from sandbox.api.visit import Body, Visit
+from sandbox.api.refusal import ALWAYS
+from sandbox.api.visit import Bodies, Body, Visit, request_id_of
 from sandbox.errors import Forbidden, InvalidRequest, SandboxError
 from sandbox.execution import MIB
 from sandbox.node import LOOPBACK, Node
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_LEFT = 499
 _QUIET = frozenset({"/health", "/health/live", "/metrics"})
 """Asked for every few seconds by machines; logged only for debugging."""
-_HEADERS = (
-    (b"x-content-type-options", b"nosniff"),
-    # Nothing that comes from here is a page; what a program wrote must not become one under our origin.
-    (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"referrer-policy", b"no-referrer"),
-)
+_BODIES = 8
+"""How many of the largest bodies may be in memory at a time."""
 log = logs.logger(__name__)
 
 
@@ -48,6 +41,7 @@ class Guard:
         # With a key in every request a rebound name gains nothing, and behind a public address names are many.
         self._any_host = settings.host not in LOOPBACK and not self._hosts
         self._limit = settings.max_body_mb * MIB
+        self._bodies = Bodies(_BODIES * self._limit)
         self._patience = settings.body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,8 +51,8 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         declared = headers.get("content-length", "")
         size = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
-        body = Body(receive, size, limit=self._limit, patience=self._patience)
-        visit = Visit(_request_id(headers.get("x-request-id", "")), body)
+        body = Body(receive, size, self._bodies, limit=self._limit, patience=self._patience)
+        visit = Visit(request_id_of(headers.get("x-request-id", "")), body)
         scope.setdefault("state", {})["visit"] = visit
         answer = _Answer(send, visit, self._node)
         name = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "HTTP"
@@ -66,6 +60,7 @@ class Guard:
             try:
                 await self._serve(scope, headers, visit, answer)
             finally:
+                body.release()
                 self._tell(scope, visit)
                 span.set(**{"http.route": visit.route, "http.response.status_code": visit.status})
 
@@ -122,6 +117,7 @@ class Guard:
             status=visit.status,
             ms=round(1000 * seconds, 2),
             key=visit.owner.id if visit.owner else None,
+            **visit.ids,
         )
 
 
@@ -136,10 +132,12 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._visit.status = message["status"]
-            headers = [*message["headers"], *_HEADERS, (b"x-request-id", self._visit.request_id.encode())]
+            headers = [*message["headers"], *ALWAYS, (b"x-request-id", self._visit.request_id.encode())]
             if not any(name == b"cache-control" for name, _ in headers):
                 headers.append((b"cache-control", b"no-store"))
-            message = {**message, "headers": [*headers, *self._rate()]}
+            if not any(name == b"ratelimit-limit" for name, _ in headers):  # of the limit that was reached
+                headers += self._rate()
+            message = {**message, "headers": headers}
         await self._send(message)
 
     def _rate(self) -> list[tuple[bytes, bytes]]:
@@ -148,14 +146,9 @@ class _Answer:
             return []
         for standing in self._node.quota.snapshot(owner):
             if standing.name == "per_minute":
-                reset = math.ceil(standing.reset or 0)
-                told = (("limit", standing.limit), ("remaining", standing.remaining), ("reset", reset))
-                return [(b"ratelimit-" + name.encode(), str(value).encode()) for name, value in told]
+                told = problems.rate_limit(standing.limit, standing.remaining, standing.reset or 0.0)
+                return [(name.encode(), value.encode()) for name, value in told.items()]
         return []
-
-
-def _request_id(theirs: str) -> str:
-    return theirs if _REQUEST_ID.fullmatch(theirs) else f"req_{os.urandom(16).hex()}"
 
 
 def _host(authority: str) -> str:

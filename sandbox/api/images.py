@@ -38,7 +38,10 @@ async def list_images(node: TheNode) -> Response:
     responses={200: {"model": ImageOut}, **documented(404)},
 )
 async def get_image(
-    name: Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="The image's name.")], node: TheNode
+    name: Annotated[
+        str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="The image's name.", examples=["python"])
+    ],
+    node: TheNode,
 ) -> Response:
     """See the decorator."""
     try:

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request, Response
@@ -16,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from sandbox import errors
 from sandbox.api.visit import Visit
-from sandbox.errors import Overloaded, RateLimited, SandboxError, Unauthorized
+from sandbox.errors import Overloaded, RateLimited, SandboxError, Unauthorized, Unready
 
 MEDIA_TYPE = "application/problem+json"
 _STATUS: Mapping[type[SandboxError], int] = {
@@ -32,7 +31,17 @@ _STATUS: Mapping[type[SandboxError], int] = {
     errors.Unready: 503,
     errors.SandboxError: 500,
 }
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 416: "range_not_satisfiable"}
+HTTP_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+    431: "headers_too_large",
+    500: "internal_error",
+}
+"""Of what is none of our exceptions."""
 _MEANINGS = {
     400: "The request asks for something that cannot be; `detail` says what to change.",
     401: "No key, or one that is not known here.",
@@ -46,6 +55,11 @@ _MEANINGS = {
     429: "A limit of the key is reached: `name`, `limit`, `remaining`, `reset`; `Retry-After` says when to come back.",
     500: "Our fault; the log has more under the `request_id`.",
     503: "Full (`queue_full`), about to stop (`draining`) or not ready; `Retry-After` says when to come back.",
+}
+_RATE_LIMIT = {
+    "RateLimit-Limit": "The limit that was reached.",
+    "RateLimit-Remaining": "What is left of it.",
+    "RateLimit-Reset": "Seconds until all of it is free again.",
 }
 _SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
@@ -64,6 +78,11 @@ def problem(
     request_id: str, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
 ) -> Response:
     """A problem as a response."""
+    return Response(encoded(request_id, status, code, detail, **more), status, headers, MEDIA_TYPE)
+
+
+def encoded(request_id: str, status: int, code: str, detail: str, **more: Any) -> bytes:
+    """A problem as JSON."""
     members = {
         "type": f"urn:sandbox:problem:{code}",
         "title": code.replace("_", " ").capitalize(),
@@ -73,24 +92,30 @@ def problem(
         "request_id": request_id,
         **more,
     }
-    body = json.dumps(members, ensure_ascii=False).encode("utf-8", "replace")
-    return Response(body, status, headers, MEDIA_TYPE)
+    return json.dumps(members, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def of_error(request_id: str, error: SandboxError) -> Response:
     """One of ours."""
     headers: dict[str, str] = {}
     more: dict[str, Any] = {}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | Unready):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
         more["retry_after"] = round(error.retry_after, 3)
     if isinstance(error, RateLimited):
+        headers |= rate_limit(error.limit, error.remaining, error.reset)
         reset = round(error.reset, 3)
         more |= {"name": error.name, "limit": error.limit, "remaining": error.remaining, "reset": reset}
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="sandbox"'
     kind = type(error)
     return problem(request_id, status_of(kind), code_of(kind), str(error), headers, **more)
+
+
+def rate_limit(limit: int, remaining: int, reset: float) -> dict[str, str]:
+    """Where a key stands with one of its limits, as headers. reset: seconds."""
+    told = {"limit": limit, "remaining": remaining, "reset": math.ceil(reset)}
+    return {f"ratelimit-{name}": str(value) for name, value in told.items()}
 
 
 def of_validation(request_id: str, found: Sequence[Mapping[str, Any]]) -> Response:
@@ -105,13 +130,12 @@ def of_validation(request_id: str, found: Sequence[Mapping[str, Any]]) -> Respon
 def of_http(request_id: str, error: HTTPException) -> Response:
     """One of the framework's, or of ours about HTTP itself."""
     status = error.status_code
-    code = _HTTP_CODES.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
-    return problem(request_id, status, code, str(error.detail), error.headers)
+    return problem(request_id, status, HTTP_CODES[status], str(error.detail), error.headers)
 
 
 def of_bug(request_id: str) -> Response:
     """What nobody foresaw. Its words stay in the log."""
-    return problem(request_id, 500, "internal_error", "the server failed; its log has more under this request_id")
+    return problem(request_id, 500, HTTP_CODES[500], "the server failed; its log has more under this request_id")
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -136,11 +160,14 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problems of one operation for the OpenAPI document. Those that every operation has are among them."""
-    return {status: _document(status) for status in sorted({400, 401, 403, 500, *statuses})}
+    return {status: _document(status) for status in sorted({400, 401, 403, 500, 503, *statuses})}
 
 
 def _document(status: int) -> dict[str, Any]:
     headers = {}
+    if status == 429:
+        for name, words in _RATE_LIMIT.items():
+            headers[name] = {"description": words, "schema": {"type": "integer", "minimum": 0}}
     if status in (429, 503):
         headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
     if status == 401:

@@ -14,13 +14,12 @@ from fastapi.routing import APIRoute
 
 from sandbox import logs
 from sandbox.api.auth import authenticate
-from sandbox.api.schemas import ID_PATTERN
+from sandbox.api.schemas import ID_PATTERN, SOME_EXECUTION, SOME_SESSION
 from sandbox.api.visit import Visit
 from sandbox.keys import Owner
 from sandbox.node import Node, Once
 
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
-_LOGGED = ("session_id", "execution_id")
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -49,13 +48,16 @@ class Route(OpenRoute):
         template, json = self.path_format, self.body_field is not None
 
         async def handle(request: Request) -> Response:
-            Visit.of(request).route = template
+            visit = Visit.of(request)
+            visit.route = template
+            visit.session_id = request.path_params.get("session_id")
+            visit.execution_id = request.path_params.get("execution_id")
             await authenticate(request)
             if json:
                 if not _JSON.fullmatch(request.headers.get("content-type", "")):
                     raise HTTPException(415, "send the body as JSON, with `Content-Type: application/json`")
                 await request.body()  # here, where what it raises is still told apart from JSON that cannot be parsed
-            with logs.bound(**{key: request.path_params[key] for key in _LOGGED if key in request.path_params}):
+            with logs.bound(**visit.ids):
                 return await handler(request)
 
         return handle
@@ -82,6 +84,7 @@ async def _once(
             min_length=1,
             max_length=255,
             pattern=r"^[\x20-\x7e]+$",
+            examples=["5c1f6d0e-first-try"],
             description="Words of the client's own. The same key with the same request is done once in 24 hours, and "
             "every repetition gets the first one's answer; with another request it is a conflict.",
         ),
@@ -104,11 +107,14 @@ class PagePart:
 
 
 async def _page(
-    limit: Annotated[int, Query(ge=1, le=100, description="Most items of one page.")] = 20,
+    limit: Annotated[int, Query(ge=1, le=100, description="Most items of one page.", examples=[20])] = 20,
     after: Annotated[
-        str | None, Query(pattern=ID_PATTERN, description="The `next` of the page before this one.")
+        str | None,
+        Query(pattern=ID_PATTERN, description="The `next` of the page before this one.", examples=[SOME_SESSION]),
     ] = None,
-    order: Annotated[Literal["asc", "desc"], Query(description="By time: oldest or newest first.")] = "desc",
+    order: Annotated[
+        Literal["asc", "desc"], Query(description="By time: oldest or newest first.", examples=["asc"])
+    ] = "desc",
 ) -> PagePart:
     return PagePart(limit, after, order == "desc")
 
@@ -117,5 +123,5 @@ TheNode = Annotated[Node, Depends(_node)]
 TheOwner = Annotated[Owner, Depends(_owner)]
 MaybeOnce = Annotated[Once | None, Depends(_once)]
 Wanted = Annotated[PagePart, Depends(_page)]
-SessionId = Annotated[str, Path(pattern=ID_PATTERN, description="The session's `id`.")]
-ExecutionId = Annotated[str, Path(pattern=ID_PATTERN, description="The execution's `id`.")]
+SessionId = Annotated[str, Path(pattern=ID_PATTERN, description="The session's `id`.", examples=[SOME_SESSION])]
+ExecutionId = Annotated[str, Path(pattern=ID_PATTERN, description="The execution's `id`.", examples=[SOME_EXECUTION])]

@@ -16,7 +16,7 @@ router = APIRouter(route_class=Route, tags=["executions"])
     description="A sandbox that nobody has used, one execution, gone. Files that it made can be downloaded for a while "
     "from the session that the answer names.",
     operation_id="run",
-    responses=OUTCOME | documented(404, 408, 409, 413, 415, 429, 503),
+    responses=OUTCOME | documented(404, 408, 409, 413, 415, 429),
 )
 async def run(
     request: Request,

@@ -15,8 +15,8 @@ from sandbox.errors import InvalidRequest
 from sandbox.node import Upload
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-_ID = "ses_5f0c2d4e8a9b4c6d8e0f1a2b3c4d5e6f"
-_EXECUTION_ID = "exe_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
+SOME_SESSION = "ses_5f0c2d4e8a9b4c6d8e0f1a2b3c4d5e6f"
+SOME_EXECUTION = "exe_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _SOME_TIME = "2026-11-21T15:42:00.125Z"
 
@@ -144,8 +144,8 @@ class ExecutionOut(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "id": _EXECUTION_ID,
-                    "session_id": _ID,
+                    "id": SOME_EXECUTION,
+                    "session_id": SOME_SESSION,
                     "status": "ok",
                     "reason": "",
                     "stdout": "42\n",
@@ -192,7 +192,7 @@ class SessionOut(BaseModel):
         json_schema_extra={
             "examples": [
                 {
-                    "id": _ID,
+                    "id": SOME_SESSION,
                     "status": "active",
                     "image": "python",
                     "memory_mb": 512,
@@ -237,7 +237,7 @@ class FileOut(BaseModel):
         }
     )
 
-    id: str = Field(description="Empty while a running program has just written it and it is not stored yet.")
+    id: str = Field(description="Empty while a running program has just written it, and when it cannot be stored.")
     path: str
     size: int
     mime: str
@@ -290,8 +290,17 @@ class HealthOut(BaseModel):
     version: str
 
 
+def _page(item: type[BaseModel]) -> dict[str, Any]:
+    """A list of one, for an example."""
+    extra = item.model_config["json_schema_extra"]
+    assert isinstance(extra, dict)
+    return {"data": extra["examples"], "has_more": False, "next": None}
+
+
 class SessionsOut(BaseModel):
     """A page of sessions."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_page(SessionOut)]})
 
     data: list[SessionOut]
     has_more: bool
@@ -301,21 +310,28 @@ class SessionsOut(BaseModel):
 class ExecutionsOut(BaseModel):
     """A page of executions."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_page(ExecutionOut)]})
+
     data: list[ExecutionOut]
     has_more: bool
     next: str | None = Field(description="Send it as `after` to get the next page.")
 
 
 class FilesOut(BaseModel):
-    """All files of a session, or those that were just uploaded, sorted by path."""
+    """A page of a session's files, or all that were just uploaded, sorted by path."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_page(FileOut) | {"complete": True}]})
 
     data: list[FileOut]
     has_more: bool
-    next: str | None
+    next: str | None = Field(description="Send it as `after` to get the next page.")
+    complete: bool = Field(description="False when there are files that are on no page.")
 
 
 class ImagesOut(BaseModel):
     """The images that are built here."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_page(ImageOut)]})
 
     data: list[ImageOut]
     has_more: bool
@@ -339,7 +355,7 @@ class Problem(BaseModel):
                     "type": "urn:sandbox:problem:session_missing",
                     "title": "Session missing",
                     "status": 404,
-                    "detail": f"there is no session {_ID}",
+                    "detail": f"there is no session {SOME_SESSION}",
                     "code": "session_missing",
                     "request_id": "req_1f2e3d4c5b6a79880123456789abcdef",
                 }

@@ -18,10 +18,11 @@ import uvloop
 from sandbox import logs, telemetry
 from sandbox.api.app import create_app
 from sandbox.api.connection import protocol
+from sandbox.api.refusal import Refusals
 from sandbox.api.turnstile import Turnstile
 from sandbox.errors import HostUnfit, InvalidSetting
 from sandbox.execution import MIN_MEMORY_MB
-from sandbox.node import Node
+from sandbox.node import SETTLE_S, Node
 
 if TYPE_CHECKING:
     from sandbox.config import Settings
@@ -33,6 +34,11 @@ _GC_THRESHOLD = 50_000
 _LAST_ANSWERS_S = 5
 """For answers that are still being written when everything has drained."""
 log = logs.logger(__name__)
+
+
+def longest_stop_s(settings: "Settings") -> float:
+    """Seconds from the signal until the sandboxes are ended, at most; their end and the last rows take one or two."""
+    return settings.drain_timeout_s + _LAST_ANSWERS_S + SETTLE_S
 
 
 def run(settings: "Settings", announce: Callable[[str], None]) -> None:
@@ -70,7 +76,7 @@ def _config(node: Node) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(node),
         loop="none",
-        http=protocol(node.settings.body_timeout_s, _turnstile(node)),
+        http=protocol(node.settings.body_timeout_s, _turnstile(node), Refusals(node.metrics)),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -85,7 +91,7 @@ def _config(node: Node) -> uvicorn.Config:
 
 def _turnstile(node: Node) -> Turnstile:
     most = node.admission.budget_mb // MIN_MEMORY_MB + node.settings.max_waiting
-    return Turnstile(most, lambda: node.metrics.rejection("queue_full"))
+    return Turnstile(most)
 
 
 class _Server(uvicorn.Server):

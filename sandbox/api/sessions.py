@@ -1,11 +1,12 @@
 """Sessions: open, look at, interrupt, restart, close."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from sandbox.api import encode
 from sandbox.api.problems import documented
 from sandbox.api.route import MaybeOnce, Route, SessionId, TheNode, TheOwner, Wanted
 from sandbox.api.schemas import SessionIn, SessionOut, SessionsOut
+from sandbox.api.visit import Visit
 
 router = APIRouter(prefix="/v1/sessions", route_class=Route, tags=["sessions"])
 
@@ -16,9 +17,9 @@ router = APIRouter(prefix="/v1/sessions", route_class=Route, tags=["sessions"])
     summary="Open a session",
     description="A sandbox of one's own, with a live kernel and files in `/mnt/data`, until it is closed or expires.",
     operation_id="open_session",
-    responses={201: {"model": SessionOut}, **documented(404, 408, 409, 413, 415, 429, 503)},
+    responses={201: {"model": SessionOut}, **documented(404, 408, 409, 413, 415, 429)},
 )
-async def open_session(body: SessionIn, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
+async def open_session(request: Request, body: SessionIn, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
     """See the decorator."""
     row = await node.open_session(
         owner,
@@ -29,6 +30,7 @@ async def open_session(body: SessionIn, node: TheNode, owner: TheOwner, once: Ma
         files=[file.upload() for file in body.files],
         once=once,
     )
+    Visit.of(request).session_id = row.id
     return encode.answer(encode.session(row), 201, {"location": f"/v1/sessions/{row.id}"})
 
 
@@ -76,7 +78,7 @@ async def close_session(session_id: SessionId, node: TheNode, owner: TheOwner) -
     summary="Interrupt the running execution",
     description="As Ctrl-C does. Variables and files stay. Without a running execution nothing happens.",
     operation_id="interrupt",
-    responses=documented(404, 409),
+    responses=documented(404, 408, 409, 413),
 )
 async def interrupt(session_id: SessionId, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
     """See the decorator."""
@@ -90,7 +92,7 @@ async def interrupt(session_id: SessionId, node: TheNode, owner: TheOwner, once:
     summary="Restart the kernel",
     description="Variables go, files stay; a running execution ends.",
     operation_id="restart",
-    responses=documented(404, 409, 503),
+    responses=documented(404, 408, 409, 413),
 )
 async def restart(session_id: SessionId, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
     """See the decorator."""

@@ -1,54 +1,49 @@
 """How many runs may be inside at a time: refused at the door, a thousand requests too many cost little.
 
-Whoever is refused here would be refused by the node anyway, but only after its body was read, parsed and checked.
+Whoever is refused here would be refused by the node anyway, but only after its body was parsed and checked. A request
+is inside from the end of its body, so that nobody takes a place who does not come, until its answer begins.
 """
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import Callable
 
-from sandbox.api.problems import MEDIA_TYPE
+from sandbox.api.refusal import Refusal
+from sandbox.errors import QueueFull
 
 URL = b"/v1/run"
 _RETRY_S = 1
 _PATIENCE_S = 0.1
 """For how long refusals go first, at most."""
-_BODY = json.dumps(
-    {
-        "type": "urn:sandbox:problem:queue_full",
-        "title": "Queue full",
-        "status": 503,
-        "detail": f"as many requests as may wait for a sandbox wait already; try again in {_RETRY_S} s",
-        "code": "queue_full",
-    }
-).encode()
-REFUSAL = (
-    f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(_BODY)}\r\n"
-    f"retry-after: {_RETRY_S}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\r\n"
-).encode() + _BODY
-"""The whole answer, ready to be sent: a thousand of them are due at once."""
+_WORDS = f"as many requests as may wait for a sandbox wait already; try again in {_RETRY_S} s"
+FULL = Refusal(503, "queue_full", _WORDS, _RETRY_S)
 
 
 class Turnstile:
-    """Counts the requests to `URL` from the end of their head to the end of their answer."""
+    """Counts the requests to `URL`."""
 
-    def __init__(self, most: int, refused: Callable[[], None]) -> None:
-        """most: as many as could at best have a sandbox or wait for one. refused: called for each that is refused."""
+    def __init__(self, most: int) -> None:
+        """most: as many as could at best have a sandbox or wait for one."""
         self._most = most
         self._inside = 0
-        self._refused = refused
         self._turns: deque[asyncio.Future[None]] = deque()
         self._going = False
         self._until = 0.0
         self._refusals = 0
         self._refusals_seen = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether whoever comes now is refused."""
+        return self._inside >= self._most
+
+    def refused(self) -> None:
+        """Somebody was, because it is full."""
+        self._refusals += 1
+
     def enter(self) -> bool:
         """Whether there is room; then `leave` has to be called at the end."""
-        if self._inside >= self._most:
-            self._refused()
-            self._refusals += 1
+        if self.full:
+            self.refused()
             return False
         self._inside += 1
         return True
@@ -82,3 +77,29 @@ class Turnstile:
                 loop.call_soon(self._next, loop)
                 return
         self._going = False
+
+
+class Passage:
+    """One request's way through."""
+
+    def __init__(self, turnstile: Turnstile, *, inside: bool) -> None:
+        """inside: it has entered already."""
+        self._turnstile = turnstile
+        self._inside = inside
+        self._passed = inside
+
+    async def enter(self) -> None:
+        """Its body is here. Once is enough. Raises `QueueFull`."""
+        if self._passed:
+            return
+        self._passed = True
+        if not self._turnstile.enter():
+            raise QueueFull(_WORDS, _RETRY_S)
+        self._inside = True
+        await self._turnstile.turn()
+
+    def leave(self) -> None:
+        """Its answer begins, or it is over. Twice is once."""
+        if self._inside:
+            self._inside = False
+            self._turnstile.leave()

@@ -1,66 +1,124 @@
 """One request on its way through: what the guard and the routes tell each other of it."""
 
 import asyncio
+import os
+import re
 import time
 from typing import Any
 
 from fastapi import HTTPException, Request
 from starlette.types import Message, Receive
 
-from sandbox.errors import TooLarge
+from sandbox.errors import Overloaded, TooLarge
 from sandbox.keys import Owner
 
 _LEAST_RATE = 4096
-"""Bytes per second below which a body is given up, once its first seconds are over."""
+"""Bytes per second below which an upload is given up, once its first seconds are over."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_RETRY_S = 1.0
+
+
+def request_id_of(theirs: str) -> str:
+    """The client's, if it is a plain word, else a new one."""
+    return theirs if _REQUEST_ID.fullmatch(theirs) else f"req_{os.urandom(16).hex()}"
+
+
+class Bodies:
+    """The bytes of bodies that are in memory, of all requests together."""
+
+    def __init__(self, most: int) -> None:
+        """most: bytes. One owner can have half of them, so that it keeps nobody out."""
+        self._most = most
+        self._all = 0
+        self._by_owner: dict[str, int] = {}
+
+    def take(self, owner: str, size: int) -> None:
+        """Raises `Overloaded`."""
+        had = self._by_owner.get(owner, 0)
+        if self._all + size > self._most or had + size > self._most // 2:
+            raise Overloaded("too many bytes of requests are in memory; try again, or send files as uploads", _RETRY_S)
+        self._all += size
+        self._by_owner[owner] = had + size
+
+    def give_back(self, owner: str, size: int) -> None:
+        """When the request is over."""
+        self._all -= size
+        self._by_owner[owner] -= size
+        if not self._by_owner[owner]:
+            del self._by_owner[owner]
 
 
 class Body:
-    """A request's body within bounds of size and time."""
+    """A request's body within bounds of size and time. What is not streamed is in memory, and counts there."""
 
-    __slots__ = ("_declared", "_ended", "_patience", "_receive", "_waited", "limit", "received")
+    __slots__ = (
+        "_bodies", "_declared", "_ended", "_limit", "_owner", "_patience", "_receive", "_received", "_streamed",
+        "_taken", "_waited",
+    )  # fmt: skip
 
-    def __init__(self, receive: Receive, declared: int | None, *, limit: int, patience: float) -> None:
-        """declared: Content-Length. patience: seconds that the client gets beyond what `_LEAST_RATE` gives it."""
+    def __init__(self, receive: Receive, declared: int | None, bodies: Bodies, *, limit: int, patience: float) -> None:
+        """declared: Content-Length. limit: bytes. patience: seconds that the client gets."""
         self._receive = receive
+        self._bodies = bodies
+        self._owner = ""
+        self._taken = 0
+        self._streamed = False
         self._declared = declared
         self._patience = patience
         self._waited = 0.0
         self._ended = False
-        self.received = 0
-        self.limit = limit
-        """Bytes; a route may change it before it reads."""
+        self._received = 0
+        self._limit = limit
+
+    def of(self, owner: Owner) -> None:
+        """Whose it is."""
+        self._owner = owner.id
+
+    def stream(self, limit: int) -> None:
+        """It goes on to a disk as it comes, so it may be longer, and take a second more for every `_LEAST_RATE`."""
+        self._streamed = True
+        self._limit = limit
+
+    def release(self) -> None:
+        """The request is over."""
+        if self._taken:
+            self._bodies.give_back(self._owner, self._taken)
+            self._taken = 0
 
     async def receive(self) -> Message:
-        """The next ASGI message. Raises `TooLarge`, and `HTTPException` (408) for a body that comes too slowly."""
+        """The next ASGI message. Raises `TooLarge`, `Overloaded`, and `HTTPException` (408) for one that is slow."""
         if self._ended:
             return await self._receive()
         if self._declared is not None:
             self._check(self._declared)
         # Only the client's time counts, not ours between two calls.
         began = time.monotonic()
+        allowed = self._patience + (self._received / _LEAST_RATE if self._streamed else 0.0)
         try:
-            async with asyncio.timeout(self._patience + self.received / _LEAST_RATE - self._waited):
+            async with asyncio.timeout(allowed - self._waited):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(
-                408, "the body came too slowly and was given up; send it again", headers={"connection": "close"}
-            ) from None
+            raise HTTPException(408, "the body came too slowly and was given up; send it again") from None
         self._waited += time.monotonic() - began
         if message["type"] == "http.request":
-            self.received += len(message.get("body", b""))
-            self._check(self.received)
+            size = len(message.get("body", b""))
+            self._received += size
+            self._check(self._received)
+            if size and not self._streamed:
+                self._bodies.take(self._owner, size)
+                self._taken += size
             self._ended = not message.get("more_body", False)
         return message
 
     def _check(self, size: int) -> None:
-        if size > self.limit:
-            raise TooLarge(f"the body has more than the {self.limit} bytes that are taken here; send less")
+        if size > self._limit:
+            raise TooLarge(f"the body has more than the {self._limit} bytes that are taken here; send less")
 
 
 class Visit:
     """What is known of a request so far."""
 
-    __slots__ = ("body", "owner", "request_id", "route", "started", "status")
+    __slots__ = ("body", "execution_id", "owner", "request_id", "route", "session_id", "started", "status")
 
     def __init__(self, request_id: str, body: Body) -> None:
         self.request_id = request_id
@@ -68,9 +126,18 @@ class Visit:
         self.route: str | None = None
         """The template of the route that takes it (`/v1/sessions/{session_id}`)."""
         self.owner: Owner | None = None
+        self.session_id: str | None = None
+        self.execution_id: str | None = None
+        """What it is about, or what it made."""
         self.started = time.perf_counter()
         self.status = 0
         """Of the answer; 0 until it begins."""
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What log lines say of it, beside the request's own id."""
+        named = {"session_id": self.session_id, "execution_id": self.execution_id}
+        return {name: value for name, value in named.items() if value is not None}
 
     @classmethod
     def of(cls, request: Request) -> "Visit":

@@ -15,7 +15,7 @@ from sandbox.client.problems import Again
 from sandbox.client.requests import PIECE, Address, Content, Request
 from sandbox.client.retries import RECONNECTS, RETRIES, Tries
 from sandbox.client.values import ExecutionRecord, File, Page, SessionInfo
-from sandbox.errors import SandboxError
+from sandbox.errors import NotFound, SandboxError
 from sandbox.execution import Execution
 
 T = TypeVar("T")
@@ -108,6 +108,10 @@ class AsyncClient:
                     size = source.size if source else None
                     response = await self._http.request(content=content, **wire.arguments(self._address, request, size))
                 return wire.answer(self._address, request, response)
+            except NotFound:
+                if not (tries.failed and request.absent_is_done):
+                    raise
+                return request.read(b"")
             except Again as again:
                 pause = tries.pause(again)
             await asyncio.sleep(pause)
@@ -133,19 +137,23 @@ class AsyncClient:
                 return
 
     async def _follow(self, following: Following) -> AsyncGenerator[Event, None]:
-        tries = Tries(RECONNECTS if self._retries else 0)
+        tries = self._tries(following)
         while not following.ended:
             try:
                 async with self._receive(following.request()) as response:
                     async for piece in response.aiter_bytes():
                         for event in following.feed(piece):
-                            tries.succeeded()
+                            tries = self._tries(following)
                             yield event
                 if not following.ended:
                     raise wire.cut(self._address)
             except Again as again:
                 pause = tries.pause(again)
                 await asyncio.sleep(pause)
+
+    def _tries(self, following: Following) -> Tries:
+        """Until there is an execution it is a call like any other; then a server that starts again is waited for."""
+        return Tries(RECONNECTS if self._retries and following.started else self._retries)
 
     async def _save(self, request: Request[bytes], local: Path) -> None:
         tries = Tries(self._retries)
@@ -217,7 +225,7 @@ class AsyncSession:
 
     async def files(self) -> list[File]:
         """As `Session.files`."""
-        return list((await self._client._send(requests.files(self.id))).items)
+        return [file async for file in self._client._pages(lambda after: requests.files(self.id, after))]
 
     async def remove(self, path: str) -> None:
         """As `Session.remove`."""

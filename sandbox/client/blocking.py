@@ -15,7 +15,7 @@ from sandbox.client.problems import Again
 from sandbox.client.requests import Address, Content, Request
 from sandbox.client.retries import RECONNECTS, RETRIES, Tries
 from sandbox.client.values import ExecutionRecord, File, Page, SessionInfo
-from sandbox.errors import SandboxError
+from sandbox.errors import NotFound, SandboxError
 from sandbox.execution import Execution
 
 T = TypeVar("T")
@@ -122,6 +122,10 @@ class Client:
                     size = source.size if source else None
                     response = self._http.request(content=content, **wire.arguments(self._address, request, size))
                 return wire.answer(self._address, request, response)
+            except NotFound:
+                if not (tries.failed and request.absent_is_done):
+                    raise
+                return request.read(b"")
             except Again as again:
                 pause = tries.pause(again)
             time.sleep(pause)
@@ -145,19 +149,23 @@ class Client:
                 return
 
     def _follow(self, following: Following) -> Iterator[Event]:
-        tries = Tries(RECONNECTS if self._retries else 0)
+        tries = self._tries(following)
         while not following.ended:
             try:
                 with self._receive(following.request()) as response:
                     for piece in response.iter_bytes():
                         for event in following.feed(piece):
-                            tries.succeeded()
+                            tries = self._tries(following)
                             yield event
                 if not following.ended:
                     raise wire.cut(self._address)
             except Again as again:
                 pause = tries.pause(again)
                 time.sleep(pause)
+
+    def _tries(self, following: Following) -> Tries:
+        """Until there is an execution it is a call like any other; then a server that starts again is waited for."""
+        return Tries(RECONNECTS if self._retries and following.started else self._retries)
 
     def _save(self, request: Request[bytes], local: Path) -> None:
         tries = Tries(self._retries)
@@ -239,7 +247,7 @@ class Session:
 
     def files(self) -> list[File]:
         """The files below `/mnt/data`, sorted by path."""
-        return list(self._client._send(requests.files(self.id)).items)
+        return list(self._client._pages(lambda after: requests.files(self.id, after)))
 
     def remove(self, path: str) -> None:
         """Delete a file. Raises `FileMissing`, `InvalidPath`."""

@@ -37,6 +37,11 @@ class Following:
         self._last_id = ""
         self._decoder = Decoder()
 
+    @property
+    def started(self) -> bool:
+        """Whether there is an execution that can be come back to."""
+        return bool(self._execution_id)
+
     def request(self) -> Request[None]:
         """What to send now: the first request, and after a cut what gives the rest."""
         self._decoder = Decoder()

@@ -17,6 +17,7 @@ from sandbox.errors import (
     TooLarge,
     Unauthorized,
     Unreachable,
+    Unready,
 )
 
 _BY_STATUS: Mapping[int, type[SandboxError]] = {
@@ -53,7 +54,9 @@ def refusal(url: str, status: int, headers: Mapping[str, str], body: bytes) -> E
         refused.add_note(f"request {identity}")
     if status == 408:  # it heard too little of us for too long
         return Again(Unreachable(str(refused)))
-    return Again(refused, refused.retry_after) if isinstance(refused, Overloaded) else refused
+    if isinstance(refused, Overloaded) or type(refused) is Unready:
+        return Again(refused, refused.retry_after)
+    return refused
 
 
 def nonsense(error: Exception) -> Unreachable:

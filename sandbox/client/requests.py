@@ -41,6 +41,7 @@ _LONGEST_EXECUTION_S = 3600.0
 _SILENCE_S = 45.0
 """A stream has a heartbeat every 15 seconds; after three that did not come it is dead."""
 _PAGE = 100
+_PAGE_OF_FILES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Request(Generic[T]):
     body: bytes | None = None
     answer_s: float = _ANSWER_S
     """Seconds without a byte after which the answer is given up."""
+    absent_is_done: bool = False
+    """Whether a repetition that finds nothing has found what was wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +167,9 @@ def restart(session_id: str) -> Request[None]:
     return _post(f"{_session(session_id)}/restart", None, _nothing, _SLACK_S)
 
 
-def files(session_id: str) -> Request[Page[File]]:
-    return Request("GET", f"{_session(session_id)}/files", _json(partial(read_page, read=read_file)))
+def files(session_id: str, after: str | None) -> Request[Page[File]]:
+    path = _listed(f"{_session(session_id)}/files", after, _PAGE_OF_FILES)
+    return Request("GET", path, _json(partial(read_page, read=read_file)))
 
 
 def upload(session_id: str, path: str) -> Request[File]:
@@ -179,7 +183,7 @@ def download(session_id: str, path: str) -> Request[bytes]:
 
 
 def remove(session_id: str, path: str) -> Request[None]:
-    return Request("DELETE", _file(session_id, path), _nothing)
+    return Request("DELETE", _file(session_id, path), _nothing, absent_is_done=True)
 
 
 def _post(
@@ -254,8 +258,8 @@ def _file(session_id: str, path: str) -> str:
     return f"{_session(session_id)}/files/{quote(relative, errors='surrogatepass')}"
 
 
-def _listed(path: str, after: str | None) -> str:
-    return f"{path}?{urlencode({'limit': _PAGE, **_given(after=after)})}"
+def _listed(path: str, after: str | None, limit: int = _PAGE) -> str:
+    return f"{path}?{urlencode({'limit': limit, **_given(after=after)}, errors='surrogatepass')}"
 
 
 def _json(read: Callable[[Any], T]) -> Callable[[bytes], T]:

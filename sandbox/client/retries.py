@@ -30,6 +30,7 @@ class Tries:
         # Spread, so that many clients of a server that comes back do not all come at once.
         return float(again.after or 0) + step * random.uniform(0.5, 1)
 
-    def succeeded(self) -> None:
-        """Something came through: failures from here on are new ones."""
-        self._failed = 0
+    @property
+    def failed(self) -> bool:
+        """Whether this is not the first try: the server may have done what it was asked, and its answer got lost."""
+        return self._failed > 0

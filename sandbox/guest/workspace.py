@@ -18,8 +18,10 @@ from typing import Any
 from sandbox.guest.frames import CHUNK, MAX_HANDLES
 from sandbox.guest.output import OUTPUTS
 
-MAX_ENTRIES = 5_000
-"""A listing stops here and says so."""
+MAX_ENTRIES = 10_000
+"""A walk stops here and says so. By default `/mnt/data` holds fewer."""
+_NAME_BYTES = 3 << 19
+"""It stops here, too: at six bytes of JSON for one of a name, two lists of so many fit into a frame."""
 MAX_DEPTH = 16
 _WALK_SECONDS = 2.0
 _NR_OPENAT2 = 437
@@ -101,6 +103,8 @@ class Workspace:
         self.path = path
         self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._handles: dict[int, tuple[int, str | None, str | None]] = {}
+        self._unnamed = 0
+        """What the last walk saw under names that cannot be told: not UTF-8, or too deep."""
 
     def call(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """One file operation of the host. Raises `Refused`."""
@@ -124,11 +128,12 @@ class Workspace:
             raise Refused(_kind_of(error), os.strerror(error.errno or 0)) from error
 
     def walk(self) -> tuple[dict[str, Seen], bool]:
-        """Every regular file by its path, and whether the walk saw all of them."""
+        """Every regular file by its path, and whether the walk saw all of them that have a path which can be told."""
+        self._unnamed = 0
         found: dict[str, Seen] = {}
         deadline = time.monotonic() + _WALK_SECONDS
         directories = [""]
-        entries = 0
+        entries = name_bytes = 0
         complete = True
         while directories:
             relative = directories.pop()
@@ -139,26 +144,34 @@ class Workspace:
             try:
                 with os.scandir(fd) as scan:
                     for entry in scan:
-                        entries += 1
-                        if entries > MAX_ENTRIES or time.monotonic() > deadline:
-                            return found, False
                         path = f"{relative}/{entry.name}" if relative else entry.name
+                        entries += 1
+                        name_bytes += len(os.fsencode(path))
+                        if entries > MAX_ENTRIES or name_bytes > _NAME_BYTES or time.monotonic() > deadline:
+                            return found, False
                         complete &= self._see(entry, path, directories, found)
             finally:
                 os.close(fd)
         return found, complete
 
     def _see(self, entry: "os.DirEntry[str]", path: str, directories: list[str], found: dict[str, Seen]) -> bool:
+        """Whether it was seen, or is nothing that the host could ever ask for."""
         try:
             path.encode()
             status = entry.stat(follow_symlinks=False)
-        except (UnicodeEncodeError, OSError):
+        except UnicodeEncodeError:
+            self._unnamed += 1
+            return True
+        except FileNotFoundError:
+            return True  # deleted since its name was read
+        except OSError:
             return False
         if stat.S_ISDIR(status.st_mode):
             if path == OUTPUTS:
                 return True
             if path.count("/") + 1 >= MAX_DEPTH:
-                return False
+                self._unnamed += 1
+                return True
             directories.append(path)
         elif stat.S_ISREG(status.st_mode) and not self._is_under_way(path):
             found[path] = Seen.of(status)
@@ -171,7 +184,7 @@ class Workspace:
     def _list(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         found, complete = self.walk()
         files = [[path, *seen.told()] for path, seen in sorted(found.items())]
-        return {"files": files, "complete": complete}, b""
+        return {"files": files, "complete": complete, "unnamed": self._unnamed}, b""
 
     def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         path = str(request["path"])

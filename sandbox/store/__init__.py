@@ -82,9 +82,9 @@ class Store:
 
     # Sessions.
 
-    async def add_session(self, row: SessionRow, claim: Claim | None = None) -> Claim | None:
-        """Insert it, or nothing: a `Claim` is of who was first with this Idempotency-Key."""
-        return await self._add(sql.ADD_SESSION, row, claim)
+    async def add_session(self, row: SessionRow) -> None:
+        """Insert it."""
+        await self._execute(sql.ADD_SESSION, values(row))
 
     async def update_session(self, session_id: str, **changes: Unpack[SessionChanges]) -> bool:
         """Set these fields. False when there is no such session."""
@@ -127,7 +127,15 @@ class Store:
         Idempotency-Key. Raises `SessionMissing` when the session has been purged.
         """
         used = {"session": row.session_id, "now": row.created_at}
-        return await self._add(sql.ADD_EXECUTION, row, claim, lambda c: c.execute(sql.USE_SESSION, used))
+
+        def add(connection: Connection) -> Claim | None:
+            if claim is not None and (first := _take(connection, claim, row.created_at)) is not None:
+                return first
+            connection.execute(sql.ADD_EXECUTION, values(row))
+            connection.execute(sql.USE_SESSION, used)
+            return None
+
+        return await self._write(add)
 
     async def end_execution(self, execution: Execution, ended_at: float) -> bool:
         """Write how it ended, and its session's `last_used_at`. False, and nothing is written, when it has an end."""
@@ -155,8 +163,16 @@ class Store:
         return await self._page(sql.EXECUTIONS, scope, limit, after, newest_first, execution_row)
 
     async def recover(self, node: str, reason: str, now: float) -> int:
-        """End every execution in flight in a session of this node as killed, its state lost; how many."""
-        return await self._execute(sql.RECOVER, {"on_node": node, "why": reason, "now": now})
+        """End every execution in flight in a session of this node as killed, its state lost; how many.
+
+        Sessions that were made for a run have ended with it.
+        """
+
+        def end(connection: Connection) -> int:
+            connection.execute(sql.CLOSE_RUNS, {"on_node": node, "now": now})
+            return connection.execute(sql.RECOVER, {"on_node": node, "why": reason, "now": now}).rowcount
+
+        return await self._write(end)
 
     # Files.
 
@@ -266,22 +282,6 @@ class Store:
         return await self._execute(sql.REVOKE_KEY, {"id_or_name": id_or_name, "now": now}) > 0
 
     # How it is done.
-
-    async def _add(
-        self,
-        statement: Any,
-        row: SessionRow | ExecutionRow,
-        claim: Claim | None,
-        then: Callable[[Connection], object] = lambda _: None,
-    ) -> Claim | None:
-        def add(connection: Connection) -> Claim | None:
-            if claim is not None and (first := _take(connection, claim, row.created_at)) is not None:
-                return first
-            connection.execute(statement, values(row))
-            then(connection)
-            return None
-
-        return await self._write(add)
 
     async def _execute(self, statement: Any, parameters: Mapping[str, Any]) -> int:
         """Write with one statement; the rows it touched."""

@@ -34,6 +34,8 @@ class SessionRow:
     ended_at: float | None = None
     used: bool = False
     """An execution has run in it, so a new kernel means lost state."""
+    single: bool = False
+    """It was made for one run, and nobody goes on with it."""
 
 
 class SessionChanges(TypedDict, total=False):

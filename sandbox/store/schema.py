@@ -114,6 +114,7 @@ sessions = Table(
     Column("last_used_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("used", Boolean, nullable=False),
+    Column("single", Boolean, nullable=False),
     Index(None, "owner", "created_at", "id"),
     Index(None, "node", "status"),
     Index(None, "ended_at"),

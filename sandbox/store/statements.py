@@ -64,6 +64,11 @@ ACTIVE_SESSIONS = (
     .order_by(sessions.c.created_at, sessions.c.id)
 )
 USE_SESSION = update(sessions).where(_is(sessions.c.id, "session")).values(used=True, last_used_at=bindparam("now"))
+CLOSE_RUNS = (
+    update(sessions)
+    .where(_is(sessions.c.node, "on_node"), sessions.c.status == "active", sessions.c.single.is_(True))
+    .values(status="closed", ended_at=bindparam("now"))
+)
 ENDED_SESSIONS = select(sessions.c.id).where(sessions.c.ended_at < bindparam("before")).limit(50)
 _ENDED: BindParameter[Any] = bindparam("sessions", expanding=True)
 DELETE_SESSIONS = delete(sessions).where(sessions.c.id.in_(_ENDED))

@@ -2,16 +2,24 @@
 
 import asyncio
 import contextlib
+import json
+import re
+import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from sandbox.api.visit import Bodies
+from sandbox.errors import Overloaded
 from tests.api.conftest import NewDataDir
-from tests.api.served import Served, problem, serving
+from tests.api.served import Served, logged, problem, serving
 
 HEAD = b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 GIB = 1 << 30
+TCP_REPAIR = 19
+"""From linux/tcp.h; the socket module does not have it."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ async def test_a_body_that_trickles_in_is_given_up_with_408(impatient: Served) -
     async with impatient.connection() as (reader, writer):
         writer.write(HEAD + b"Content-Length: 10000\r\n\r\n")
         trickle = asyncio.create_task(_trickle(writer, b"x" * 10_000))
-        assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
         await _stopped(trickle)
 
 
@@ -57,14 +65,31 @@ async def test_an_upload_that_trickles_in_is_given_up_and_leaves_nothing(impatie
         session = (await client.post("/v1/sessions", json={})).headers["location"]
         writer.write(f"PUT {session}/files/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n".encode())
         trickle = asyncio.create_task(_trickle(writer, b"x" * 9999))
-        assert (await reader.read()).startswith(b"HTTP/1.1 408")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
         await _stopped(trickle)
         assert (await client.get(f"{session}/files")).json()["data"] == []
 
 
-async def _trickle(writer: asyncio.StreamWriter, data: bytes) -> None:
-    for byte in data:
-        writer.write(bytes((byte,)))
+async def test_json_has_one_deadline_however_steadily_it_comes(impatient: Served) -> None:
+    async with impatient.connection() as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 10000000\r\n\r\n")
+        trickle = asyncio.create_task(_trickle(writer, b"x" * 10_000_000, at_a_time=1000))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        await _stopped(trickle)
+
+
+async def test_an_upload_that_comes_slowly_but_steadily_is_taken(impatient: Served) -> None:
+    async with impatient.client() as client, impatient.connection() as (reader, writer):
+        session = (await client.post("/v1/sessions", json={})).headers["location"]
+        size = 50_000  # three seconds' worth, where one is allowed without progress
+        writer.write(f"PUT {session}/files/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode())
+        await _trickle(writer, bytes(size), at_a_time=800)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 201")
+
+
+async def _trickle(writer: asyncio.StreamWriter, data: bytes, at_a_time: int = 1) -> None:
+    for start in range(0, len(data), at_a_time):
+        writer.write(data[start : start + at_a_time])
         await writer.drain()
         await asyncio.sleep(0.05)  # the client's own slowness, not a wait
 
@@ -117,7 +142,7 @@ async def test_a_head_without_end_is_refused(served: Served) -> None:
                 writer.write(b"X-Filler: " + b"x" * 10_000 + b"\r\n")
                 await writer.drain()
         with contextlib.suppress(ConnectionError):
-            assert (await reader.read()).startswith(b"HTTP/1.1 431")
+            assert_refused(await reader.read(), 431, "headers_too_large")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +157,31 @@ async def test_a_head_without_end_is_refused(served: Served) -> None:
     ],
 )
 async def test_what_is_not_http_gets_400(served: Served, garbage: bytes) -> None:
-    assert (await served.raw(garbage)).startswith(b"HTTP/1.1 400")
+    assert_refused(await served.raw(garbage), 400, "invalid_request")
+
+
+async def test_what_was_refused_before_it_was_a_request_is_counted_and_logged(
+    served: Served, client: httpx.AsyncClient
+) -> None:
+    refused = assert_refused(await served.raw(b"hello\r\n\r\n"), 400, "invalid_request")
+    while not (lines := [line for line in logged(served) if line.get("request_id") == refused]):
+        await client.get("/health/live")
+    assert [(line["event"], line["status"], line["problem"]) for line in lines] == [("request", 400, "invalid_request")]
+    counted = 'sandbox_requests_total{method="other",route="unmatched",status="400"}'
+    assert counted in (await client.get("/metrics")).text
+
+
+def assert_refused(answer: bytes, status: int, code: str) -> str:
+    """That a connection's last answer is as whole as one of the application; its request id."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line, *fields = head.decode().split("\r\n")
+    headers = httpx.Headers({name: value for name, _, value in (field.partition(": ") for field in fields)})
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    assert headers["cache-control"] == "no-store"
+    assert headers["connection"] == "close"
+    assert problem(httpx.Response(int(line.split()[1]), headers=headers, content=body)) == (status, code)
+    return headers["x-request-id"]
 
 
 async def test_a_websocket_is_not_spoken(client: httpx.AsyncClient) -> None:
@@ -156,16 +205,149 @@ async def test_requests_in_one_piece_are_answered_in_order(served: Served) -> No
     assert b"HTTP/1.1 204" in answer.rpartition(b"HTTP/1.1 404")[2]
 
 
+async def test_a_client_that_vanished_without_a_word_is_noticed_when_it_is_written_to(
+    served: Served, client: httpx.AsyncClient, session: str
+) -> None:
+    code = "import time\nwhile True: print('x' * 1000, flush=True); time.sleep(0.01)"
+    body = json.dumps({"code": code, "stream": True, "on_disconnect": "interrupt", "timeout_s": 600}).encode()
+    head = f"POST {session}/executions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(served.address) as connection:
+        connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        while b"event: stdout" not in await asyncio.to_thread(connection.recv, 1 << 16):
+            pass
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # it is closed as when its machine lost power
+    while (row := (await client.get(f"{session}/executions")).json()["data"][0])["status"] == "running":
+        pass
+    assert row["status"] == "interrupted"
+
+
+async def test_a_slow_reader_of_a_download_costs_no_memory_and_gets_it_all(
+    served: Served, client: httpx.AsyncClient, session: str
+) -> None:
+    size = 60 << 20
+    await client.put(f"{session}/files/large", content=bytes(size))
+    before = _resident(served)
+    async with served.connection() as (reader, writer):
+        writer.write(f"GET {session}/files/large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        for _ in range(50):  # while it reads no further, others are served
+            assert (await client.get(session)).status_code == 200
+        assert _resident(served) - before < 16 << 20
+        assert len(await reader.readexactly(size)) == size
+        assert await reader.read() == b""
+
+
+async def test_a_slow_reader_of_events_holds_nothing_up_and_misses_nothing(
+    served: Served, client: httpx.AsyncClient, session: str
+) -> None:
+    code = "for n in range(5): print(str(n) * 200_000, flush=True)\n"
+    code += "for n in range(8): display({'text/plain': 'x' * 1_000_000}, raw=True)"
+    body = json.dumps({"code": code, "stream": True}).encode()
+    head = f"POST {session}/executions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    async with served.connection() as (reader, writer):
+        writer.write(head.encode() + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await reader.readuntil(b"\r\n\r\n")
+        while (rows := (await client.get(f"{session}/executions")).json()["data"])[:1] == [] or (
+            rows[0]["status"] == "running"
+        ):
+            pass
+        assert rows[0]["status"] == "ok"
+        told = await reader.read()
+        assert told.count(b"event: done") == 1
+        assert b"4" * 1000 in told
+
+
+def _resident(served: Served) -> int:
+    """Bytes of memory that the server has."""
+    status = Path(f"/proc/{served.process.pid}/status").read_text()
+    [kibibytes] = re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kibibytes) * 1024
+
+
+@pytest.fixture(scope="module")
+async def narrow(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[Served]:
+    """A server with room for one run and another that waits, and for little JSON."""
+    room = {"memory_mb": 192, "memory_budget_mb": 192, "max_waiting": 1, "max_body_mb": 1}
+    async with serving(new_data_dir(), pool_size=0, **room) as served:
+        yield served
+
+
+async def test_who_does_not_send_a_body_takes_nobodys_place(narrow: Served) -> None:
+    async with contextlib.AsyncExitStack() as stack, narrow.client() as client:
+        for _ in range(10):
+            _, writer = await stack.enter_async_context(narrow.connection())
+            writer.write(HEAD + b"Content-Length: 100\r\n\r\n{")
+        for _ in range(3):
+            assert (await client.post("/v1/run", json={"code": "1"})).json()["status"] == "ok"
+
+
+async def test_a_body_that_comes_after_its_head_is_run_too(narrow: Served) -> None:
+    body = b'{"code": "print(1)"}'
+    async with narrow.connection() as (reader, writer), narrow.client() as client:
+        writer.write(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:5])
+        await client.get("/health/live")
+        writer.write(body[5:])
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_body_that_comes_when_there_is_no_more_room_is_refused_then(narrow: Served) -> None:
+    async with narrow.connection() as (reader, writer), narrow.client() as client:
+        writer.write(HEAD + b"Connection: close\r\nContent-Length: 13\r\n\r\n{")
+        await client.get("/health/live")
+        async with filled(narrow):
+            writer.write(b'"code": "1"}')
+            assert_refused(await reader.read(), 503, "queue_full")
+        while (await client.post("/v1/run", json={"code": "1"})).status_code == 503:
+            pass  # those that filled it are on their way out
+
+
+async def test_all_json_together_has_a_bound(narrow: Served) -> None:
+    size = 1 << 20
+    async with narrow.client() as client:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(4):
+                _, writer = await stack.enter_async_context(narrow.connection())
+                writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % size + b" " * (size - 1))
+            while (answer := await client.post("/v1/sessions", json={"metadata": 1})).status_code == 400:
+                pass
+            assert problem(answer) == (503, "overloaded")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert problem(await client.post("/v1/run", json={"code": "1"})) == (503, "overloaded")
+        while (answer := await client.post("/v1/run", json={"code": "1"})).status_code == 503:
+            pass  # those connections are gone
+        assert answer.status_code == 200
+
+
+def test_no_owner_has_all_the_memory_for_bodies() -> None:
+    bodies = Bodies(100)
+    bodies.take("ann", 50)
+    with pytest.raises(Overloaded):
+        bodies.take("ann", 1)
+    bodies.take("bob", 50)
+    with pytest.raises(Overloaded):
+        bodies.take("cid", 1)
+    bodies.give_back("ann", 50)
+    bodies.take("cid", 1)
+
+
 @pytest.fixture(scope="module")
 async def full(new_data_dir: NewDataDir) -> AsyncIterator[Served]:
     """A server with one sandbox, which is taken, and one place to wait, which is taken, too."""
     room = {"memory_mb": 192, "memory_budget_mb": 192, "max_waiting": 1}
-    async with serving(new_data_dir(), pool_size=0, **room) as served, served.client() as client:
+    async with serving(new_data_dir(), pool_size=0, **room) as served, filled(served):
+        yield served
+
+
+@contextlib.asynccontextmanager
+async def filled(served: Served) -> AsyncIterator[None]:
+    """Within the block one runs and one waits, which is all that there is room for."""
+    async with served.client() as client:
         code = {"code": "import time; time.sleep(60)", "on_disconnect": "interrupt"}
         inside = [asyncio.ensure_future(client.post("/v1/run", json=code)) for _ in range(2)]
         while "sandbox_admission_waiting 1.0" not in (await client.get("/metrics")).text:
             assert not any(each.done() for each in inside)
-        yield served
+        yield
         for each in inside:
             each.cancel()
         await asyncio.gather(*inside, return_exceptions=True)
@@ -177,8 +359,22 @@ class TestTurnstile:
     async def test_they_are_refused_at_once_and_told_when_to_come_back(self, full: Served) -> None:
         async with full.client() as client:
             answers = await asyncio.gather(*(client.post("/v1/run", json={"code": "1"}) for _ in range(50)))
-        assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "queue_full")}
+        assert {problem(answer) for answer in answers} == {(503, "queue_full")}
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+        assert all(answer.headers["x-content-type-options"] == "nosniff" for answer in answers)
+        assert len({answer.headers["x-request-id"] for answer in answers}) == 50
+
+    async def test_they_are_counted_and_logged_like_any_other(self, full: Served) -> None:
+        async with full.client(**{"x-request-id": "refused-1"}) as client:
+            answer = await client.post("/v1/run", json={"code": "1"})
+            assert answer.headers["x-request-id"] == "refused-1"
+            counted = 'sandbox_requests_total{method="POST",route="/v1/run",status="503"}'
+            while counted not in (metrics := (await client.get("/metrics")).text):
+                pass
+            assert 'sandbox_rejections_total{reason="queue_full"}' in metrics
+            while not (lines := [line for line in logged(full) if line.get("path") == "/v1/run"]):
+                await client.get("/health/live")
+            assert (lines[-1]["event"], lines[-1]["status"], lines[-1]["problem"]) == ("request", 503, "queue_full")
 
     async def test_the_connection_of_one_that_is_refused_takes_the_next_request(self, full: Served) -> None:
         run = HEAD + b"content-length: 100000\r\n\r\n"

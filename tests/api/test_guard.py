@@ -147,11 +147,49 @@ async def test_a_limit_per_minute_is_told_in_headers_and_kept(locked: Served) ->
         assert problem(refused) == (429, "rate_limited")
         assert refused.json()["name"] == "per_minute"
         assert 1 <= int(refused.headers["retry-after"]) <= 60
-        assert refused.headers["ratelimit-remaining"] == "0"
+        assert (refused.headers["ratelimit-limit"], refused.headers["ratelimit-remaining"]) == ("2", "0")
         assert int(refused.headers["ratelimit-reset"]) >= 1
         metrics = (await client.get("/metrics")).text
         assert 'sandbox_rejections_total{reason="rate_limited"}' in metrics
         assert 'sandbox_requests_total{method="POST",route="/v1/run",status="429"}' in metrics
+
+
+async def test_a_limit_of_another_kind_is_told_in_the_headers_of_its_refusal(locked: Served) -> None:
+    key = await add_key(locked.data_dir, "one session", limits=KeyLimits(sessions=0, per_minute=50))
+    async with locked.client(key) as client:
+        refused = await client.post("/v1/sessions", json={})
+        assert problem(refused) == (429, "rate_limited")
+        told = [refused.headers[f"ratelimit-{name}"] for name in ("limit", "remaining", "reset")]
+        assert told == ["0", "0", "10"]
+        assert (await client.get("/v1/sessions")).headers["ratelimit-limit"] == "50"
+
+
+async def test_a_line_of_the_log_says_which_request_session_and_execution_it_is_about(
+    served: Served, client: httpx.AsyncClient, session: str
+) -> None:
+    run = (await client.post("/v1/run", json=RUN, headers={"x-request-id": "ids-run"})).json()
+    opened = (await client.post("/v1/sessions", json={}, headers={"x-request-id": "ids-open"})).json()
+    told = (await client.post(f"{session}/executions", json=RUN, headers={"x-request-id": "ids-execute"})).json()
+    await client.get(f"{session}/executions/{told['id']}", headers={"x-request-id": "ids-get"})
+    await client.delete(f"/v1/sessions/{opened['id']}")
+
+    def about(request_id: str, event: str) -> list[tuple[str | None, str | None]]:
+        lines = [line for line in logged(served) if line.get("request_id") == request_id and line["event"] == event]
+        return [(line.get("session_id"), line.get("execution_id")) for line in lines]
+
+    assert about("ids-run", "request") == about("ids-run", "execution ended") == [(run["session_id"], run["id"])]
+    assert about("ids-open", "request") == [(opened["id"], None)]
+    assert about("ids-execute", "request") == [(told["session_id"], told["id"])]
+    assert about("ids-get", "request") == [(told["session_id"], told["id"])]
+    assert "it ran" not in (served.data_dir / "log").read_text()
+
+
+async def test_code_is_logged_where_that_was_asked_for_and_keys_are_not(new_data_dir: NewDataDir) -> None:
+    async with serving(new_data_dir(), pool_size=0, log_code="true") as served, served.client("sbx_secret") as client:
+        told = (await client.post("/v1/run", json=RUN)).json()
+        [line] = [line for line in logged(served) if line["event"] == "execution accepted"]
+        assert (line["code"], line["execution_id"]) == (RUN["code"], told["id"])
+        assert "sbx_secret" not in (served.data_dir / "log").read_text()
 
 
 async def test_neither_code_nor_keys_are_logged(locked: Served) -> None:

@@ -64,7 +64,35 @@ async def test_every_operation_has_words_examples_and_its_errors(document: dict[
         for status, told in errors.items():
             assert told["content"].keys() <= {"application/problem+json", "application/json"}, (name, status)
         if operation.get("security") != []:
-            assert {"400", "401", "500"} <= errors.keys(), name
+            assert {"400", "401", "500", "503"} <= errors.keys(), name
+        if _takes_a_body(operation):
+            assert {"408", "413"} <= errors.keys(), name
+        if "{session_id}" in name:
+            assert "404" in errors, name
+
+
+def _takes_a_body(operation: dict[str, Any]) -> bool:
+    """What bears an Idempotency-Key is compared with its body, even where none is wanted."""
+    names = [parameter["name"] for parameter in operation.get("parameters", ())]
+    return "requestBody" in operation or "Idempotency-Key" in names
+
+
+async def test_whatever_goes_in_or_comes_out_has_an_example(document: dict[str, Any]) -> None:
+    shapes = document["components"]["schemas"]
+    for name, operation in _operations(document):
+        for parameter in operation.get("parameters", ()):
+            assert _has_example(parameter, shapes), (name, parameter["name"])
+        bodies = {"request": operation.get("requestBody", {}), **operation["responses"]}
+        for where, body in bodies.items():
+            for kind, content in body.get("content", {}).items():
+                assert _has_example(content, shapes), (name, where, kind)
+
+
+def _has_example(told: dict[str, Any], shapes: dict[str, Any]) -> bool:
+    schema = told.get("schema", {})
+    if "$ref" in schema:
+        schema = shapes[schema["$ref"].rpartition("/")[2]]
+    return bool({"example", "examples"} & (told.keys() | schema.keys()))
 
 
 async def test_every_shape_in_the_document_that_is_a_whole_body_has_an_example(document: dict[str, Any]) -> None:

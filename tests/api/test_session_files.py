@@ -39,6 +39,39 @@ async def test_a_file_goes_up_and_comes_down_and_away(client: httpx.AsyncClient,
     assert problem(await client.delete(url)) == (404, "file_missing")
 
 
+async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file(
+    client: httpx.AsyncClient, session: str
+) -> None:
+    names = ["a\\b", "non\u00a0breaking", "line\nfeed", "\N{WOMAN}\u200d\N{ROCKET}", "esc\x1b[2J"]
+    code = f"for name in {names!r}: open(name, 'w').close()\nopen(b'\\xff', 'w').close()\nopen('z', 'w').write('kept')"
+    told = (await client.post(f"{session}/executions", json={"code": code})).json()
+    assert (told["status"], told["state_lost"]) == ("ok", False)
+    assert f"{len(names) + 1} could not be stored" in told["reason"]
+    assert {artifact["path"] for artifact in told["artifacts"]} == {*names, "z"}
+    assert (await client.get(f"{session}/files/z")).text == "kept"
+    again = (await client.post(f"{session}/executions", json={"code": "x = 1"})).json()
+    assert (again["status"], again["reason"]) == ("ok", "")
+
+
+async def test_a_long_list_of_files_pages_and_says_whether_it_is_all(client: httpx.AsyncClient, session: str) -> None:
+    code = "import os; os.mkdir('ä')\nfor n in range(6000): open(f'ä/{n}', 'w').close()"
+    assert (await client.post(f"{session}/executions", json={"code": code})).json()["reason"] == ""
+    seen: list[str] = []
+    asked: dict[str, str | int] = {"limit": 1000}
+    while True:
+        listed = await client.get(f"{session}/files", params=asked)
+        page = FilesOut.model_validate_json(listed.content, strict=True, extra="forbid")
+        seen += [file.path for file in page.data]
+        assert page.complete
+        assert all(file.id for file in page.data), "all are stored"
+        if page.next is None:
+            break
+        asked["after"] = page.next
+    assert seen == sorted(f"ä/{n}" for n in range(6000))
+    await client.post(f"{session}/executions", json={"code": "open(b'\\xff', 'w').close()"})
+    assert (await client.get(f"{session}/files", params={"limit": 1})).json()["complete"] is False
+
+
 async def test_several_files_go_up_in_one_form(client: httpx.AsyncClient, session: str) -> None:
     large = secrets.token_bytes(2_000_000)
     parts = [("file", ("b/ü.bin", large)), ("file", ("a.txt", b"\r\n--x\r\n")), ("other", ("empty", b""))]

@@ -38,6 +38,7 @@ def _sessions() -> None:
         sa.Column("last_used_at", sa.Double(), nullable=False),
         sa.Column("ended_at", sa.Double()),
         sa.Column("used", sa.Boolean(), nullable=False),
+        sa.Column("single", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="sessions_pkey"),
     )
     op.create_index("sessions_owner_created_at_id", "sessions", ["owner", "created_at", "id"])
