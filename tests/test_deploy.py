@@ -4,10 +4,12 @@ Makes a base image, builds ours on it and runs that, on a Docker daemon that is 
 three minutes, so it is for CI.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
