@@ -138,6 +138,7 @@ class Node:
             tasks: set[asyncio.Task[Any]] = set()
             stack.push_async_callback(_finish, tasks)
             engine = await stack.enter_async_context(Engine.open(settings))
+            _logger.info("runtime", name=engine.runtime.name, why=engine.choice.why)
             parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
             keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
             node = cls(settings, parts, keyring, directory.node, epoch)

@@ -21,9 +21,13 @@ from typing import Any
 
 import httpx
 import pytest
+from docker import APIClient
 
 from sandbox.api.server import longest_stop_s
 from sandbox.config import Settings
+from sandbox.runtime.docker.daemon import DEFAULT_ADDRESS
+from sandbox.runtime.docker.image import Built
+from sandbox.runtime.docker.instance import LABEL
 from sandbox.runtime.embedded import seccomp
 from tests.docker import BUILD_SECONDS, NETWORK, ROOT, WAIT_SECONDS, Docker, ca_bundle, in_docker
 
@@ -180,6 +184,55 @@ def test_stopping_lets_what_runs_end_and_the_next_start_finds_the_files(deployme
     with deployment.client() as client:
         again = client.post(executions, json={"code": "print(open('kept.txt').read())"}).json()
         assert (again["stdout"], again["state_lost"]) == ("yes\n", True)
+
+
+@pytest.fixture(scope="module")
+def beside(docker: Docker, compose: Sequence[str], image: str, docker_image: Built) -> Iterator[Deployment]:
+    """A server in a container whose sandboxes are containers beside it, by the commands of docs/deploy.md."""
+    project = f"besidetest{os.getpid()}"
+    address = docker.address or DEFAULT_ADDRESS
+    env = {"SANDBOX_SERVER_IMAGE": image, "SANDBOX_PORT": "", "DOCKER_SOCKET": address.removeprefix("unix://")}
+    ours = Docker({**docker.env, **env})
+    deployment = Deployment(ours, [*compose, "-f", "compose.docker.yaml"], project, "")
+    try:
+        secret = deployment.compose("run", "--rm", "-T", "server", "key", "create", "tests")
+        deployment = Deployment(ours, deployment.command, project, secret)
+        deployment.start()
+        yield deployment
+    finally:
+        deployment.compose("down", "--volumes")
+
+
+@in_docker
+def test_a_server_in_a_container_makes_sandboxes_beside_it(beside: Deployment, docker_client: APIClient) -> None:
+    with beside.client() as client:
+        done = run(client, "sum(i * i for i in range(10**6)); print(6 * 7)")
+        assert (done["stdout"], done["cpu_ms"] > 0) == ("42\n", True)
+        assert run(client, "x = bytearray(10**10)")["status"] == "oom"
+        assert run(client, "import os; os._exit(3)")["status"] == "killed"
+    volume = docker_client.inspect_volume(f"{beside.project}_data")["Mountpoint"]
+    sandboxes = docker_client.containers(filters={"label": LABEL})
+    shown = [mount["Source"] for sandbox in sandboxes for mount in sandbox["Mounts"] if mount["Type"] == "bind"]
+    assert shown, "the pool is empty"
+    assert all(source.startswith(volume) for source in shown), "their sockets are not in the server's volume"
+
+
+@in_docker
+def test_killed_beside_its_sandboxes_it_removes_them_when_it_is_back_and_has_the_files(
+    beside: Deployment, docker_client: APIClient
+) -> None:
+    with beside.client() as client:
+        session = client.post("/v1/sessions", json={}).json()["id"]
+        executions = f"/v1/sessions/{session}/executions"
+        assert client.post(executions, json={"code": "open('kept.txt', 'w').write('yes')"}).json()["status"] == "ok"
+    before = {sandbox["Id"] for sandbox in docker_client.containers(all=True, filters={"label": LABEL})}
+    beside.compose("kill", "-s", "SIGKILL")
+    beside.start()
+    with beside.client() as client:
+        again = client.post(executions, json={"code": "print(open('kept.txt').read())"}).json()
+        assert (again["stdout"], again["state_lost"]) == ("yes\n", True)
+    after = {sandbox["Id"] for sandbox in docker_client.containers(all=True, filters={"label": LABEL})}
+    assert not before & after
 
 
 def _capabilities() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import Response
 
 from sandbox.execution import Artifact, Execution, Status
-from sandbox.image import Image
+from sandbox.image import Manifest
 from sandbox.store.rows import ExecutionRow, FileRow, SessionRow
 
 _FIELDS = tuple(Execution.__dataclass_fields__)
@@ -97,9 +97,9 @@ def file(row: FileRow) -> dict[str, Any]:
     }
 
 
-def image(value: Image) -> dict[str, Any]:
-    """`ImageOut`: the manifest, without where things lie on this host."""
-    return {name: each for name, each in asdict(value.manifest).items() if name != "base_prefix"}
+def manifest(value: Manifest) -> dict[str, Any]:
+    """`ImageOut`: without where things lie on this host."""
+    return {name: each for name, each in asdict(value).items() if name != "base_prefix"}
 
 
 def page(data: Sequence[dict[str, Any]], following: str | None = None) -> dict[str, Any]:

@@ -1,13 +1,9 @@
 """What is installed in a sandbox."""
 
-import asyncio
-import contextlib
-from pathlib import Path as Directory
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
-from sandbox import image as images
 from sandbox.api import encode
 from sandbox.api.problems import documented
 from sandbox.api.route import Route, TheNode
@@ -26,8 +22,8 @@ router = APIRouter(prefix="/v1/images", route_class=Route, tags=["images"])
 )
 async def list_images(node: TheNode) -> Response:
     """See the decorator."""
-    found = await asyncio.to_thread(_built, node.settings.images_dir)
-    return encode.answer(encode.page([encode.image(each) for each in found]))
+    found = await node.engine.runtime.manifests()
+    return encode.answer(encode.page([encode.manifest(each) for each in found]))
 
 
 @router.get(
@@ -45,16 +41,7 @@ async def get_image(
 ) -> Response:
     """See the decorator."""
     try:
-        found = await asyncio.to_thread(images.load, name, node.settings.images_dir)
+        found = await node.engine.runtime.manifest(name)
     except ImageNotBuilt as error:
         raise UnknownImage(f"the image {name} is not built on this server") from error
-    return encode.answer(encode.image(found))
-
-
-def _built(images_dir: Directory) -> list[images.Image]:
-    """What `load` can give; roots of older sources are not among them."""
-    found = []
-    for name in images.names(images_dir):
-        with contextlib.suppress(ImageNotBuilt):
-            found.append(images.load(name, images_dir))
-    return found
+    return encode.answer(encode.manifest(found))

@@ -85,6 +85,9 @@ class Runtime(Protocol):
     async def manifest(self, image: str) -> Manifest:
         """What the built image holds. Raises `ImageNotBuilt`, `UnknownImage`, `HostUnfit`."""
 
+    async def manifests(self) -> list[Manifest]:
+        """Those of all images that can be started. Raises `HostUnfit`."""
+
     async def prepare(self, image: str) -> None:
         """Make ready whatever starts of this image share. Raises `ImageNotBuilt`, `UnknownImage`, `SandboxFailed`."""
 

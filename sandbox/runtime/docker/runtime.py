@@ -19,10 +19,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal, Self
 
-from sandbox.errors import HostUnfit, SandboxFailed
+from sandbox.errors import HostUnfit, ImageNotBuilt, SandboxFailed, UnknownImage
 from sandbox.execution import Spec
 from sandbox.guest.frames import Frame, encode_json
-from sandbox.image import Manifest
+from sandbox.image import Manifest, sources
 from sandbox.runtime import Channel, terms
 from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.docker import image as images
@@ -97,6 +97,14 @@ class DockerRuntime:
     async def manifest(self, image: str) -> Manifest:
         """See `runtime.Runtime`."""
         return (await self._image(image)).manifest
+
+    async def manifests(self) -> list[Manifest]:
+        """See `runtime.Runtime`. Images of older sources are not among them."""
+        found = []
+        for name in sources():
+            with contextlib.suppress(ImageNotBuilt, UnknownImage):
+                found.append(await self.manifest(name))
+        return found
 
     async def prepare(self, image: str) -> None:
         """See `runtime.Runtime`. Sandboxes share the image's files and nothing else."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sandbox import image as images
-from sandbox.errors import HostUnfit, SandboxFailed
+from sandbox.errors import HostUnfit, ImageNotBuilt, SandboxFailed
 from sandbox.execution import MIB, Spec
 from sandbox.runtime import Exit, Usage, terms
 from sandbox.runtime.channel import SocketChannel
@@ -261,6 +261,10 @@ class EmbeddedRuntime:
         """See `runtime.Runtime`."""
         return (await asyncio.to_thread(images.load, image, self._images_dir)).manifest
 
+    async def manifests(self) -> list[images.Manifest]:
+        """See `runtime.Runtime`. Roots of older sources are not among them."""
+        return await asyncio.to_thread(_manifests, self._images_dir)
+
     async def prepare(self, image: str) -> None:
         """See `runtime.Runtime`. The first call for an image starts its zygote, which takes seconds."""
         await self._revive()
@@ -319,6 +323,14 @@ class EmbeddedRuntime:
         if not self._closed:
             self._closed = True
             await self._launcher.aclose()
+
+
+def _manifests(images_dir: Path) -> list[images.Manifest]:
+    found = []
+    for name in images.names(images_dir):
+        with contextlib.suppress(ImageNotBuilt):
+            found.append(images.load(name, images_dir).manifest)
+    return found
 
 
 def _request(spec: Spec) -> dict[str, Any]:
