@@ -11,7 +11,14 @@ import pytest
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, problem, serving, started
 
-WAITING = "import time\nprint('begun', flush=True)\nwhile not __import__('os').path.exists('go'): time.sleep(0.01)"
+WAITING = """
+import time
+try:
+    while True:
+        time.sleep(60)
+except KeyboardInterrupt:
+    pass
+"""
 
 
 async def test_a_public_address_without_a_key_is_refused(new_data_dir: NewDataDir) -> None:
@@ -54,7 +61,8 @@ async def test_a_server_told_to_stop_finishes_what_runs_and_takes_nothing_new(ne
         assert problem(await client.post("/v1/sessions", json={})) == (503, "draining")
         assert (await client.get(session)).json()["status"] == "active"
         assert (await client.get("/health/live")).status_code == 204
-        await client.put(f"{session}/files/go", content=b"")
+        assert problem(await client.put(f"{session}/files/late", content=b"x")) == (503, "draining")
+        assert (await client.post(f"{session}/interrupt")).is_success
         assert (await running).json()["status"] == "ok"
         assert await served.ended() == 0
 
@@ -97,7 +105,7 @@ async def test_events_can_be_followed_further_on_the_next_server(new_data_dir: N
 
 
 async def _begin(client: httpx.AsyncClient) -> tuple[str, "asyncio.Task[httpx.Response]"]:
-    """A session, and an execution in it that runs until the file `go` is there."""
+    """A session, and an execution in it that ends well when it is interrupted."""
     session = f"/v1/sessions/{(await client.post('/v1/sessions', json={})).json()['id']}"
     running = asyncio.create_task(client.post(f"{session}/executions", json={"code": WAITING}))
     while not (await client.get(f"{session}/executions")).json()["data"]:
