@@ -9,14 +9,16 @@ import pytest
 
 from sandbox.config import Settings
 from sandbox.doctor import Finding, Grade, Host, examine, overall
+from sandbox.runtime.docker.image import Built
 from sandbox.runtime.embedded.instance import FIRST_HOST_ID
+from tests.docker import Docker
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path / "data", pool_size=4)
+    return Settings(data_dir=tmp_path / "data", pool_size=4, runtime="embedded")
 
 
 @pytest.fixture
@@ -198,3 +200,33 @@ def test_a_docker_socket_without_a_daemon_is_no_fault(
     path.touch()
     found = finding(host, settings, "docker")
     assert (found.grade, "does not answer" in found.found) == (Grade.A, True)
+
+
+def test_without_a_daemon_the_docker_runtime_fails_with_the_way_to_one(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, runtime="docker", docker_host=f"unix://{tmp_path}/none.sock")
+    found = next(found for found in examine(settings) if found.name == "docker")
+    assert (found.grade, "no Docker daemon answers" in found.found) == (Grade.FAIL, True)
+
+
+def test_a_daemon_is_graded_with_its_image_and_what_runs_containers(
+    tmp_path: Path, docker: Docker, docker_image: Built
+) -> None:
+    settings = Settings(data_dir=tmp_path, runtime="docker", docker_host=docker.address)
+    found = {found.name: found for found in examine(settings)}
+    assert {"docker", "oci runtime", "user namespace", "image", "memory"} <= found.keys()
+    assert (found["image"].grade, docker_image.reference in found["image"].found) == (Grade.A, True)
+    assert "privileges" not in found, "what the daemon does is not asked of us"
+
+
+def test_a_runtime_that_the_daemon_does_not_have_fails(tmp_path: Path, docker: Docker) -> None:
+    settings = Settings(data_dir=tmp_path, runtime="docker", docker_host=docker.address, oci_runtime="kata")
+    found = next(found for found in examine(settings) if found.name == "oci runtime")
+    assert (found.grade, "kata" in found.found) == (Grade.FAIL, True)
+
+
+def test_what_cannot_contain_by_itself_uses_the_daemon(
+    tmp_path: Path, host: Host, docker: Docker, docker_image: Built
+) -> None:
+    settings = Settings(data_dir=tmp_path, docker_host=docker.address)
+    first, *_ = examine(settings, replace(host, euid=1000))
+    assert (first.name, "docker" in first.found, "privileges" in first.found) == ("runtime", True, True)

@@ -3,7 +3,7 @@
 import re
 import time
 
-from sandbox.bench.engine import Measure, fresh, opened, print_one
+from sandbox.bench.engine import Measure, fresh, opened, print_one, stopped
 from sandbox.bench.figure import Figure, quantiles, runs
 from sandbox.config import Settings
 from sandbox.errors import SandboxFailed
@@ -59,15 +59,7 @@ async def refill(settings: Settings, scale: float) -> list[Figure]:
 
 async def stop(settings: Settings, scale: float) -> list[Figure]:
     """From asking a used container to stop until the daemon has removed it."""
-    times = []
-    async with opened(settings, pool_size=2) as engine:
-        for _ in range(runs(40, scale)):
-            session = await engine.open_session()
-            await session.execute("print(1)")
-            await engine.pool.fill()  # or we would measure the start of the next one
-            start = time.perf_counter()
-            await engine.close_session(session)
-            times.append((time.perf_counter() - start) * 1000)
+    times = await stopped(settings, runs(40, scale))
     return [Figure("container stop to removed, p99", quantiles(times)[1], "ms", 500, 200, len(times))]
 
 

@@ -99,15 +99,7 @@ async def memory(settings: Settings, scale: float) -> list[Figure]:
 
 async def stop(settings: Settings, scale: float) -> list[Figure]:
     """From asking a used sandbox to stop until no process, mount, cgroup or directory of it is left."""
-    times = []
-    async with opened(settings, pool_size=2) as engine:
-        for _ in range(runs(150, scale)):
-            session = await engine.open_session()
-            await session.execute("print(1)")
-            await engine.pool.fill()  # or we would measure the start of the next one
-            start = time.perf_counter()
-            await engine.close_session(session)
-            times.append((time.perf_counter() - start) * 1000)
+    times = await stopped(settings, runs(150, scale))
     return [Figure("sandbox stop to nothing left, p99", quantiles(times)[1], "ms", 100, 40, len(times))]
 
 
@@ -150,6 +142,20 @@ async def fresh(engine: Engine, code: str = "print(1)", seen: "Callable[[object]
     finally:
         await engine.close_session(session)
     return (at - start) * 1000
+
+
+async def stopped(settings: Settings, count: int) -> list[float]:
+    """Milliseconds that each of `count` used sandboxes takes from being told to stop to being gone."""
+    times = []
+    async with opened(settings, pool_size=2) as engine:
+        for _ in range(count):
+            session = await engine.open_session()
+            await session.execute("print(1)")
+            await engine.pool.fill()  # or we would measure the start of the next one
+            start = time.perf_counter()
+            await engine.close_session(session)
+            times.append((time.perf_counter() - start) * 1000)
+    return times
 
 
 async def print_one(session: Session) -> float:
