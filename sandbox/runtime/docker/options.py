@@ -119,8 +119,9 @@ def _host_config(spec: Spec, place: Place) -> dict[str, Any]:
         config["Runtime"] = spec.oci_runtime
     if place.socket_directory is not None:
         source = str(place.socket_directory)
+        # Its propagation is the daemon's to choose: private, except that it refuses that for its own volumes.
         bind = {"Type": "bind", "Source": source, "Target": str(Path(SOCKET).parent), "ReadOnly": True}
-        config["Mounts"] = [{**bind, "BindOptions": {"Propagation": "rprivate"}}]
+        config["Mounts"] = [bind]
     return config
 
 
