@@ -7,7 +7,7 @@ frames and by what init said first, and a name from inside is never used as one 
 import asyncio
 import contextlib
 import functools
-import re
+import unicodedata
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -37,6 +37,9 @@ class File:
     """Another one after every change, also one that forges the time; means nothing beyond this sandbox."""
 
 
+_JOINERS = "\u200c\u200d"
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What is in the workspace."""
@@ -61,9 +64,17 @@ def checked_path(path: str) -> str:
     for part in parts:
         if part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255:
             raise InvalidPath(f"{path!r} leaves /mnt/data or has an impossible part; use a plain relative path")
-        if re.search(r"[\x00-\x1f\x7f\\]", part) or not part.isprintable():
+        if "\\" in part or not all(_shows(char) for char in part):
             raise InvalidPath(f"{path!r} has control characters or a backslash; use a plain relative path")
     return relative
+
+
+def _shows(char: str) -> bool:
+    """Not what would end a line, move a cursor or turn the direction of a text; but the spaces and joiners of names.
+
+    macOS puts a narrow space into the names of screenshots, and many emoji are several, joined.
+    """
+    return char.isprintable() or char in _JOINERS or unicodedata.category(char) == "Zs"
 
 
 class RemoteFiles:

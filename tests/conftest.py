@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from docker import APIClient
 
@@ -26,6 +27,10 @@ from tests.docker import Docker
 from tests.postgresql import Cluster, programs
 
 _END_SECONDS = 20.0
+
+# Machines are shared: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

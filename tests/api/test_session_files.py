@@ -42,7 +42,7 @@ async def test_a_file_goes_up_and_comes_down_and_away(client: httpx.AsyncClient,
 async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file(
     client: httpx.AsyncClient, session: str
 ) -> None:
-    names = ["a\\b", "non\u00a0breaking", "line\nfeed", "\N{WOMAN}\u200d\N{ROCKET}", "esc\x1b[2J"]
+    names = ["a\\b", "line\nfeed", "esc\x1b[2J", "turned\u202e", "line\u2028"]
     code = f"for name in {names!r}: open(name, 'w').close()\nopen(b'\\xff', 'w').close()\nopen('z', 'w').write('kept')"
     told = (await client.post(f"{session}/executions", json={"code": code})).json()
     assert (told["status"], told["state_lost"]) == ("ok", False)
@@ -51,6 +51,17 @@ async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file
     assert (await client.get(f"{session}/files/z")).text == "kept"
     again = (await client.post(f"{session}/executions", json={"code": "x = 1"})).json()
     assert (again["status"], again["reason"]) == ("ok", "")
+
+
+async def test_names_as_people_have_them_go_in_and_out(client: httpx.AsyncClient, session: str) -> None:
+    names = ["non\u00a0breaking", "Screenshot 9.41\u202fPM.png", "\N{WOMAN}\u200d\N{ROCKET}", "日本 語.csv"]
+    for name in names:
+        assert (await client.put(f"{session}/files/{name}", content=name.encode())).is_success
+    code = f"for name in {names!r}: open(name, 'a').write('!')"
+    told = (await client.post(f"{session}/executions", json={"code": code})).json()
+    assert (told["status"], told["reason"]) == ("ok", "")
+    for name in names:
+        assert (await client.get(f"{session}/files/{name}")).text == f"{name}!"
 
 
 async def test_a_long_list_of_files_pages_and_says_whether_it_is_all(client: httpx.AsyncClient, session: str) -> None:
