@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.host import wait_for_end
+
 ROOT = Path(__file__).parents[1]
 BASE_IMAGE = "sandbox-engine-base:bookworm"
 NETWORK = "host"
@@ -102,6 +104,12 @@ class Daemon:
         assert self._process is not None
         self._process.kill() if kill else self._process.terminate()
         self._ended.join()
+        # What it started dies with it, but its remains are buried by whoever adopts them, and a daemon that finds the
+        # number of its containerd still in use waits for that one.
+        number = self._directory / "run" / "containerd" / "containerd.pid"
+        if number.exists():
+            wait_for_end(int(number.read_text()))
+            number.unlink()
         self.start()
 
     def stop(self) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import os
 import select
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -52,10 +51,11 @@ def named(comm: str) -> list[int]:
 
 async def ended(*waited: int) -> None:
     """Wait until all of these processes have ended. Raises `TimeoutError`."""
-    await asyncio.to_thread(_end, waited)
+    await asyncio.to_thread(wait_for_end, *waited)
 
 
-def _end(waited: Sequence[int]) -> None:
+def wait_for_end(*waited: int) -> None:
+    """The same, blocking."""
     deadline = time.monotonic() + WAIT_SECONDS
     with contextlib.ExitStack() as stack:
         left = {}

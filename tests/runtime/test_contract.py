@@ -235,9 +235,10 @@ class TestMeters:
     async def test_cpu_time_is_counted(self, runtime: Runtime, spec: Spec) -> None:
         async with kernel_of(runtime, spec) as kernel:
             before = (await kernel.sandbox.usage()).cpu_ns
-            _, end = await run(kernel, "import time\nwhile time.process_time() < 0.5: pass")
-            assert (await kernel.sandbox.usage()).cpu_ns - before >= 0.3e9
-            assert end.cpu_ms >= 300
+            # Work, not a clock: a sandbox's own may run while the machine gives it nothing.
+            _, end = await run(kernel, "for _ in range(3): sum(range(10**7))")
+            assert (await kernel.sandbox.usage()).cpu_ns - before >= 0.2e9
+            assert end.cpu_ms >= 200
 
     async def test_the_peak_of_memory_is_the_peak_since_the_last_reset(
         self, runtime: Runtime, spec: Spec, sees_processes: None

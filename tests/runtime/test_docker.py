@@ -320,8 +320,12 @@ class TestDaemon:
             with pytest.raises((SessionClosed, SandboxFailed)):
                 await session.execute("1")
             await session.close()
-            async with engine.session() as later:
-                assert (await later.execute("print(1)", 60)).status is Status.OK
+            status = Status.KILLED
+            for _ in range(3):  # what was warm may be claimed in the moment before the daemon ends it, too
+                async with engine.session() as later:
+                    status = (await later.execute("print(1)", 60)).status
+                    assert status in (Status.OK, Status.KILLED)
+            assert status is Status.OK
         assert house.left() == []
 
 
