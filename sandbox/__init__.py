@@ -30,6 +30,11 @@ If the server dies, the launcher sees its socket close and ends every sandbox; i
 SIGKILL from the kernel. The next engine removes what cgroups are left. The jail itself is one flat list of
 steps in `runtime/embedded/jail.py`; a step that fails ends the sandbox, and nothing runs in it unverified.
 
+On the Docker *runtime* (`runtime/docker/`) a sandbox is a container. There is no launcher: the daemon makes it as
+`options.py` says, its init (`guest/container/`) dials a socket that is shown to it alone, or speaks over stdin and
+stdout, and starts a zygote of its own, so that every later kernel is a fork there, too. Kernel, pool and session know
+nothing of the difference. Containers bear a mark by which the next engine knows what a dead one has left.
+
 The *engine* ends there: sessions that live as long as the process. A *node* is an engine that remembers. Its sessions
 (`durable.py`) have rows in SQL and files by digest, belong to owners, are admitted against the machine's memory, and
 get a sandbox whenever one is needed. An execution is written down before its outputs are shown and again before its
