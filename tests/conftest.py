@@ -24,6 +24,7 @@ from sandbox.runtime.embedded import linux
 from sandbox.session import Session
 from tests import docker as daemons
 from tests.docker import Docker
+from tests.needs import missing
 from tests.postgresql import Cluster, programs
 
 _END_SECONDS = 20.0
@@ -83,7 +84,7 @@ def cluster(nothing_left: None) -> Iterator[Cluster]:
     """A PostgreSQL server; a visible skip where none is installed."""
     found = programs()
     if found is None:
-        pytest.skip("needs PostgreSQL's server programs: apt-get install postgresql")
+        missing("needs PostgreSQL's server programs: apt-get install postgresql")
     cluster = Cluster(found)
     yield cluster
     cluster.remove()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.host import wait_for_end
+from tests.needs import missing
 
 ROOT = Path(__file__).parents[1]
 BASE_IMAGE = "sandbox-engine-base:bookworm"
@@ -55,12 +56,12 @@ class Docker:
 def running(directory: Path) -> Iterator[Docker]:
     """The daemon that runs, or one whose everything is in `directory`; a visible skip where neither can be."""
     if shutil.which("docker") is None:
-        pytest.skip("needs docker: apt-get install docker.io")
+        missing("needs docker: apt-get install docker.io")
     if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
         yield Docker(os.environ)
         return
     if shutil.which("dockerd") is None:
-        pytest.skip("no Docker daemon runs, and there is none to start: apt-get install docker.io")
+        missing("no Docker daemon runs, and there is none to start: apt-get install docker.io")
     daemon = Daemon(directory)
     try:
         daemon.start()
@@ -97,7 +98,7 @@ class Daemon:
             said = ready.recv(4096)
             (directory / "ready").unlink()
         if b"READY=1" not in said:
-            pytest.skip(f"dockerd cannot run here: {(directory / 'log').read_text()[-500:]}")
+            missing(f"dockerd cannot run here: {(directory / 'log').read_text()[-500:]}")
 
     def restart(self, *, kill: bool) -> None:
         """End it, politely or not, and start it again over the same data."""
@@ -137,7 +138,7 @@ def base_image(docker: Docker) -> str:
     """The name of a base image that the daemon has, made if it has none."""
     if docker.run("docker", "image", "inspect", BASE_IMAGE).returncode != 0:
         if shutil.which("mmdebstrap") is None:
-            pytest.skip("needs mmdebstrap: apt-get install mmdebstrap")
+            missing("needs mmdebstrap: apt-get install mmdebstrap")
         docker.output(ROOT / "scripts" / "base_image.sh", BASE_IMAGE, timeout=BUILD_SECONDS)
     return BASE_IMAGE
 

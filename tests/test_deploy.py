@@ -30,6 +30,7 @@ from sandbox.runtime.docker.image import Built
 from sandbox.runtime.docker.instance import LABEL
 from sandbox.runtime.embedded import seccomp
 from tests.docker import BUILD_SECONDS, NETWORK, ROOT, WAIT_SECONDS, Docker, ca_bundle, in_docker
+from tests.needs import missing
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def compose() -> Sequence[str]:
     if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
         return ["docker", "compose"]
     if shutil.which("docker-compose") is None:
-        pytest.skip("needs compose: apt-get install docker-compose")
+        missing("needs compose: apt-get install docker-compose")
     return ["docker-compose"]
 
 

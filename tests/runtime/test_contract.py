@@ -21,6 +21,7 @@ from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from tests.containers import Containers
 from tests.docker import Docker
 from tests.host import Embedded, House, alive, ended
+from tests.needs import missing
 from tests.runtime.kernels import endings, kernel_of, run, running
 
 
@@ -50,7 +51,7 @@ async def ground(
     docker: Docker = request.getfixturevalue("docker")
     request.getfixturevalue("docker_image")
     if shutil.which(oci_runtime) is None:
-        pytest.skip(f"needs {oci_runtime}: apt-get install {oci_runtime}")
+        missing(f"needs {oci_runtime}: apt-get install {oci_runtime}")
     async with DockerRuntime.open(tmp_path_factory.mktemp("docker"), address=docker.address) as containers:
         house = Containers.of(request.getfixturevalue("docker_client"), containers)
         yield Ground(containers, Spec(oci_runtime=oci_runtime), house, oci_runtime == "runsc")
