@@ -21,9 +21,10 @@ ALWAYS = (
     (b"referrer-policy", b"no-referrer"),
 )
 """Headers of every answer."""
-_LATER_S = 0.1
+_LATER_S = 1.0
+_PAUSE_S = 0.05
 _AT_A_TIME = 50
-"""Log lines until whoever waits gets a turn."""
+"""Log lines until whoever waits gets a turn; more when more are due than a second's worth."""
 _BLANK = "{}"
 log = logs.logger(__name__)
 
@@ -76,7 +77,8 @@ class Refusals:
         self._untold.append(_Refused(refusal, request_id, method, path))
 
     def _tell(self) -> None:
-        for _ in range(min(_AT_A_TIME, len(self._untold))):
+        due = len(self._untold)
+        for _ in range(min(due, max(_AT_A_TIME, due // 20))):
             told = self._untold.popleft()
             status, code = told.refusal.status, told.refusal.code
             self._metrics.request(told.method or "", told.path, status, 0.0)
@@ -92,4 +94,4 @@ class Refusals:
                 key=None,
             )
         if self._untold:
-            asyncio.get_running_loop().call_soon(self._tell)
+            asyncio.get_running_loop().call_later(_PAUSE_S, self._tell)

@@ -12,7 +12,7 @@ from sandbox.errors import QueueFull
 
 URL = b"/v1/run"
 _RETRY_S = 1
-_PATIENCE_S = 0.1
+_PATIENCE_S = 0.25
 """For how long refusals go first, at most."""
 _WORDS = f"as many requests as may wait for a sandbox wait already; try again in {_RETRY_S} s"
 FULL = Refusal(503, "queue_full", _WORDS, _RETRY_S)
