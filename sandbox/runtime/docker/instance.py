@@ -75,15 +75,17 @@ class Instance:
     def made(self, labels: Mapping[str, str]) -> str | None:
         """The sandbox whose labels these are, when this engine made it; else None."""
         number, sandbox_id = labels.get("sandbox.instance", ""), labels.get("sandbox.id", "")
-        genuine = hmac.compare_digest(self._mark(number, sandbox_id), labels.get("sandbox.mark", ""))
-        return sandbox_id if genuine and number == str(self.number) else None
+        return sandbox_id if self._genuine(labels) and number == str(self.number) else None
+
+    def _genuine(self, labels: Mapping[str, str]) -> bool:
+        mark = self._mark(labels.get("sandbox.instance", ""), labels.get("sandbox.id", ""))
+        return hmac.compare_digest(mark, labels.get("sandbox.mark", ""))
 
     @contextlib.contextmanager
     def inherits(self, labels: Mapping[str, str]) -> Iterator[bool]:
         """Whether these are labels of an engine with our secret that is dead, and stays so while the block lasts."""
-        number, sandbox_id = labels.get("sandbox.instance", ""), labels.get("sandbox.id", "")
-        genuine = hmac.compare_digest(self._mark(number, sandbox_id), labels.get("sandbox.mark", ""))
-        if not genuine:
+        number = labels.get("sandbox.instance", "")
+        if not self._genuine(labels):
             yield False
         elif number == str(self.number):
             yield True  # our number was a dead engine's before; what we make ourselves, the caller knows
