@@ -16,7 +16,9 @@ ours, the host's or the caller's, and every message says what to do next::
     │   ├── UnknownImage         no such images/<name>
     │   ├── SessionMissing       no such session
     │   ├── ExecutionMissing     no such execution in the session
-    │   └── FileMissing          no such file in the workspace
+    │   ├── FileMissing          no such file in the workspace
+    │   ├── TraceMissing         no such trace
+    │   └── UnknownModel         no upstream has a model of that name
     ├── Conflict             the thing exists but cannot take this now
     │   ├── SessionClosed        closed, or its sandbox died
     │   ├── SessionExpired       idle for longer than its idle timeout
@@ -31,8 +33,12 @@ ours, the host's or the caller's, and every message says what to do next::
     │   ├── HostUnfit            privileges, cgroups or namespaces are missing
     │   ├── ImageNotBuilt        the image has no library root here, or a damaged one
     │   └── Unreachable          no server of ours answers there
-    └── SandboxFailed        a sandbox could not be made, or broke its promises
-        └── ProtocolError        bytes from a sandbox that no guest of ours writes
+    ├── SandboxFailed        a sandbox could not be made, or broke its promises
+    │   └── ProtocolError        bytes from a sandbox that no guest of ours writes
+    └── UpstreamError        a model's server did not answer as it should
+        ├── UpstreamRefused      it will not take this request, now or later
+        ├── UpstreamBusy         it has too much to do, or we have asked too often
+        └── UpstreamFailed       it is away, broke off, was too slow, or said what nobody understands
 """
 
 
@@ -90,6 +96,14 @@ class ExecutionMissing(NotFound):
 
 class FileMissing(NotFound):
     """There is no such regular file in the workspace."""
+
+
+class TraceMissing(NotFound):
+    """There is no such trace of this key."""
+
+
+class UnknownModel(NotFound):
+    """No upstream has a model of that name."""
 
 
 class Conflict(SandboxError):
@@ -176,3 +190,46 @@ class SandboxFailed(SandboxError):
 
 class ProtocolError(SandboxFailed):
     """Bytes came out of a sandbox that no guest of ours writes."""
+
+
+class UpstreamError(SandboxError):
+    """A model's server did not answer as it should."""
+
+    def __init__(self, message: str, *, upstream: str = "", status: int | None = None) -> None:
+        """upstream: its name in the settings. status: of HTTP, if there was an answer."""
+        super().__init__(message)
+        self.upstream = upstream
+        self.status = status
+
+
+class UpstreamRefused(UpstreamError):
+    """It will not take this request, now or later: a bad field, a bad key, no such model."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        upstream: str = "",
+        status: int | None = None,
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        """code, param: as the upstream named them."""
+        super().__init__(message, upstream=upstream, status=status)
+        self.code = code
+        self.param = param
+
+
+class UpstreamBusy(UpstreamError):
+    """It has too much to do, or we have asked too often."""
+
+    def __init__(
+        self, message: str, *, upstream: str = "", status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        """retry_after: seconds, if it said so."""
+        super().__init__(message, upstream=upstream, status=status)
+        self.retry_after = retry_after
+
+
+class UpstreamFailed(UpstreamError):
+    """It is away, broke off, was too slow, or said what nobody understands."""

@@ -1,0 +1,12 @@
+"""A model, a tool, and turns until an answer.
+
+messages        what a loop and a model say to each other, in no vendor's words
+openai_chat     ⎫ the same on the wire: values to JSON and back, no I/O, so that the one code serves
+anthropic_…     ⎭ both sides, upstreams that we call and programs that call us
+upstream/       one model's server: one address, one key, one try
+models          which upstream a model's name leads to, and what to do when one fails
+interpreter     what a loop needs of a session
+tool            `run_python` as a model sees it
+told, hints     what a model is told of an execution, and what a good colleague would add
+loop            turns
+"""

@@ -1,0 +1,44 @@
+"""What a loop needs of a session, wherever that is: here, in a node that records everything, or on a server."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sandbox.execution import Execution, Output
+from sandbox.remote import File
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is true of a sandbox, and what a model that writes programs for it should know."""
+
+    python: str
+    """The interpreter's version."""
+    libraries: Mapping[str, str]
+    """Distribution to version."""
+    memory_mb: int
+    disk_mb: int
+    """Of `/mnt/data`."""
+    timeout_s: float
+    """Of each execution."""
+
+
+class Interpreter(Protocol):
+    """A session as a loop sees it."""
+
+    @property
+    def facts(self) -> Facts:
+        """Do not change while it lives."""
+
+    def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
+        """Run code; outputs as they come, and the whole `Execution` last. timeout: seconds.
+
+        Leaving the iterator early interrupts the program. Raises `InvalidCode`, `Overloaded`, `SessionClosed`,
+        `SessionExpired` and whatever else of ours can go wrong.
+        """
+
+    async def files(self) -> Sequence[File]:
+        """What lies in `/mnt/data`, sorted by path."""
+
+    async def download(self, path: str) -> bytes:
+        """A file's contents. Raises `FileMissing`."""
