@@ -635,6 +635,7 @@ class Node:
                     await session.end("expired")
         await self.store.purge_files(now - self.settings.file_retention_h * 3600)
         await self.store.purge(now - self.settings.retention_h * 3600)
+        await self.store.purge_traces(now - self.settings.retention_h * 3600)
         await self.store.drop_claims(now - _CLAIMS_KEPT_S)
         if now >= self._collect_at:
             self._collect_at = now + _COLLECT_S
