@@ -36,7 +36,7 @@ from sandbox.errors import (
     TooLarge,
 )
 from sandbox.events import EventLog
-from sandbox.execution import MIB, Execution
+from sandbox.execution import MIB, Execution, Limits
 from sandbox.files import Files
 from sandbox.health import Checkup, Gauges, Health, Memory
 from sandbox.keyring import Keyring
@@ -293,6 +293,10 @@ class Node:
         if row is None or row.owner != owner.id:
             raise SessionMissing(f"there is no session {session_id}")
         return row
+
+    def disk_mb(self, row: SessionRow) -> int:
+        """What its `/mnt/data` holds, in MiB."""
+        return self.settings.disk_mb or Limits(memory_mb=row.memory_mb).disk
 
     async def sessions(
         self, owner: Owner, *, limit: int, after: str | None = None, newest_first: bool = True

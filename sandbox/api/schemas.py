@@ -215,6 +215,8 @@ class SessionOut(BaseModel):
                     "status": "active",
                     "image": "python",
                     "memory_mb": 512,
+                    "disk_mb": 256,
+                    "timeout_s": 30,
                     "idle_timeout_s": 3600,
                     "metadata": {"user": "ann"},
                     "created_at": _SOME_TIME,
@@ -230,6 +232,8 @@ class SessionOut(BaseModel):
     status: Literal["active", "closed", "expired"]
     image: str
     memory_mb: int
+    disk_mb: int = Field(description="Size of its `/mnt/data` in MiB.")
+    timeout_s: float = Field(description="Of an execution that asks for no timeout.")
     idle_timeout_s: float
     metadata: dict[str, str]
     created_at: datetime
