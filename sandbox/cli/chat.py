@@ -12,20 +12,21 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
 from sandbox.chats import budget, secrets_of
 from sandbox.cli import picture
 from sandbox.cli.conversation import Conversation
-from sandbox.cli.folder import Folder, save
+from sandbox.cli.folder import Folder, hint, save
 from sandbox.cli.run import pieces
 from sandbox.cli.view import note, write
 from sandbox.client import AsyncClient
 from sandbox.config import Settings
 from sandbox.engine import Engine, open_models
 from sandbox.errors import InvalidRequest, SandboxError
+from sandbox.execution import Execution
 from sandbox.interpreters.client import ClientInterpreter
 from sandbox.interpreters.session import SessionInterpreter
 from sandbox.keys import LOCAL
@@ -52,7 +53,7 @@ class Asked:
     question: str
     model: str
     files: tuple[Path, ...]
-    out: Path
+    out: Path | None
     timeout: float | None
     memory_mb: int | None
     as_json: bool
@@ -73,8 +74,14 @@ def chat(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", file_okay=False, help="Save images and files that were made here.")
-    ] = Path(),
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            file_okay=False,
+            help="Save images and files that were made here; default: a new directory, named like the trace.",
+        ),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Wall clock for each program.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MB", help="Memory cap of the sandbox in MiB.")] = None,
     server: Annotated[
@@ -118,8 +125,6 @@ def _words(question: str) -> str:
 async def _chat(settings: Settings, asked: Asked) -> int:
     """Ask, show or print, keep the trace; the exit code."""
     async with contextlib.AsyncExitStack() as stack:
-        folder = Folder(asked.out)
-        stack.callback(folder.close)
         store = await stack.enter_async_context(Store.open(settings.database))
         models = await stack.enter_async_context(open_models(settings))
         plan = await models.chosen(asked.model)
@@ -134,9 +139,10 @@ async def _chat(settings: Settings, asked: Asked) -> int:
         interpreter = await stack.enter_async_context(_opened(settings, asked))
         recorder = Recorder(request, LOCAL.id, secrets_of(settings, models))
         view = None if asked.as_json else Conversation()
+        keep = stack.enter_context(_Keep(asked.out or Path(recorder.id[:12])))
         try:
             loop = Loop(models, interpreter, options)
-            finished, saved = await _follow(loop, interpreter, request, recorder, folder, view)
+            finished, saved = await _follow(loop, interpreter, request, recorder, keep, view)
         except SandboxError as error:
             recorder.fail(error)
             raise
@@ -150,7 +156,7 @@ async def _chat(settings: Settings, asked: Asked) -> int:
 
 
 async def _follow(
-    loop: Loop, interpreter: Interpreter, request: Request, recorder: Recorder, folder: Folder, view: Conversation | None
+    loop: Loop, interpreter: Interpreter, request: Request, recorder: Recorder, keep: "_Keep", view: Conversation | None
 ) -> tuple[Finished, list[str]]:
     """Until the end, and what was saved on the way."""
     saved: list[str] = []
@@ -160,7 +166,7 @@ async def _follow(
             if view is not None:
                 view.show(event)
             if isinstance(event, Ran):
-                paths, _ = await save(interpreter, event.execution, folder)
+                paths = await keep.save(interpreter, event.execution)
                 saved += [path for path in paths if path not in saved]
                 if view is not None:
                     view.saved(paths)
@@ -168,6 +174,29 @@ async def _follow(
             elif isinstance(event, Finished):
                 return event, saved
     raise AssertionError("a run ends with `Finished`, or raises")
+
+
+class _Keep:
+    """Where images and files go: a directory that is made when there is something for it. As a `with` block."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._folder: Folder | None = None
+
+    async def save(self, interpreter: Interpreter, execution: Execution) -> list[str]:
+        """What the execution made; the paths. Raises `InvalidRequest` when the directory cannot be made."""
+        if not hint(execution):
+            return []
+        self._folder = self._folder or Folder(self._path)
+        paths, _ = await save(interpreter, execution, self._folder)
+        return paths
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            self._folder.close()
 
 
 def _show_pictures(paths: list[str]) -> None:

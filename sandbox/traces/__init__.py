@@ -13,7 +13,10 @@ A trace's records are JSON objects, each with a `kind` and the time `at` (second
 Secrets are blotted out before anything is kept.
 """
 
+from sandbox.traces.lines import to_lines
+from sandbox.traces.notebook import to_notebook
+from sandbox.traces.otlp import to_otlp
 from sandbox.traces.recorder import Recorder
 from sandbox.traces.secrets import Secrets
 
-__all__ = ["Recorder", "Secrets"]
+__all__ = ["Recorder", "Secrets", "to_lines", "to_notebook", "to_otlp"]
