@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from sandbox.loop.messages import Usage
 
 Outcome = Literal["answered", "refused", "busy", "failed", "cancelled", "full", "open", "cached"]
-"""`answered`, `refused`, `busy` and `failed`: as the upstream's answer or error was. `cancelled`: nobody wanted the rest.
+"""`answered`, `refused`, `busy`, `failed`: as the upstream's answer or error was. `cancelled`: nobody wanted the rest.
 `full`: not sent, because its slots, its rate limit or the wait that it had asked for left no room in time. `open`: not
 sent, because its circuit breaker is open. `cached`: answered without it."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
