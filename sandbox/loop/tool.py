@@ -57,7 +57,7 @@ def description(facts: Facts, files: Sequence[File] = ()) -> str:
     """What a model must know to write code that runs here; about 250 tokens and 10 for each file, at most 20."""
     return "\n".join(
         (
-            f"Run Python {facts.python} in a sandbox, as a notebook cell. Variables, imports and files stay for later calls.",
+            f"Run Python {facts.python} in a sandbox, as a notebook cell. Variables and files stay for later calls.",
             f"Libraries: {libraries(facts)}. Nothing can be installed (no pip) and there is no network.",
             f"Limits: {facts.memory_mb} MB of memory, {facts.disk_mb} MB in /mnt/data, "
             f"{facts.timeout_s:g} s per call. input() does not work.",
@@ -123,10 +123,10 @@ def code_of(arguments: str) -> str:
     """The code in a call's arguments, however they are written. Raises `Unusable`.
 
     Read are, besides the object that was asked for: raw line ends in its strings, trailing commas, another key,
-    a list of lines, JSON within a string of JSON, code in a fence, an object cut off at its end, and bare code.
+    a list of lines, JSON within a string of JSON, code in a fence, quotes left bare, and code that is no JSON at all.
     """
     code = _unwrapped(arguments, _DEPTH)
-    if not code.strip():
+    if code.strip() in ("", "null", "None"):
         raise Unusable(f'no code came. Call {NAME} with one JSON object: {{"code": "print(1)"}}')
     return code
 
@@ -215,7 +215,7 @@ def _without_trailing_commas(text: str) -> str:
 
 
 def _salvaged(text: str) -> str:
-    """Code from what looks like an object but is none: cut off, quoted otherwise, or with quotes left bare."""
+    """Code from what looks like an object but is none: quoted otherwise, or with quotes left bare."""
     match = _WRAPPED.match(text)
     if match is None:
         if re.match(r'\s*\{\s*"[^"]*"\s*:', text):
@@ -225,8 +225,11 @@ def _salvaged(text: str) -> str:
             )
         return text
     quote, rest = match[1], match[2]
-    end = re.search(re.escape(quote) + r"\s*,?\s*\}?\s*\Z", rest)
-    body = rest[: end.start()] if end else rest
+    end = re.search(r"(?<!\\)" + re.escape(quote) + r"\s*,?\s*\}?\s*\Z", rest)
+    if end is None:
+        # Half a program may do half of the work, and nobody would know which.
+        raise Unusable(f"the arguments break off before the code ends. Call {NAME} again, with shorter code")
+    body = rest[: end.start()]
     if quote == '"' or "\n" not in body:
         body = _unescaped(body)
     return _without_fence(body)
