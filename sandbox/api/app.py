@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
-from sandbox.api import executions, files, health, images, problems, run, sessions
+from sandbox.api import executions, families, files, health, images, run, sessions
 from sandbox.api.guard import Guard
 from sandbox.api.schemas import Problem
 from sandbox.errors import SandboxError
@@ -61,9 +61,9 @@ def create_app(node: Node) -> FastAPI:
         health.metrics_router,
     ):
         app.include_router(router)
-    app.add_exception_handler(SandboxError, problems.on_error)
-    app.add_exception_handler(RequestValidationError, problems.on_validation)
-    app.add_exception_handler(HTTPException, problems.on_http)
+    app.add_exception_handler(SandboxError, families.on_error)
+    app.add_exception_handler(RequestValidationError, families.on_validation)
+    app.add_exception_handler(HTTPException, families.on_http)
     app.add_middleware(Guard, node=node)
     return app
 

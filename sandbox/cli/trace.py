@@ -15,7 +15,9 @@ from sandbox.errors import TraceMissing
 from sandbox.store import Store, TraceRow
 from sandbox.traces import to_lines, to_notebook, to_otlp
 
-app = typer.Typer(help="Runs of the model loop: what was said, run and spent.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Runs of the model loop: what was said, run and spent.", no_args_is_help=True, add_completion=False
+)
 _LINES_SHOWN = 40
 """Of each output, in `show`; `export` has all."""
 
@@ -41,7 +43,9 @@ def list_(
     for row in rows:
         colour = "green" if row.ending == "answered" else "yellow"
         spent = f"{row.turns} turns, {row.executions} executions, {row.input_tokens + row.output_tokens} tokens"
-        line((row.id, "bold"), "  ", (row.ending, colour), f"  {_time(row.created_at)}  {spent}  ", printable(row.prompt))
+        line(
+            (row.id, "bold"), "  ", (row.ending, colour), f"  {_time(row.created_at)}  {spent}  ", printable(row.prompt)
+        )
 
 
 async def _newest(limit: int) -> tuple[TraceRow, ...]:

@@ -21,12 +21,12 @@ from typing import Protocol, TypeVar
 from sandbox.errors import InvalidCode, SandboxError
 from sandbox.execution import Execution, Status
 from sandbox.loop import fence, tool
+from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Budget, Spent
 from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.hints import error_class
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.messages import Delta, Function, Message, Reply, Request, Text, ToolCall, ToolResult
-from sandbox.loop.attempt import Attempt
 from sandbox.loop.repairs import Streak
 from sandbox.loop.told import told
 from sandbox.remote import File
@@ -191,9 +191,10 @@ class _Run:
         turn = self._spent.turns + 1
         yield Asked(turn)
         began = time.monotonic()
-        request = replace(self._request, messages=messages)
-        if request.functions and choice is not None:
-            request = replace(request, tool_choice=choice)
+        if choice is None:  # what the caller wants is for the first turn: a model that must call never answers
+            choice = self._request.tool_choice if turn == 1 or self._request.tool_choice == "none" else None
+        choice = choice if self._request.functions else None
+        request = replace(self._request, messages=messages, tool_choice=choice)
         async for item in _until(self._models.stream(request, whole=self._options.whole), self._deadline):
             if isinstance(item, Delta):
                 if item.text:
