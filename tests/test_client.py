@@ -272,6 +272,7 @@ def events(*items: tuple[str, str, Any]) -> bytes:
 
 TIME = "2026-11-21T15:42:00.125Z"
 INFO = {"id": "ses_1", "status": "active", "image": "python", "memory_mb": 512, "idle_timeout_s": 60, "metadata": {}}
+INFO |= {"disk_mb": 256, "timeout_s": 30}
 INFO |= {"created_at": TIME, "last_used_at": TIME, "expires_at": TIME, "ended_at": None}
 SESSION = reply("200 OK", INFO)
 FILE = {"id": "fil_1", "path": "a b.txt", "size": 4, "mime": "text/plain", "digest": "00", "modified_at": TIME}

@@ -115,9 +115,28 @@ class SessionIn(_In):
 class ErrorOut(BaseModel):
     """What the program raised."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "KeyError",
+                    "value": "'Prize'",
+                    "traceback": "Traceback (most recent call last):\n  Cell In[1], line 3, in <module>\n"
+                    "    df['Prize'].mean()\nKeyError: 'Prize'",
+                    "looked_in": "columns of df: DataFrame",
+                    "available": ["'Price'", "'Region'"],
+                }
+            ]
+        }
+    )
+
     name: str
     value: str
-    traceback: str
+    traceback: str = Field(description="Without colour; the program's own frames first.")
+    looked_in: str = Field("", description="Where a name or key was not found, if known, else empty.")
+    available: list[str] = Field(
+        [], description="What there is instead, as a program would write it; the nearest first, 30 at most."
+    )
 
 
 class ArtifactOut(BaseModel):
@@ -196,6 +215,8 @@ class SessionOut(BaseModel):
                     "status": "active",
                     "image": "python",
                     "memory_mb": 512,
+                    "disk_mb": 256,
+                    "timeout_s": 30,
                     "idle_timeout_s": 3600,
                     "metadata": {"user": "ann"},
                     "created_at": _SOME_TIME,
@@ -211,6 +232,8 @@ class SessionOut(BaseModel):
     status: Literal["active", "closed", "expired"]
     image: str
     memory_mb: int
+    disk_mb: int = Field(description="Size of its `/mnt/data` in MiB.")
+    timeout_s: float = Field(description="Of an execution that asks for no timeout.")
     idle_timeout_s: float
     metadata: dict[str, str]
     created_at: datetime

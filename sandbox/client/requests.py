@@ -15,10 +15,12 @@ from urllib.parse import quote, urlencode, urlsplit
 from sandbox.client.values import (
     ExecutionRecord,
     File,
+    ImageInfo,
     Page,
     SessionInfo,
     read_execution,
     read_file,
+    read_image,
     read_page,
     read_record,
     read_session,
@@ -125,6 +127,10 @@ def session(session_id: str) -> Request[SessionInfo]:
 
 def sessions(after: str | None) -> Request[Page[SessionInfo]]:
     return Request("GET", _listed("/v1/sessions", after), _json(partial(read_page, read=read_session)))
+
+
+def image(name: str) -> Request[ImageInfo]:
+    return Request("GET", f"/v1/images/{_name(name)}", _json(read_image))
 
 
 def close(session_id: str) -> Request[SessionInfo]:

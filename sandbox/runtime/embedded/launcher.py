@@ -114,8 +114,8 @@ class Launcher:
     def run(self) -> NoReturn:
         """Serve until the server goes away, then end everything."""
         memory = cgroup.Group(self._instance.layout, self._instance.group).memory_file()
-        self._tell({"event": "hello", "instance": self._instance.number, "memory": str(memory)})
         try:
+            self._tell({"event": "hello", "instance": self._instance.number, "memory": str(memory)})
             while True:
                 timeout = 0.002 if self._removing else None
                 for key, _ in self._selector.select(timeout):

@@ -137,7 +137,11 @@ class Launcher:
                 start_new_session=True,
             )
         launcher = cls(process, ours)
-        await launcher.hello
+        try:
+            await launcher.hello
+        except BaseException:
+            await launcher.aclose()  # nobody will ever hold it, so nobody else could end it
+            raise
         return launcher
 
     @property
@@ -210,10 +214,14 @@ class Launcher:
         self._gone = "the launcher ended, and with it every sandbox; try again, which starts a new one"
         if not self.hello.done():
             self.hello.set_exception(HostUnfit("the launcher ended at once; its message is above"))
+        self._fail_all(self._gone, "the launcher ended")
+
+    def _fail_all(self, gone: str, reason: str) -> None:
+        """Whoever waits for a zygote or a sandbox is told; nothing of either is left."""
         for image in list(self.prepared):
-            self._settle(image, SandboxFailed(self._gone))
+            self._settle(image, SandboxFailed(gone))
         for sandbox in self.sandboxes.values():
-            sandbox.on_failed("the launcher ended")
+            sandbox.on_failed(reason)
         self.sandboxes.clear()
 
     def _forget_socket(self) -> None:
@@ -227,9 +235,7 @@ class Launcher:
         self._forget_socket()
         self._socket.close()
         await self._process.wait()
-        for sandbox in self.sandboxes.values():
-            sandbox.on_failed("stopped")
-        self.sandboxes.clear()
+        self._fail_all(self._gone, "stopped")
 
 
 class EmbeddedRuntime:
