@@ -9,7 +9,6 @@ from pydantic import SecretStr
 
 from sandbox.errors import InvalidSetting, UnknownModel
 from sandbox.loop.messages import Dialect
-from sandbox.loop.prices import Prices
 
 Policy = Literal["first", "pinned", "cheapest", "fastest"]
 """Which of a model's routes is taken: in order with failover, the first alone, by price, by speed."""
@@ -21,6 +20,18 @@ VENDOR_URLS: Mapping[Dialect, str] = {"openai": "https://api.openai.com/v1", "an
 KEY_VARIABLES: Mapping[Dialect, str] = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 """The environment variables that have the vendors' keys. Read for the vendors' own addresses only."""
 _URL_VARIABLES: Mapping[Dialect, str] = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    """None: as `input`."""
+    cache_write: float | None = None
+    """None: as `input`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +164,13 @@ class Catalogue:
             raise UnknownModel(f"there is no model {name!r}; choose from: {known}")
         upstream = self.upstreams[route.upstream]
         return ModelPlan(name, (route,), pictures=upstream.is_vendors)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Keys, and what is in headers: nothing of it may be shown."""
+        keys = (plan.key.get_secret_value() for plan in self.upstreams.values() if plan.key)
+        headers = (value for plan in self.upstreams.values() for value in plan.headers.values())
+        return tuple(secret for secret in (*keys, *headers) if secret)
 
     def name_of(self, route: Route) -> str:
         """The shortest name that means this model at this upstream."""

@@ -152,6 +152,16 @@ class Models:
         """What is done for a model's name; empty is the default model. Raises `UnknownModel`."""
         return self.catalogue.plan(name)
 
+    async def chosen(self, name: str) -> ModelPlan:
+        """As `plan`; with neither a name nor a default it is the first model that an upstream says it has.
+
+        Raises `UnknownModel`.
+        """
+        if name or self.catalogue.default or self.catalogue.models:
+            return self.plan(name)
+        found = await self.list()
+        return self.plan(found[0].name if found else "")
+
     def states(self) -> Mapping[str, State]:
         """Each upstream's circuit breaker."""
         return {name: gate.breaker.state for name, gate in self._gates.items()}
@@ -258,9 +268,9 @@ class Models:
                 reply.cost if reply else None,
                 turn.shadow,
             )
-            if outcome == "answered" and first is not None and not turn.shadow:
+            if not turn.shadow and outcome == "answered" and first is not None:
                 self._speeds.record(route, first)
-            elif isinstance(error, UpstreamError) and _may_fail_over(error):
+            elif not turn.shadow and isinstance(error, UpstreamError) and _may_fail_over(error):
                 self._speeds.record(route, math.inf)
             return self._noted(attempt)
 

@@ -6,26 +6,16 @@ server of one's own is never charged for under a vendor's price because its mode
 not known the cost is None, never 0; for a local server it can be set to 0.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 
 import genai_prices
 
+from sandbox.loop.catalogue import Prices
 from sandbox.loop.messages import Usage
 
+__all__ = ["Prices", "cost"]
+
 _MTOK = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """US dollars per million tokens."""
-
-    input: float
-    output: float
-    cache_read: float | None = None
-    """None: as `input`."""
-    cache_write: float | None = None
-    """None: as `input`."""
 
 
 def cost(usage: Usage, model: str, address: str, override: Prices | None = None) -> float | None:

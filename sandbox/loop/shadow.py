@@ -5,11 +5,12 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import structlog
-
+from sandbox import logs
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.catalogue import ModelPlan, Route
 from sandbox.loop.messages import Reply, Request
+
+log = logs.logger(__name__)
 
 _AT_ONCE = 8
 """More are left out: what is compared is a sample in any case."""
@@ -62,7 +63,7 @@ class Shadows:
             if self.on_shadow:
                 self.on_shadow(Shadowed(request, reply, attempt, second))
         except Exception as error:  # a bug of ours, which must not be the caller's trouble
-            structlog.get_logger("sandbox").warning("shadow_failed", route=str(route), error=repr(error))
+            log.warning("a second opinion was lost", route=str(route), error=repr(error))
 
     async def aclose(self) -> None:
         """End those that run."""
