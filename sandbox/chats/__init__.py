@@ -8,7 +8,7 @@ in, with a new request as always in this protocol, `resume` puts back what the c
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from sandbox import logs
@@ -18,7 +18,7 @@ from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.node import NodeInterpreter, facts
 from sandbox.keys import Owner
 from sandbox.loop.budget import Budget
-from sandbox.loop.events import Ending, Finished, Ran, Repair
+from sandbox.loop.events import Ending, Finished, Repair
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Event, Loop, Options
 from sandbox.loop.messages import Delta, Reply, Request

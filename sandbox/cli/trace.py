@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
@@ -67,7 +68,7 @@ def show(trace_id: Annotated[str, typer.Argument(metavar="ID", help="From `sandb
         _show(record, record["at"] - row.created_at)
 
 
-def _show(record: dict[str, Any], after: float) -> None:
+def _show(record: Mapping[str, Any], after: float) -> None:
     kind = record["kind"]
     title, body = kind, ""
     if kind == "message":

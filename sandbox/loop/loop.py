@@ -15,7 +15,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from sandbox.errors import InvalidCode, SandboxError
@@ -59,7 +59,7 @@ class Asks(Protocol):
 class Options:
     """How a run is to go."""
 
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     functions: tuple[Function, ...] = ()
     """The caller's own. A call of one ends the run with `Ending.CALLS`."""
     fenced: bool = False
@@ -275,7 +275,9 @@ class _Run:
         try:
             return tool.code_of(call.arguments)
         except tool.Unusable as error:
-            raise tool.Unusable(_CUT_OFF) from error if cut_off else error
+            if cut_off:
+                raise tool.Unusable(_CUT_OFF) from error
+            raise
 
     def _timeout(self) -> float | None:
         """Seconds for the next execution: its own bound, or what is left of the run's."""
