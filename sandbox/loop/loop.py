@@ -371,13 +371,14 @@ class _Run:
 
     def _reason(self, over: Ending) -> str:
         budget = self._options.budget
-        return {
-            Ending.ATTEMPTS: f"{self._streak.failures} attempts in a row have failed, which is the limit.",
-            Ending.TURNS: f"{budget.turns} turns are used up, which is the limit.",
-            Ending.TOKENS: f"{budget.tokens} tokens are used up, which is the limit.",
-            Ending.USD: f"{budget.usd} US dollars are spent, which is the limit.",
-            Ending.SECONDS: f"{budget.seconds:g} seconds are over, which is the limit.",
+        used = {
+            Ending.ATTEMPTS: f"{self._streak.failures} attempts in a row have failed",
+            Ending.TURNS: f"{budget.turns} turns are used up",
+            Ending.TOKENS: f"{budget.tokens} tokens are used up",
+            Ending.USD: f"{budget.usd} US dollars are spent",
+            Ending.SECONDS: f"{budget.seconds} seconds are over",
         }[over]
+        return f"{used}, which is the limit."
 
     def _finish(self, why: Ending, answer: Message) -> tuple[Event, ...]:
         spent = replace(self._spent, seconds=time.monotonic() - self._began)
