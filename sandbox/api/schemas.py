@@ -115,9 +115,28 @@ class SessionIn(_In):
 class ErrorOut(BaseModel):
     """What the program raised."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "KeyError",
+                    "value": "'Prize'",
+                    "traceback": "Traceback (most recent call last):\n  Cell In[1], line 3, in <module>\n"
+                    "    df['Prize'].mean()\nKeyError: 'Prize'",
+                    "looked_in": "columns of df: DataFrame",
+                    "available": ["'Price'", "'Region'"],
+                }
+            ]
+        }
+    )
+
     name: str
     value: str
-    traceback: str
+    traceback: str = Field(description="Without colour; the program's own frames first.")
+    looked_in: str = Field("", description="Where a name or key was not found, if known, else empty.")
+    available: list[str] = Field(
+        [], description="What there is instead, as a program would write it; the nearest first, 30 at most."
+    )
 
 
 class ArtifactOut(BaseModel):

@@ -107,7 +107,7 @@ def read_record(data: Any) -> ExecutionRecord:
 
 
 def read_error(data: Any) -> Error:
-    return Error(**_known(Error, data))
+    return Error(**{**_known(Error, data), "available": tuple(data.get("available") or ())})
 
 
 def read_artifact(data: Any) -> Artifact:

@@ -136,7 +136,7 @@ def _value(name: str, stored: Any) -> Any:
         case "results" | "removed":
             return tuple(stored)
         case "error":
-            return Error(**stored)
+            return Error(**{**stored, "available": tuple(stored.get("available") or ())})
         case "artifacts":
             return tuple(Artifact(**artifact) for artifact in stored)
         case "truncated":
