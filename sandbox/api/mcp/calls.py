@@ -15,7 +15,7 @@ from sandbox.api.mcp import results
 from sandbox.api.mcp.desk import Desk, Found
 from sandbox.api.mcp.tools import ARGUMENTS, CloseOut, CloseSession, ListFiles, ReadFile, RunPython, UploadFile
 from sandbox.api.mcp.workbench import Workbench
-from sandbox.errors import Conflict, FileMissing, InvalidRequest, SandboxError, SessionMissing, TooLarge
+from sandbox.errors import Conflict, FileMissing, InvalidRequest, SandboxError, SandboxFailed, SessionMissing, TooLarge
 from sandbox.execution import Execution, Output, Status, Stream
 from sandbox.loop import tool
 from sandbox.loop.told import told
@@ -101,15 +101,15 @@ async def _in_session(
     desk: Desk, caller: Caller, session_id: str | None, work: Callable[[Workbench], Awaitable[T]]
 ) -> tuple[Found, T]:
     """Do it in the session; where the connection's own has ended meanwhile, in a new one."""
-    found = None
+    had = desk.current(caller.connection)
     try:
         found = await desk.open(caller.connection, session_id)
         caller.about(found.workbench.session_id)
         return found, await work(found.workbench)
     except (Conflict, SessionMissing) as error:
-        if session_id is not None or caller.connection is None:
+        if session_id is not None or caller.connection is None or had is None:
             raise
-        found = await desk.reopen(caller.connection, error)
+        found = await desk.reopen(caller.connection, had, error)
     caller.about(found.workbench.session_id)
     return found, await work(found.workbench)
 
@@ -123,7 +123,7 @@ async def _follow(workbench: Workbench, caller: Caller, code: str, timeout: floa
             if isinstance(item, Execution):
                 return item
             await news.add(item)
-    raise SessionMissing(f"session {workbench.session_id} ended while the program ran")
+    raise SandboxFailed(f"session {workbench.session_id} ended while the program ran; it was not run to its end")
 
 
 class _News:

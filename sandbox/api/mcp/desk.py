@@ -59,11 +59,13 @@ class Desk:
             held.session_id = workbench.session_id
             return Found(workbench)
 
-    async def reopen(self, connection: str, error: Conflict | NotFound) -> Found:
-        """For a connection whose session turned out to be over."""
-        self.forget(connection)
+    async def reopen(self, connection: str, had: str, error: Conflict | NotFound) -> Found:
+        """For a connection whose session turned out to be over. had: that one's id."""
+        if self.current(connection) == had:  # else another call has been here already
+            self.forget(connection)
         found = await self.open(connection, None)
-        return Found(found.workbench, (f"Note: {error}. This is a new session: earlier variables and files are gone.",))
+        why = str(error).removesuffix("; open a new one")
+        return Found(found.workbench, (f"Note: {why}. This is a new session: earlier variables and files are gone.",))
 
     async def find(self, connection: str | None, session_id: str | None) -> Workbench | None:
         """The session, if there is one. Raises `SessionMissing`, `InvalidRequest`."""

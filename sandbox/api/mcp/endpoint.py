@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from fastapi import HTTPException, Request
 from starlette.types import Receive, Scope, Send
 
 from sandbox.api.auth import authenticate
-from sandbox.api.visit import Visit
+from sandbox.api.visit import CLIENT_LEFT, Visit
 from sandbox.errors import Draining
 from sandbox.node import Node
 
@@ -54,16 +54,20 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. Raises `Unauthorized`, `Draining`, and `HTTPException` where the SDK is missing."""
         request = Request(scope, receive)
-        Visit.of(request).route = PATH
+        visit = Visit.of(request)
+        visit.route = PATH
         owner = await authenticate(request)
         owners = await self._loaded()
-        if scope["method"] == "GET":  # a stream that says nothing unless asked elsewhere
+        with contextlib.nullcontext() if scope["method"] == "GET" else self._counted():  # a GET's stream has no end
             await owners.serve(owner, scope, receive, send)
-            return
+        visit.status = visit.status or CLIENT_LEFT
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
         self._busy += 1
         self._quiet.clear()
         try:
-            await owners.serve(owner, scope, receive, send)
+            yield
         finally:
             self._busy -= 1
             if not self._busy:

@@ -197,7 +197,8 @@ def of_error(error: SandboxError) -> CallToolResult:
     """One of ours."""
     words = f"{error}."
     if isinstance(error, SessionMissing | SessionClosed | SessionExpired):
-        words += " Its variables and files are gone. Call without session_id to begin a new session."
+        words = f"{str(error).removesuffix('; open a new one')}."
+        words += " Variables and files of it are gone. Call without session_id to begin a new session."
     elif isinstance(error, Overloaded):
         words += f" Nothing was run; try again in {max(1, round(error.retry_after))} s."
     elif isinstance(error, NotFound):
