@@ -25,6 +25,7 @@ from sandbox.guest.names import (
     is_pandas,
     keys_as_code,
     locals_of,
+    meant,
     module_names,
     near,
     near_first,
@@ -84,7 +85,7 @@ def _stack(tb: TracebackType | None) -> list[TracebackType]:
 
 def _key(value: BaseException, at: TracebackType, below: list[FrameType]) -> Found | None:
     wanted = _said(value)
-    pandas = _pandas(at.tb_frame, below)
+    pandas = _pandas(at.tb_frame, below, meant(wanted))
     if pandas is not None:
         where, keys = pandas
         return where, keys_as_code(keys, wanted)
@@ -123,7 +124,7 @@ def _attribute(owner: Any, name: Any, frame: FrameType) -> Found | None:
         return None  # it is there, and its own code complains
     if is_pandas(owner, "DataFrame"):
         # A column is meant as often as a method.
-        columns = [each for each in islice(owner.columns, CONSIDERED) if type(each) is str]
+        columns = _texts(owner.columns)
         alike = near(name, columns)
         rest = [each for each in columns if each not in alike]
         told = [repr(each[:LENGTH]) for each in alike] + near(name, known) + [repr(e[:LENGTH]) for e in rest]
@@ -141,9 +142,9 @@ def _name(name: Any, frame: FrameType) -> Found | None:
 
 def _expression(value: BaseException, frame: FrameType, below: list[FrameType]) -> Found | None:
     """`df.query("price > 1")`: the names in it are columns."""
-    pandas = _pandas(frame, below)
     said = _said(value)
     match = re.match(r"name '(.+)' is not defined", said) if type(said) is str else None
+    pandas = _pandas(frame, below, match[1]) if match else None
     return None if pandas is None or match is None else (pandas[0], keys_as_code(pandas[1], match[1]))
 
 
@@ -230,31 +231,44 @@ def _columns(table: Any, wanted: str) -> list[str]:
 # pandas: whose keys were asked for.
 
 
-def _pandas(frame: FrameType, below: list[FrameType]) -> tuple[str, Iterable[Any]] | None:
+def _pandas(frame: FrameType, below: list[FrameType], wanted: str) -> tuple[str, Iterable[Any]] | None:
     """The labels in which pandas looked, by what its frames hold."""
-    table: Any = None
+    tables: list[Any] = []
     index: Any = None
     for each in below:
         owner: Any = locals_of(each).get("self")
-        if is_pandas(owner, "Index") or is_pandas(owner, "MultiIndex"):
+        if is_pandas(owner, "Index"):
             index = owner
             continue
         if is_pandas(owner, "_LocIndexer"):
             owner = owner.obj
-        if is_pandas(owner, "DataFrameGroupBy") or is_pandas(owner, "SeriesGroupBy"):
+        if is_pandas(owner, "GroupBy"):
             if each.f_code.co_name == "get_group":
                 return f"groups of {_called(owner, frame)}", owner._grouper.result_index
             owner = dict_of(owner).get("obj")  # not there yet while it is made
         if is_pandas(owner, "DataFrame") or is_pandas(owner, "Series"):
-            table = owner
-    if table is None:
+            tables.append(owner)
+    if not tables:
         return None if index is None else ("labels of an index", index)
+    table = _table(tables, frame, wanted)
     called = _called(table, frame)
     if is_pandas(table, "Series"):
         return f"index of {called}", table.index if index is None else index
     if index is not None and index is not table.columns and _same(index, table.index):
         return f"index of {called}", index
     return f"columns of {called}", table.columns
+
+
+def _table(tables: list[Any], frame: FrameType, wanted: str) -> Any:
+    """Whose labels were meant: pandas makes copies and parts on its way, and has two of them in a merge."""
+    named = [table for table in reversed(tables) if not _called(table, frame).startswith(("a ", "an "))]
+    candidates = [*named, *tables]
+    lacking = (each for each in candidates if not (is_pandas(each, "DataFrame") and wanted in _texts(each.columns)))
+    return next(lacking, candidates[-1])
+
+
+def _texts(labels: Any) -> list[str]:
+    return [label for label in islice(labels, CONSIDERED) if type(label) is str]
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -337,7 +351,7 @@ def _module_of(frame: FrameType) -> str:
 def _said(value: BaseException) -> Any:
     """The first argument, where it is of a type that is safe to look at."""
     arguments = _slot(BaseException, "args", value)
-    first = arguments[0] if arguments else None
+    first: Any = arguments[0] if arguments else None
     if (type(first) in (list, tuple) or is_pandas(first, "Index")) and len(first):
         first = first[0]
     return first if type(first) in (str, int, float) else None

@@ -101,10 +101,10 @@ def submodules(module: ModuleType) -> list[str]:
 def keys_as_code(keys: Iterable[Any], wanted: Any) -> list[str]:
     """As literals, the nearest first. Keys of types that are not plain are left out."""
     told = [text for key in islice(keys, CONSIDERED) if (text := _as_code(key))]
-    return near_first(_meant(wanted), told)
+    return near_first(meant(wanted), told)
 
 
-def _meant(said: Any) -> str:
+def meant(said: Any) -> str:
     """The key in `'Price'`, `["'Price'"] not in index`, `Column not found: Price`."""
     if type(said) is not str:
         return str(said) if type(said) in (int, float) else ""
