@@ -18,12 +18,11 @@ from sandbox import logs, telemetry
 from sandbox.api import problems
 from sandbox.api.families import family
 from sandbox.api.refusal import ALWAYS
-from sandbox.api.visit import Bodies, Body, Visit, request_id_of
+from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
 from sandbox.errors import Forbidden, InvalidRequest, SandboxError
 from sandbox.execution import MIB
 from sandbox.node import LOOPBACK, Node
 
-_CLIENT_LEFT = 499
 _QUIET = frozenset({"/health", "/health/live", "/metrics"})
 """Asked for every few seconds by machines; logged only for debugging."""
 _BODIES = 8
@@ -71,7 +70,7 @@ class Guard:
             self._check(scope, headers)
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            visit.status = visit.status or _CLIENT_LEFT
+            visit.status = visit.status or CLIENT_LEFT
         except SandboxError as error:
             if visit.status:
                 raise  # too late for an answer: the connection has to be cut
