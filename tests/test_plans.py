@@ -1,18 +1,24 @@
 """From settings to the plans of the model loop."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import SecretStr
 
+from sandbox import tables
 from sandbox.config import Settings
 from sandbox.engine import open_models
 from sandbox.errors import InvalidSetting
-from sandbox.loop.catalogue import Catalogue, ModelPlan, Prices, Route, Shadow, UpstreamPlan
+from sandbox.loop.attempt import OUTCOMES
+from sandbox.loop.catalogue import CacheRule, Catalogue, ModelPlan, Policy, Prices, Route, Shadow, UpstreamPlan
+from sandbox.metrics import Metrics
 from sandbox.plans import catalogue
+from sandbox.tables import ModelTable
 
 LOCAL = {"url": "http://127.0.0.1:8080/v1/"}
 
@@ -137,3 +143,49 @@ def test_whoever_runs_code_only_loads_no_vendors_library() -> None:
     program = "import sys, sandbox.cli; print([m for m in ('openai', 'anthropic', 'genai_prices') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+EXAMPLES = [
+    pytest.param(example, id=f"{page}-{number}")
+    for page in ("models.md", "settings.md")
+    for number, example in enumerate(re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_settings_that_the_documentation_shows_are_settings(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "example.toml"
+    file.write_text(example)
+    monkeypatch.setenv("SANDBOX_CONFIG", str(file))
+    known = catalogue(Settings(), {"GATEWAY_KEY": "sk-1"})
+    assert known.upstreams
+    for name in known.models:
+        assert known.plan(name).routes
+
+
+def test_what_the_documentation_shows_for_the_environment_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    [json] = re.findall(r"SANDBOX_UPSTREAMS='(.*?)'", (DOCS / "models.md").read_text())
+    monkeypatch.setenv("SANDBOX_UPSTREAMS", json)
+    assert list(read().upstreams) == ["local"]
+
+
+@pytest.mark.parametrize("word", [*get_args(Policy), *OUTCOMES, *get_args(CacheRule)])
+def test_every_policy_outcome_and_cache_rule_is_documented(word: str) -> None:
+    assert f"`{word}`" in (DOCS / "models.md").read_text()
+
+
+def test_every_metric_of_upstreams_is_documented() -> None:
+    metrics = Metrics()
+    metrics.observe_breakers(dict)
+    told = re.findall(r"^# TYPE (sandbox_upstream_\w+) ", metrics.exposition()[0].decode(), re.MULTILINE)
+    page = (DOCS / "models.md").read_text()
+    documented = re.findall(r"^\| `(sandbox_\w+)`", page, re.MULTILINE)
+    assert sorted(name for name in told if not name.endswith("_created")) == sorted(documented)
+
+
+def test_the_policies_of_the_settings_are_those_of_the_loop() -> None:
+    assert get_args(tables.Policy) == get_args(Policy)
+    assert get_args(ModelTable.model_fields["cache"].annotation) == get_args(CacheRule)
