@@ -6,9 +6,11 @@ nothing happens a comment is sent, so that proxies keep the connection and both 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from sandbox.api import encode
@@ -16,6 +18,7 @@ from sandbox.api.problems import code_of
 from sandbox.errors import SandboxError
 from sandbox.events import EventLog
 
+T = TypeVar("T")
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_S = 15.0
 _BEGIN = b"retry: 1000\n\n"
@@ -113,3 +116,17 @@ async def gone(receive: Receive) -> None:
     """Wait until the client has left. Its body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def while_here(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives, while the client waits for it; raises `ClientDisconnect` when it leaves."""
+    working, going = asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))
+    try:
+        await asyncio.wait((working, going), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, going):
+            task.cancel()
+        await asyncio.gather(working, going, return_exceptions=True)

@@ -8,7 +8,7 @@ in, with a new request as always in this protocol, `resume` puts back what the c
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from sandbox import logs
@@ -18,7 +18,7 @@ from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.node import NodeInterpreter, facts
 from sandbox.keys import Owner
 from sandbox.loop.budget import Budget
-from sandbox.loop.events import Ending, Finished, Ran, Repair
+from sandbox.loop.events import Ending, Finished, Repair
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Event, Loop, Options
 from sandbox.loop.messages import Delta, Reply, Request
@@ -83,19 +83,30 @@ class Chats:
         interpreter = await hold.interpreter()
         recorder = Recorder(replace(request, messages=messages), owner.id, self._secrets)
         loop = Loop(self.models, interpreter, options)
-        return Chat(node, loop, replace(request, messages=messages), recorder, hold)
+        return Chat(node, loop, replace(request, messages=messages), recorder, hold, fenced=plan.fenced)
 
 
 class Chat:
     """One run. `events` may be called once."""
 
-    def __init__(self, node: Node, loop: Loop, request: Request, recorder: Recorder, hold: "_Hold") -> None:
+    def __init__(
+        self, node: Node, loop: Loop, request: Request, recorder: Recorder, hold: "_Hold", *, fenced: bool
+    ) -> None:
         self.trace_id = recorder.id
+        self.functions = frozenset(function.name for function in request.functions)
+        """The names of the caller's own."""
+        self.fenced = fenced
+        """What the model says holds programs, which are not for the caller."""
         self._node = node
         self._loop = loop
         self._request = request
         self._recorder = recorder
         self._hold = hold
+
+    @property
+    def session_id(self) -> str | None:
+        """Where code has run so far."""
+        return self._hold.session_id
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """See `Loop.run`. Closing it early ends the program that runs, and the trace is kept as cancelled."""
@@ -132,26 +143,26 @@ class _Hold:
     """A run's session: the caller's, one of a run before, or one that is opened when code has to run."""
 
     def __init__(self, node: Node, owner: Owner, session_id: str | None, *, is_callers: bool) -> None:
+        self.session_id = session_id
         self._node = node
         self._owner = owner
-        self._session_id = session_id
         self._is_callers = is_callers
 
     async def interpreter(self) -> Interpreter:
-        if self._session_id is not None:
-            row = await self._node.session(self._owner, self._session_id)
+        if self.session_id is not None:
+            row = await self._node.session(self._owner, self.session_id)
             if self._is_callers or row.status == "active":
                 return await NodeInterpreter.of(self._node, self._owner, row)
         return LazyInterpreter(await facts(self._node), self._open)
 
     async def _open(self) -> Interpreter:
         row = await self._node.open_session(self._owner)
-        self._session_id = row.id
+        self.session_id = row.id
         return await NodeInterpreter.of(self._node, self._owner, row)
 
     async def release(self) -> None:
         """End what was opened for this run alone; its files stay for a while."""
-        if self._session_id is None or self._is_callers:
+        if self.session_id is None or self._is_callers:
             return
         with contextlib.suppress(SandboxError):  # it has expired, or somebody has closed it
-            await self._node.retire_session(self._owner, self._session_id)
+            await self._node.retire_session(self._owner, self.session_id)

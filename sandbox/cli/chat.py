@@ -34,7 +34,6 @@ from sandbox.loop.events import Ending, Finished, Ran
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Loop, Options
 from sandbox.loop.messages import Message, Request, Text
-
 from sandbox.store import Store
 from sandbox.traces import Recorder
 

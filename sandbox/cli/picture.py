@@ -31,7 +31,7 @@ def _sequence(data: bytes, environment: Mapping[str, str]) -> bytes:
         return b""
     if environment.get("KITTY_WINDOW_ID") or environment.get("TERM") in ("xterm-kitty", "xterm-ghostty"):
         return _kitty(data) if data.startswith(_PNG) else b""
-    if environment.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm", "vscode") or environment.get("LC_TERMINAL") == "iTerm2":
+    if environment.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm") or environment.get("LC_TERMINAL") == "iTerm2":
         return b"\x1b]1337;File=inline=1;size=%d:%b\x07" % (len(data), base64.b64encode(data))
     return b""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
@@ -15,7 +16,9 @@ from sandbox.errors import TraceMissing
 from sandbox.store import Store, TraceRow
 from sandbox.traces import to_lines, to_notebook, to_otlp
 
-app = typer.Typer(help="Runs of the model loop: what was said, run and spent.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Runs of the model loop: what was said, run and spent.", no_args_is_help=True, add_completion=False
+)
 _LINES_SHOWN = 40
 """Of each output, in `show`; `export` has all."""
 
@@ -41,7 +44,9 @@ def list_(
     for row in rows:
         colour = "green" if row.ending == "answered" else "yellow"
         spent = f"{row.turns} turns, {row.executions} executions, {row.input_tokens + row.output_tokens} tokens"
-        line((row.id, "bold"), "  ", (row.ending, colour), f"  {_time(row.created_at)}  {spent}  ", printable(row.prompt))
+        line(
+            (row.id, "bold"), "  ", (row.ending, colour), f"  {_time(row.created_at)}  {spent}  ", printable(row.prompt)
+        )
 
 
 async def _newest(limit: int) -> tuple[TraceRow, ...]:
@@ -63,7 +68,7 @@ def show(trace_id: Annotated[str, typer.Argument(metavar="ID", help="From `sandb
         _show(record, record["at"] - row.created_at)
 
 
-def _show(record: dict[str, Any], after: float) -> None:
+def _show(record: Mapping[str, Any], after: float) -> None:
     kind = record["kind"]
     title, body = kind, ""
     if kind == "message":

@@ -219,9 +219,9 @@ class AsyncSession:
         with opened(content) as source:
             return await self._client._send(requests.upload(self.id, path), source)
 
-    async def download(self, path: str) -> bytes:
+    async def download(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """As `Session.download`."""
-        return await self._client._send(requests.download(self.id, path))
+        return await self._client._send(requests.download(self.id, path, start, end))
 
     async def download_to(self, path: str, local: Path) -> None:
         """As `Session.download_to`."""

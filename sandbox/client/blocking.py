@@ -241,9 +241,9 @@ class Session:
         with opened(content) as source:
             return self._client._send(requests.upload(self.id, path), source)
 
-    def download(self, path: str) -> bytes:
-        """A file's contents. Raises `FileMissing`, `InvalidPath`."""
-        return self._client._send(requests.download(self.id, path))
+    def download(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        """A file's contents, from `start` to before `end` in bytes. Raises `FileMissing`, `InvalidPath`."""
+        return self._client._send(requests.download(self.id, path, start, end))
 
     def download_to(self, path: str, local: Path) -> None:
         """Store a file at `local`, wholly or not at all. Raises `FileMissing`, `InvalidPath`, `OSError`."""

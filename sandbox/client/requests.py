@@ -184,8 +184,11 @@ def upload(session_id: str, path: str) -> Request[File]:
     return Request("PUT", _file(session_id, path), _json(read_file), headers, answer_s=_SLACK_S)
 
 
-def download(session_id: str, path: str) -> Request[bytes]:
-    return Request("GET", _file(session_id, path), bytes, {"Accept-Encoding": "identity"})
+def download(session_id: str, path: str, start: int = 0, end: int | None = None) -> Request[bytes]:
+    headers = {"Accept-Encoding": "identity"}
+    if start or end is not None:
+        headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+    return Request("GET", _file(session_id, path), bytes, headers)
 
 
 def remove(session_id: str, path: str) -> Request[None]:

@@ -15,18 +15,18 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from sandbox.errors import InvalidCode, SandboxError
 from sandbox.execution import Execution, Status
 from sandbox.loop import fence, tool
+from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Budget, Spent
 from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.hints import error_class
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.messages import Delta, Function, Message, Reply, Request, Text, ToolCall, ToolResult
-from sandbox.loop.attempt import Attempt
 from sandbox.loop.repairs import Streak
 from sandbox.loop.told import told
 from sandbox.remote import File
@@ -59,7 +59,7 @@ class Asks(Protocol):
 class Options:
     """How a run is to go."""
 
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     functions: tuple[Function, ...] = ()
     """The caller's own. A call of one ends the run with `Ending.CALLS`."""
     fenced: bool = False
@@ -191,9 +191,10 @@ class _Run:
         turn = self._spent.turns + 1
         yield Asked(turn)
         began = time.monotonic()
-        request = replace(self._request, messages=messages)
-        if request.functions and choice is not None:
-            request = replace(request, tool_choice=choice)
+        if choice is None:  # what the caller wants is for the first turn: a model that must call never answers
+            choice = self._request.tool_choice if turn == 1 or self._request.tool_choice == "none" else None
+        choice = choice if self._request.functions else None
+        request = replace(self._request, messages=messages, tool_choice=choice)
         async for item in _until(self._models.stream(request, whole=self._options.whole), self._deadline):
             if isinstance(item, Delta):
                 if item.text:
@@ -274,7 +275,9 @@ class _Run:
         try:
             return tool.code_of(call.arguments)
         except tool.Unusable as error:
-            raise tool.Unusable(_CUT_OFF) from error if cut_off else error
+            if cut_off:
+                raise tool.Unusable(_CUT_OFF) from error
+            raise
 
     def _timeout(self) -> float | None:
         """Seconds for the next execution: its own bound, or what is left of the run's."""
@@ -368,13 +371,14 @@ class _Run:
 
     def _reason(self, over: Ending) -> str:
         budget = self._options.budget
-        return {
-            Ending.ATTEMPTS: f"{self._streak.failures} attempts in a row have failed, which is the limit.",
-            Ending.TURNS: f"{budget.turns} turns are used up, which is the limit.",
-            Ending.TOKENS: f"{budget.tokens} tokens are used up, which is the limit.",
-            Ending.USD: f"{budget.usd} US dollars are spent, which is the limit.",
-            Ending.SECONDS: f"{budget.seconds:g} seconds are over, which is the limit.",
+        used = {
+            Ending.ATTEMPTS: f"{self._streak.failures} attempts in a row have failed",
+            Ending.TURNS: f"{budget.turns} turns are used up",
+            Ending.TOKENS: f"{budget.tokens} tokens are used up",
+            Ending.USD: f"{budget.usd} US dollars are spent",
+            Ending.SECONDS: f"{budget.seconds} seconds are over",
         }[over]
+        return f"{used}, which is the limit."
 
     def _finish(self, why: Ending, answer: Message) -> tuple[Event, ...]:
         spent = replace(self._spent, seconds=time.monotonic() - self._began)

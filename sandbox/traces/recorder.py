@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sandbox.execution import Execution
+from sandbox.loop.attempt import Attempt
 from sandbox.loop.events import Finished, Ran, Repair, Replied, Unusable
 from sandbox.loop.loop import Event
 from sandbox.loop.messages import Message, Request, Text
-from sandbox.loop.attempt import Attempt
 from sandbox.store.rows import TraceRow
 from sandbox.traces import parts
 from sandbox.traces.secrets import Secrets
