@@ -141,6 +141,8 @@ class Node:
             engine = await stack.enter_async_context(Engine.open(settings))
             _logger.info("runtime", name=engine.runtime.name, why=engine.choice.why)
             parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
+            engine.models.on_attempt = parts.metrics.attempt
+            parts.metrics.observe_breakers(engine.models.states)
             keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
             node = cls(settings, parts, keyring, directory.node, epoch)
             await node._recover()

@@ -64,9 +64,7 @@ def told(asked: Asked) -> str:
     return str(asked.body["messages"][-1]["content"])
 
 
-async def test_the_models_code_runs_and_the_caller_sees_one_answer(
-    sdk: openai.AsyncOpenAI, upstream: Scripted
-) -> None:
+async def test_the_models_code_runs_and_the_caller_sees_one_answer(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
     upstream.then(runs("print(6 * 7)"), Says("It is 42."))
     answer = await ask(sdk)
     assert answer.choices[0].message.content == "It is 42."
@@ -260,7 +258,7 @@ async def test_an_upstream_that_breaks_off_after_words_is_one_clean_error_in_the
         async for chunk in await sdk.chat.completions.create(
             model="scripted", messages=QUESTION, tools=[INTERPRETER], stream=True
         ):
-            seen.append(chunk)  # noqa: PERF401  # what came before the error
+            seen.append(chunk)  # what came before the error
     assert words(seen)
 
 
