@@ -234,7 +234,7 @@ def cut(text: str, room: int) -> str:
 
 
 def _pictures(execution: Execution) -> tuple[Image, ...]:
-    found = []
+    found: list[Image] = []
     for data in execution.results:
         if _is_seen(data) and len(found) < PICTURES:
             mime = next(mime for mime in _SEEN if mime in data)
