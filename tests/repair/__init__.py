@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sandbox.execution import Execution, Limits, Status
 from sandbox.image import Manifest
@@ -55,11 +56,9 @@ class Program:
 @cache
 def programs() -> tuple[Program, ...]:
     """All, in the order of the file."""
-    tables = tomllib.loads((_HERE / "programs.toml").read_text())["program"]
+    tables: list[dict[str, Any]] = tomllib.loads((_HERE / "programs.toml").read_text())["program"]
     lists = ("expect", "makes", "files")
-    return tuple(
-        Program(**{name: tuple(value) if name in lists else value for name, value in table.items()}) for table in tables
-    )
+    return tuple(Program(**table | {name: tuple(table.get(name, ())) for name in lists}) for table in tables)
 
 
 async def prepare(session: Session, program: Program) -> None:
