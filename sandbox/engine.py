@@ -40,16 +40,19 @@ class Engine:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: Settings | None = None, *, warm: bool = True) -> AsyncIterator[Self]:
+    async def open(
+        cls, settings: Settings | None = None, *, warm: bool = True, runtime: Runtime | None = None
+    ) -> AsyncIterator[Self]:
         """Open everything; at the end, close every session and leave nothing behind.
 
         settings: default is the environment and the settings file. warm: keep a pool; without one every session
-        is a cold start. The image is prepared in the background, which takes seconds, and sessions wait for it;
-        `pool.fill` does, too. Raises `HostUnfit`, `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
+        is a cold start. runtime: one that is open and stays so; default is one of its own, as the settings name it.
+        The image is prepared in the background, which takes seconds, and sessions wait for it; `pool.fill` does, too.
+        Raises `HostUnfit`, `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
         """
         settings = settings or Settings.load()
         async with contextlib.AsyncExitStack() as stack:
-            choice = await _choose(stack, settings)
+            choice = Choice(runtime, "it was open") if runtime is not None else await _choose(stack, settings)
             spec = _spec(settings, choice.runtime)
             await choice.runtime.manifest(spec.image)  # raises here, for whoever opens, when it cannot be used
             pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, settings.pool_size if warm else 0))
