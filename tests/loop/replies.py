@@ -1,5 +1,6 @@
 """Replies, requests and messages of every kind, for tests that hold for all of them."""
 
+import itertools
 import json
 from typing import Any
 
@@ -56,7 +57,7 @@ requests = st.builds(
 def cut(text: str, at: list[int]) -> list[str]:
     """A text in pieces that end at these places."""
     ends = sorted({min(each, len(text)) for each in at} | {0, len(text)})
-    return [text[begin:end] for begin, end in zip(ends, ends[1:], strict=False)]
+    return [text[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def delta(**fields: Any) -> dict[str, Any]:

@@ -10,7 +10,19 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from sandbox.errors import InvalidRequest
 from sandbox.loop import openai_chat
-from sandbox.loop.messages import Function, Image, Message, Opaque, Reply, Request, Text, ToolCall, ToolResult, Usage
+from sandbox.loop.messages import (
+    Finish,
+    Function,
+    Image,
+    Message,
+    Opaque,
+    Reply,
+    Request,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 from tests.loop.replies import calls, conversations, cut, delta, finish, names, requests, words
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -387,7 +399,7 @@ def test_a_reply_is_the_same_however_it_is_cut(text: str, called: tuple[ToolCall
 def test_what_is_told_in_chunks_is_what_was_said(
     text: str, called: tuple[ToolCall, ...], at: list[int], counting: bool
 ) -> None:
-    finish = "tool_calls" if called else "stop"
+    finish: Finish = "tool_calls" if called else "stop"
     reply = Reply(Message("assistant", (Text(text), *called)), finish, Usage(3, 2, 1), "m", "chatcmpl-9")
     writing = openai_chat.Writing(id="chatcmpl-9", created=1, model="m", include_usage=counting)
     chunks = [chunk for piece in cut(text, at) for chunk in writing.text(piece)] + list(writing.end(reply))
@@ -402,7 +414,7 @@ def test_what_is_told_in_chunks_is_what_was_said(
 
 @given(words, calls(), names)
 def test_what_is_told_at_once_is_what_was_said(text: str, called: tuple[ToolCall, ...], id: str) -> None:
-    finish = "tool_calls" if called else "stop"
+    finish: Finish = "tool_calls" if called else "stop"
     reply = Reply(Message("assistant", (Text(text), *called)), finish, Usage(3, 2, 1, 0, 1), "m", id)
     told = openai_chat.answer(reply, id=id, created=1)
     ChatCompletion.model_validate(told)
