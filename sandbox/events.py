@@ -7,7 +7,7 @@ running, has ended, or ended before the server was started again and its log is 
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,7 +121,7 @@ class EventLog:
         """Wait for the end. Raises what `fail` was told."""
         return await asyncio.shield(self._outcome)
 
-    async def follow(self, last_id: str | None = None) -> AsyncIterator[Event]:
+    async def follow(self, last_id: str | None = None) -> AsyncGenerator[Event, None]:
         """The events after the one of that id, until the end. Raises `InvalidRequest`, and what `fail` was told."""
         seen = None if last_id is None else Cursor.parse(last_id)
         number = 0

@@ -113,6 +113,10 @@ class Error:
     value: str
     traceback: str
     """Without colour; the user's own frames first."""
+    looked_in: str = ""
+    """Where a name or key was not found, if the live objects told: `columns of df: DataFrame`."""
+    available: tuple[str, ...] = ()
+    """What there is instead, as a program would write it: keys as literals, names bare; the nearest first."""
 
 
 Output = Stream | Result | Error

@@ -286,7 +286,7 @@ class Kernel:
             running.items.put_nowait(Result(dict(value["data"]), _count(value.get("execution_count"))))
         elif kind is Frame.ERROR:
             value, _ = decode_json(body)
-            running.items.put_nowait(Error(str(value["name"]), str(value["value"]), str(value["traceback"])))
+            running.items.put_nowait(_error(value))
         elif kind is Frame.DONE:
             value, _ = decode_json(body)
             if value["id"] == running.id:
@@ -333,6 +333,13 @@ def _exit_words(status: int) -> str:
         names = {9: "SIGKILL", 11: "SIGSEGV", 6: "SIGABRT", 15: "SIGTERM", 7: "SIGBUS", 8: "SIGFPE", 31: "SIGSYS"}
         return f"the kernel process died of signal {number} ({names.get(number, 'see signal(7)')})"
     return f"the kernel process exited with code {os.WEXITSTATUS(status)}"
+
+
+def _error(value: dict[str, Any]) -> Error:
+    # A container's image may be older than the last two.
+    names = tuple(str(name) for name in value.get("available") or ())
+    where = str(value.get("looked_in") or "")
+    return Error(str(value["name"]), str(value["value"]), str(value["traceback"]), where, names)
 
 
 def _artifact(path: str, size: int, change: str) -> Artifact:

@@ -10,6 +10,8 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sandbox import logs
@@ -54,6 +56,7 @@ class _Off:
 
 
 _OFF = _Off()
+_carried: ContextVar[Mapping[str, Attribute | None]] = ContextVar("carried", default=MappingProxyType({}))
 _tracing: "_Tracing | None" = None
 
 
@@ -68,6 +71,23 @@ def span(
     if _tracing is None:
         return _OFF
     return _tracing.span(name, kind, carrier, attributes)
+
+
+@contextmanager
+def carried(carrier: Mapping[str, str] | None, /, **attributes: Attribute | None) -> Iterator[None]:
+    """For whoever asks for an execution: attributes of its span, which begins within the block and elsewhere.
+
+    carrier: as in `span`; the execution's span is then below the one that it carries.
+    """
+    if _tracing is None:
+        yield
+        return
+    token = _carried.set(attributes)
+    try:
+        with _tracing.below(carrier):
+            yield
+    finally:
+        _carried.reset(token)
 
 
 def execution_attributes(
@@ -93,6 +113,7 @@ def execution_attributes(
         "gen_ai.tool.call.arguments": json.dumps({"code": _cut(code)}) if _tracing.content else None,
         "sandbox.session.id": session_id,
         "sandbox.execution.id": execution_id,
+        **_carried.get(),
     }
 
 
@@ -149,12 +170,13 @@ class _Tracing:
     """What is open while spans are made."""
 
     def __init__(self, provider: "TracerProvider", version: str) -> None:
-        from opentelemetry import propagate, trace
+        from opentelemetry import context, propagate, trace
 
         self.content = _captures()
         self._provider = provider
         self._tracer = provider.get_tracer("sandbox", version)
         self._extract = propagate.extract
+        self._attach, self._detach = context.attach, context.detach
         self._kinds = {
             "internal": trace.SpanKind.INTERNAL,
             "server": trace.SpanKind.SERVER,
@@ -181,6 +203,18 @@ class _Tracing:
                 # The type alone: a message or a stack may quote code.
                 opened.set(**{"error.type": type(error).__qualname__})
                 raise
+
+    @contextmanager
+    def below(self, carrier: Mapping[str, str] | None) -> Iterator[None]:
+        """Spans of the block are below the one in the carrier, if there is one."""
+        if carrier is None:
+            yield
+            return
+        token = self._attach(self._extract(carrier))
+        try:
+            yield
+        finally:
+            self._detach(token)
 
     def close(self) -> None:
         self._provider.shutdown()

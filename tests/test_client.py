@@ -272,6 +272,7 @@ def events(*items: tuple[str, str, Any]) -> bytes:
 
 TIME = "2026-11-21T15:42:00.125Z"
 INFO = {"id": "ses_1", "status": "active", "image": "python", "memory_mb": 512, "idle_timeout_s": 60, "metadata": {}}
+INFO |= {"disk_mb": 256, "timeout_s": 30}
 INFO |= {"created_at": TIME, "last_used_at": TIME, "expires_at": TIME, "ended_at": None}
 SESSION = reply("200 OK", INFO)
 FILE = {"id": "fil_1", "path": "a b.txt", "size": 4, "mime": "text/plain", "digest": "00", "modified_at": TIME}
@@ -319,7 +320,7 @@ def test_the_pause_that_the_server_asks_for_is_kept(connect: Connect) -> None:
 
 
 def test_a_failure_of_the_program_is_not_repeated(connect: Connect) -> None:
-    error = {"name": "ValueError", "value": "x", "traceback": "ValueError: x"}
+    error: dict[str, Any] = {"name": "ValueError", "value": "x", "traceback": "ValueError: x"}
     with scripted(reply("200 OK", {**DONE, "status": "error", "error": error})) as (url, _):
         assert connect(url).run("raise ValueError('x')").error == Error(**error)
 

@@ -11,6 +11,7 @@ from fastapi import Response
 
 from sandbox.execution import Artifact, Execution, Status
 from sandbox.image import Manifest
+from sandbox.node import Node
 from sandbox.store.rows import ExecutionRow, FileRow, SessionRow
 
 _FIELDS = tuple(Execution.__dataclass_fields__)
@@ -68,7 +69,7 @@ def _artifact(value: Artifact) -> dict[str, Any]:
     return {"path": value.path, "size": value.size, "mime": value.mime, "change": value.change}
 
 
-def session(row: SessionRow) -> dict[str, Any]:
+def session(row: SessionRow, node: Node) -> dict[str, Any]:
     """`SessionOut`."""
     ended = row.ended_at is not None
     return {
@@ -76,6 +77,8 @@ def session(row: SessionRow) -> dict[str, Any]:
         "status": row.status,
         "image": row.image,
         "memory_mb": row.memory_mb,
+        "disk_mb": node.disk_mb(row),
+        "timeout_s": node.settings.timeout_s,
         "idle_timeout_s": row.idle_timeout_s,
         "metadata": dict(row.metadata),
         "created_at": time_of(row.created_at),

@@ -16,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox import logs, telemetry
 from sandbox.api import problems
+from sandbox.api.families import family
 from sandbox.api.refusal import ALWAYS
-from sandbox.api.visit import Bodies, Body, Visit, request_id_of
+from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
 from sandbox.errors import Forbidden, InvalidRequest, SandboxError
 from sandbox.execution import MIB
 from sandbox.node import LOOPBACK, Node
 
-_CLIENT_LEFT = 499
 _QUIET = frozenset({"/health", "/health/live", "/metrics"})
 """Asked for every few seconds by machines; logged only for debugging."""
 _BODIES = 8
@@ -70,16 +70,16 @@ class Guard:
             self._check(scope, headers)
             await self._app(scope, receive, answer)
         except ClientDisconnect:
-            visit.status = visit.status or _CLIENT_LEFT
+            visit.status = visit.status or CLIENT_LEFT
         except SandboxError as error:
             if visit.status:
                 raise  # too late for an answer: the connection has to be cut
-            await problems.of_error(visit.request_id, error)(scope, receive, answer)
+            await family(scope["path"]).of_error(visit.request_id, error)(scope, receive, answer)
         except Exception:
             if visit.status:
                 raise
             log.exception("request failed")
-            await problems.of_bug(visit.request_id)(scope, receive, answer)
+            await family(scope["path"]).of_bug(visit.request_id)(scope, receive, answer)
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Raises `Forbidden` for what a browser was tricked into, `InvalidRequest` without exactly one Host."""

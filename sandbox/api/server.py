@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from sandbox import logs, telemetry
 from sandbox.api.app import create_app
 from sandbox.api.connection import protocol
+from sandbox.api.mcp.endpoint import Endpoint
 from sandbox.api.refusal import Refusals
 from sandbox.api.turnstile import Turnstile
 from sandbox.errors import HostUnfit, InvalidSetting
@@ -67,14 +69,16 @@ async def serve(settings: "Settings", announce: Callable[[str], None]) -> None:
                     f"host is {settings.host}, which others can reach, and there is no key; make one with "
                     "`sandbox key create NAME`, or listen on 127.0.0.1"
                 )
-            server = _Server(_config(node), lambda: announce(_url(listening)))
-            with _until_told(server, node):
-                await server.serve(sockets=[listening])
+            app = create_app(node)
+            server = _Server(_config(node, app), lambda: announce(_url(listening)))
+            async with app.state.mcp.open():
+                with _until_told(server, node, app.state.mcp):
+                    await server.serve(sockets=[listening])
 
 
-def _config(node: Node) -> uvicorn.Config:
+def _config(node: Node, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(node),
+        app,
         loop="none",
         http=protocol(node.settings.body_timeout_s, _turnstile(node), Refusals(node.metrics)),
         ws="none",
@@ -113,7 +117,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _until_told(server: _Server, node: Node) -> Iterator[None]:
+def _until_told(server: _Server, node: Node, mcp: Endpoint) -> Iterator[None]:
     """Within the block, the first signal drains and the second stops."""
     loop = asyncio.get_running_loop()
     draining: list[asyncio.Task[None]] = []
@@ -122,6 +126,7 @@ def _until_told(server: _Server, node: Node) -> Iterator[None]:
         log.info("draining", seconds_at_most=math.ceil(node.settings.drain_timeout_s))
         try:
             await node.drain()
+            await mcp.close(_LAST_ANSWERS_S)  # its streams have no end of their own
         finally:
             server.should_exit = True
 

@@ -31,7 +31,7 @@ async def open_session(request: Request, body: SessionIn, node: TheNode, owner: 
         once=once,
     )
     Visit.of(request).session_id = row.id
-    return encode.answer(encode.session(row), 201, {"location": f"/v1/sessions/{row.id}"})
+    return encode.answer(encode.session(row, node), 201, {"location": f"/v1/sessions/{row.id}"})
 
 
 @router.get(
@@ -44,7 +44,7 @@ async def open_session(request: Request, body: SessionIn, node: TheNode, owner: 
 async def list_sessions(node: TheNode, owner: TheOwner, wanted: Wanted) -> Response:
     """See the decorator."""
     page = await node.sessions(owner, limit=wanted.limit, after=wanted.after, newest_first=wanted.newest_first)
-    return encode.answer(encode.page([encode.session(row) for row in page.items], page.next))
+    return encode.answer(encode.page([encode.session(row, node) for row in page.items], page.next))
 
 
 @router.get(
@@ -56,7 +56,7 @@ async def list_sessions(node: TheNode, owner: TheOwner, wanted: Wanted) -> Respo
 )
 async def get_session(session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
     """See the decorator."""
-    return encode.answer(encode.session(await node.session(owner, session_id)))
+    return encode.answer(encode.session(await node.session(owner, session_id), node))
 
 
 @router.delete(
@@ -69,7 +69,7 @@ async def get_session(session_id: SessionId, node: TheNode, owner: TheOwner) -> 
 )
 async def close_session(session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
     """See the decorator."""
-    return encode.answer(encode.session(await node.close_session(owner, session_id)))
+    return encode.answer(encode.session(await node.close_session(owner, session_id), node))
 
 
 @router.post(

@@ -12,6 +12,8 @@ from starlette.types import Message, Receive
 from sandbox.errors import Overloaded, TooLarge
 from sandbox.keys import Owner
 
+CLIENT_LEFT = 499
+"""What the log has for the status of a request whose client left before its answer began."""
 _LEAST_RATE = 4096
 """Bytes per second below which an upload is given up, once its first seconds are over."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -16,7 +16,7 @@ its first attempt made, and a cut stream goes on after the last event that came.
 from sandbox.client.asynchronous import AsyncClient, AsyncSession
 from sandbox.client.blocking import Client, Session
 from sandbox.client.events import Event
-from sandbox.client.values import ExecutionRecord, File, SessionInfo, Started
+from sandbox.client.values import ExecutionRecord, File, ImageInfo, SessionInfo, Started
 from sandbox.execution import Artifact, Error, Execution, Result, Status, Stream, Truncated
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Execution",
     "ExecutionRecord",
     "File",
+    "ImageInfo",
     "Result",
     "Session",
     "SessionInfo",

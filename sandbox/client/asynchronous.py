@@ -14,7 +14,7 @@ from sandbox.client.events import Event, Following
 from sandbox.client.problems import Again
 from sandbox.client.requests import PIECE, Address, Content, Request
 from sandbox.client.retries import RECONNECTS, RETRIES, Tries
-from sandbox.client.values import ExecutionRecord, File, Page, SessionInfo
+from sandbox.client.values import ExecutionRecord, File, ImageInfo, Page, SessionInfo
 from sandbox.errors import NotFound, SandboxError
 from sandbox.execution import Execution
 
@@ -98,6 +98,10 @@ class AsyncClient:
     def sessions(self) -> AsyncIterator[SessionInfo]:
         """As `Client.sessions`."""
         return self._pages(requests.sessions)
+
+    async def image(self, name: str = "python") -> ImageInfo:
+        """As `Client.image`."""
+        return await self._send(requests.image(name))
 
     async def _send(self, request: Request[T], source: Source | None = None) -> T:
         tries = Tries(0 if source and not source.repeatable else self._retries)
@@ -215,9 +219,9 @@ class AsyncSession:
         with opened(content) as source:
             return await self._client._send(requests.upload(self.id, path), source)
 
-    async def download(self, path: str) -> bytes:
+    async def download(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """As `Session.download`."""
-        return await self._client._send(requests.download(self.id, path))
+        return await self._client._send(requests.download(self.id, path, start, end))
 
     async def download_to(self, path: str, local: Path) -> None:
         """As `Session.download_to`."""

@@ -14,7 +14,7 @@ from sandbox.client.events import Event, Following
 from sandbox.client.problems import Again
 from sandbox.client.requests import Address, Content, Request
 from sandbox.client.retries import RECONNECTS, RETRIES, Tries
-from sandbox.client.values import ExecutionRecord, File, Page, SessionInfo
+from sandbox.client.values import ExecutionRecord, File, ImageInfo, Page, SessionInfo
 from sandbox.errors import NotFound, SandboxError
 from sandbox.execution import Execution
 
@@ -112,6 +112,10 @@ class Client:
     def sessions(self) -> Iterator[SessionInfo]:
         """All sessions of the key, the newest first, the ended ones that the server still knows included."""
         return self._pages(requests.sessions)
+
+    def image(self, name: str = "python") -> ImageInfo:
+        """What is installed in sandboxes of that image. Raises `UnknownImage`."""
+        return self._send(requests.image(name))
 
     def _send(self, request: Request[T], source: Source | None = None) -> T:
         tries = Tries(0 if source and not source.repeatable else self._retries)
@@ -237,9 +241,9 @@ class Session:
         with opened(content) as source:
             return self._client._send(requests.upload(self.id, path), source)
 
-    def download(self, path: str) -> bytes:
-        """A file's contents. Raises `FileMissing`, `InvalidPath`."""
-        return self._client._send(requests.download(self.id, path))
+    def download(self, path: str, start: int = 0, end: int | None = None) -> bytes:
+        """A file's contents, from `start` to before `end` in bytes. Raises `FileMissing`, `InvalidPath`."""
+        return self._client._send(requests.download(self.id, path, start, end))
 
     def download_to(self, path: str, local: Path) -> None:
         """Store a file at `local`, wholly or not at all. Raises `FileMissing`, `InvalidPath`, `OSError`."""

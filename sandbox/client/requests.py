@@ -15,10 +15,12 @@ from urllib.parse import quote, urlencode, urlsplit
 from sandbox.client.values import (
     ExecutionRecord,
     File,
+    ImageInfo,
     Page,
     SessionInfo,
     read_execution,
     read_file,
+    read_image,
     read_page,
     read_record,
     read_session,
@@ -127,6 +129,10 @@ def sessions(after: str | None) -> Request[Page[SessionInfo]]:
     return Request("GET", _listed("/v1/sessions", after), _json(partial(read_page, read=read_session)))
 
 
+def image(name: str) -> Request[ImageInfo]:
+    return Request("GET", f"/v1/images/{_name(name)}", _json(read_image))
+
+
 def close(session_id: str) -> Request[SessionInfo]:
     return Request("DELETE", _session(session_id), _json(read_session))
 
@@ -178,8 +184,11 @@ def upload(session_id: str, path: str) -> Request[File]:
     return Request("PUT", _file(session_id, path), _json(read_file), headers, answer_s=_SLACK_S)
 
 
-def download(session_id: str, path: str) -> Request[bytes]:
-    return Request("GET", _file(session_id, path), bytes, {"Accept-Encoding": "identity"})
+def download(session_id: str, path: str, start: int = 0, end: int | None = None) -> Request[bytes]:
+    headers = {"Accept-Encoding": "identity"}
+    if start or end is not None:
+        headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+    return Request("GET", _file(session_id, path), bytes, headers)
 
 
 def remove(session_id: str, path: str) -> Request[None]:

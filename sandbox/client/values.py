@@ -30,12 +30,27 @@ class SessionInfo:
     status: Literal["active", "closed", "expired"]
     image: str
     memory_mb: int
+    disk_mb: int
+    """Size of its `/mnt/data` in MiB."""
+    timeout_s: float
+    """Of an execution that asks for no timeout."""
     idle_timeout_s: float
     metadata: Mapping[str, str]
     created_at: datetime
     last_used_at: datetime
     expires_at: datetime | None
     ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What is installed in a sandbox."""
+
+    name: str
+    python: str
+    """The interpreter's version."""
+    libraries: Mapping[str, str]
+    """Distribution to version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +107,7 @@ def read_record(data: Any) -> ExecutionRecord:
 
 
 def read_error(data: Any) -> Error:
-    return Error(**_known(Error, data))
+    return Error(**{**_known(Error, data), "available": tuple(data.get("available") or ())})
 
 
 def read_artifact(data: Any) -> Artifact:
@@ -103,6 +118,10 @@ def read_session(data: Any) -> SessionInfo:
     times = {name: _time(data[name]) for name in ("created_at", "last_used_at")}
     maybe = {name: _time(data[name]) if data.get(name) else None for name in ("expires_at", "ended_at")}
     return SessionInfo(**{**_known(SessionInfo, data), **times, **maybe})
+
+
+def read_image(data: Any) -> ImageInfo:
+    return ImageInfo(**_known(ImageInfo, data))
 
 
 def read_file(data: Any) -> File:

@@ -30,6 +30,10 @@ GRACE_S = 2.0
 _OUTBOX_FULL = 4 << 20
 _PIPE_CHUNK = 256 << 10
 _ERROR_TEXT = 64 << 10
+_NAMES = 30
+"""Of those that an error found, how many are told."""
+_NAME = 160
+"""Characters of one of them."""
 _MIME_TYPES = frozenset(
     {
         "text/plain",
@@ -432,7 +436,10 @@ class Relay:
         lines = content.get("traceback")
         text = "\n".join(str(line) for line in lines) if isinstance(lines, list) else ""
         value = {"name": content.get("ename"), "value": content.get("evalue"), "traceback": text}
-        bounded = {key: str(item or "")[:_ERROR_TEXT] for key, item in value.items()}
+        bounded: dict[str, Any] = {key: str(item or "")[:_ERROR_TEXT] for key, item in value.items()}
+        names = content.get("available")
+        bounded["looked_in"] = _short(content.get("looked_in"))
+        bounded["available"] = [_short(name) for name in names[:_NAMES]] if isinstance(names, list) else []
         self._send(encode_json(Frame.ERROR, bounded))
 
     # The execution.
@@ -530,6 +537,11 @@ def _artifacts(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
             known = path in running.before or not running.before_complete
             changed.append([path, seen.size, "changed" if known else "created"])
     return changed
+
+
+def _short(text: object) -> str:
+    """One line of bounded length, of whatever the kernel said."""
+    return " ".join(str(text or "")[: 4 * _NAME].split())[:_NAME]
 
 
 def _lives(pid: int) -> bool:

@@ -40,7 +40,7 @@ from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import i
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
-from sandbox.guest import tracebacks
+from sandbox.guest import lookups, tracebacks
 from sandbox.guest.rehearsal import touch
 from sandbox.guest.streams import Output, Publisher
 
@@ -116,6 +116,7 @@ class Shell(ZMQInteractiveShell):
         if getattr(hook, "msg", None) is not None:
             self._last_traceback_during_displayhook = True
         content = {"ename": etype.__name__, "evalue": tracebacks.safe_text(evalue), "traceback": stb}
+        content["looked_in"], content["available"] = lookups.find(evalue, tracebacks.is_users)
         hook.session.send(hook.pub_socket, "error", json_clean(content), hook.parent_header, ident=b"error")
         self._last_traceback = stb
 

@@ -1,0 +1,70 @@
+"""A session on a server as a loop sees it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from typing import Self
+
+from sandbox.client import AsyncClient, AsyncSession, Started
+from sandbox.errors import SandboxError
+from sandbox.execution import Artifact, Execution, Output
+from sandbox.loop.interpreter import Facts
+from sandbox.remote import File
+
+
+class ClientInterpreter:
+    """An `Interpreter`. The session stays its maker's to close."""
+
+    def __init__(self, session: AsyncSession, facts: Facts) -> None:
+        self.session = session
+        self._facts = facts
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def of(cls, client: AsyncClient, session: AsyncSession) -> Self:
+        """Asks the server what is true of it. Raises what the client raises."""
+        info = await session.info()
+        image = await client.image(info.image)
+        return cls(session, Facts(image.python, image.libraries, info.memory_mb, info.disk_mb, info.timeout_s))
+
+    @property
+    def facts(self) -> Facts:
+        """See `Interpreter`."""
+        return self._facts
+
+    async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
+        """See `Interpreter`. Leaving early interrupts whatever runs in the session."""
+        ended = False
+        try:
+            async with contextlib.aclosing(self.session.stream(code, timeout)) as events:
+                async for event in events:
+                    ended = isinstance(event, Execution)
+                    if not isinstance(event, Started | Artifact):
+                        yield event
+        except SandboxError:
+            ended = True  # refused, or out of reach
+            raise
+        finally:
+            if not ended:
+                await self._interrupt()
+
+    async def _interrupt(self) -> None:
+        """Also when whoever runs us is being cancelled and does not get to wait for that."""
+
+        async def interrupt() -> None:
+            with contextlib.suppress(SandboxError):  # it has ended meanwhile, which was wanted
+                await self.session.interrupt()
+
+        task = asyncio.create_task(interrupt(), name=f"interrupt {self.session.id}")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        await asyncio.shield(task)
+
+    async def files(self) -> Sequence[File]:
+        """See `Interpreter`."""
+        found = await self.session.files()
+        return [File(file.path, file.size, file.modified_at.timestamp(), file.digest) for file in found]
+
+    async def download(self, path: str) -> bytes:
+        """See `Interpreter`."""
+        return await self.session.download(path)
