@@ -378,7 +378,7 @@ class TestWire:
 
 
 @pytest.fixture(scope="module")
-async def keyed(self, new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[tuple[Served, str, str]]:
+async def keyed(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[tuple[Served, str, str]]:
     """A server with two keys; the second may have one session."""
     async with serving(new_data_dir()) as served:
         ann = await add_key(served.data_dir, "ann")
