@@ -1,26 +1,35 @@
 """Every setting: type, default, environment name, one sentence. Stops at the engine.
 
 A value comes from the first of these that has it: an argument of `Settings`, the environment variable
-`SANDBOX_<NAME>`, the settings file, the default. The settings file is optional TOML, one flat table: the file that
-`SANDBOX_CONFIG` names, else the user's `~/.config/sandbox/config.toml`, else `/etc/sandbox/config.toml`.
+`SANDBOX_<NAME>`, the settings file, the default. The settings file is optional TOML, one flat table but for `upstreams`
+and `models`, which are tables of tables, and JSON in the environment: the file that `SANDBOX_CONFIG` names, else the
+user's `~/.config/sandbox/config.toml`, else `/etc/sandbox/config.toml`.
 
 (Long, because settings are many and each is told of once, here.)
 """
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from sandbox.errors import InvalidSetting
+from sandbox.tables import ModelName, ModelTable, Policy, PricesTable, TableName, UpstreamTable
 
 PREFIX = "SANDBOX_"
 FILE_VARIABLE = "SANDBOX_CONFIG"
@@ -28,6 +37,9 @@ FILE_VARIABLE = "SANDBOX_CONFIG"
 _SYSTEM_FILE = Path("/etc/sandbox/config.toml")
 _RESERVED_MB = 96
 """What a workspace must leave of the memory cap, because its files count towards it."""
+_TABLES: Mapping[str, type[UpstreamTable] | type[ModelTable]] = {"upstreams": UpstreamTable, "models": ModelTable}
+_SECRETS = frozenset({"key", "headers"})
+"""What is masked in those tables."""
 
 
 def _home(variable: str, fallback: str) -> Path:
@@ -272,12 +284,73 @@ class Settings(BaseSettings):
         description="The key with which `sandbox run` and the client talk to a server.",
         json_schema_extra={"default": "none", "allowed": "a key made by `sandbox key create`"},
     )
+    upstreams: dict[TableName, UpstreamTable] = Field(
+        default_factory=dict,
+        description="The servers that have models, each a table `[upstreams.NAME]`, see below.",
+        json_schema_extra={
+            "default": "what `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL` mean",
+            "allowed": "tables of upstreams by name (lower-case letters, digits, `_` and `-`)",
+        },
+    )
+    models: dict[ModelName, ModelTable] = Field(
+        default_factory=dict,
+        description="Models that need more than a name, each a table `[models.NAME]`, see below.",
+        json_schema_extra={"default": "none", "allowed": "tables of models by name"},
+    )
+    model: str = Field(
+        default="",
+        pattern=r"^\S{0,256}$",
+        description="The model for `sandbox chat` and for requests that name none.",
+        json_schema_extra={
+            "default": "the first of `models`, else in `sandbox chat` the first that an upstream has",
+            "allowed": "a model's name, or `upstream/model`",
+        },
+    )
+    model_policy: Policy = Field(
+        default="first",
+        description="Which route is taken for a model that has several: in their order, the first alone, the one that "
+        "will cost least, the one that answered fastest of late.",
+    )
+    model_wait_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="Seconds that a request to a model may wait in all: for its turn, for rate limits, between tries.",
+    )
+    unlisted_models: bool = Field(
+        default=True, description="Whether models may be asked for by name that are not in `models`."
+    )
+    response_cache: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="How many replies of models are kept to be given again; 0 keeps none.",
+    )
+    response_cache_s: float = Field(
+        default=3600.0, gt=0, le=30 * 86_400, description="Seconds for which a reply is kept."
+    )
+    loop_attempts: int = Field(
+        default=4, ge=1, le=100, description="Failed executions in a row after which the model loop gives up."
+    )
+    loop_turns: int = Field(default=16, ge=1, le=1000, description="Times that the model loop asks the model at most.")
+    loop_tokens: int = Field(
+        default=500_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Tokens, in and out, that one run of the model loop may spend.",
+    )
+    loop_usd: float = Field(
+        default=2.0, gt=0, le=1_000_000, description="US dollars that one run of the model loop may spend."
+    )
+    loop_seconds: float = Field(
+        default=900.0, gt=0, le=86_400, description="Seconds of wall clock for one run of the model loop."
+    )
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     def __init__(self, **arguments: Any) -> None:
         file = _read_file()
-        environment = EnvSettingsSource(type(self))()
+        environment = _read_environment(type(self))
         _refuse_near_misses()
         origins = dict.fromkeys(file.values, str(file.path))
         origins |= {name: PREFIX + name.upper() for name in environment}
@@ -397,20 +470,33 @@ def _refuse_near_misses() -> None:
     """A misspelt variable would leave a limit at its default. Others with our prefix may be somebody else's."""
     for variable in unknown_variables():
         name = variable.upper().removeprefix(PREFIX).lower()
-        if _nearest(name):
+        if _nearest(name, Settings.model_fields):
             raise InvalidSetting(f"the environment has {variable}: {_unknown(name)}")
 
 
-def _nearest(name: str) -> str | None:
-    known = list(Settings.model_fields)
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    known = list(known)
     beginnings = [field for field in known if field.startswith(f"{name}_")]  # the unit was forgotten
     return next(iter(beginnings or difflib.get_close_matches(name, known, n=1, cutoff=0.75)), None)
 
 
 def _unknown(name: str) -> str:
-    near = _nearest(name)
-    advice = f"did you mean {near}?" if near else f"choose from: {', '.join(sorted(Settings.model_fields))}"
-    return f"there is no setting {name!r}; {advice}"
+    return f"there is no setting {name!r}; {_advice(name, Settings.model_fields)}"
+
+
+def _advice(name: str, known: Iterable[str]) -> str:
+    near = _nearest(name, known)
+    return f"did you mean {near}?" if near else f"choose from: {', '.join(sorted(known))}"
+
+
+def _read_environment(settings: type[BaseSettings]) -> dict[str, Any]:
+    """The settings that the environment has. Raises `InvalidSetting` for tables that are not JSON."""
+    try:
+        return EnvSettingsSource(settings)()
+    except SettingsError as error:  # its own words would be about pydantic; the value may hold keys
+        found = re.search(r'field "(\w+)"', str(error))
+        name = found[1] if found else "a setting"
+        raise InvalidSetting(f"{name} (from {PREFIX}{name.upper()}) is not valid JSON: {error.__cause__}") from None
 
 
 def _relevant(error: ValidationError) -> list[ErrorDetails]:
@@ -420,14 +506,47 @@ def _relevant(error: ValidationError) -> list[ErrorDetails]:
 
 def _explain(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     name = str(detail["loc"][0])
+    origin = origins.get(name, "default")
+    if name in _TABLES:
+        return _explain_table(detail, origin)
     if detail["type"] == "extra_forbidden":
         return _unknown(name)
-    origin = origins.get(name, "default")
     if detail["type"] == "value_error":
         wanted = str(detail["ctx"]["error"])
     else:
         wanted = f"must be {allowed(Settings.model_fields[name])}"
     return f"{name} is {detail['input']!r} (from {origin}); it {wanted}"
+
+
+def _explain_table(detail: ErrorDetails, origin: str) -> str:
+    """What is wrong in `upstreams` or `models`. What may be or hold a secret is not repeated."""
+    loc = detail["loc"]
+    path = ".".join(str(step) for step in loc if step != "[key]")
+    if detail["type"] == "extra_forbidden":
+        *above, name = loc
+        known = _table_at(above).model_fields
+        return f"{'.'.join(map(str, above))} (from {origin}): there is no key {name!r}; {_advice(str(name), known)}"
+    field = _field_at(loc)
+    if field is None:
+        wanted = f"`[{loc[0]}.NAME]` must be {allowed(Settings.model_fields[str(loc[0])])}"
+        return f"{path} (from {origin}) cannot be used; {wanted}"
+    given = detail["input"]
+    plain = isinstance(given, str | int | float) and "@" not in str(given) and not _SECRETS & set(loc[2:])
+    told = "is missing" if detail["type"] == "missing" else f"is {given!r}" if plain else "cannot be used"
+    return f"{path} {told} (from {origin}); it must be {allowed(field)}"
+
+
+def _table_at(loc: Iterable[int | str]) -> type[BaseModel]:
+    """What a place in the settings is."""
+    return PricesTable if "prices" in list(loc)[2:] else _TABLES[str(next(iter(loc)))]
+
+
+def _field_at(loc: tuple[int | str, ...]) -> FieldInfo | None:
+    """The field that a place in `upstreams` or `models` belongs to; None for a table as a whole."""
+    names = [step for step in loc[2:] if isinstance(step, str) and step != "[key]"]
+    if len(names) > 1 and names[0] == "prices":
+        return PricesTable.model_fields[names[1]]
+    return _TABLES[str(loc[0])].model_fields[names[0]] if names else None
 
 
 def allowed(field: FieldInfo) -> str:
@@ -436,6 +555,8 @@ def allowed(field: FieldInfo) -> str:
     if isinstance(told, dict) and "allowed" in told:
         return str(told["allowed"])
     choices = [choice for choice in get_args(field.annotation) if choice is not type(None)]
+    if choices and get_origin(choices[0]) is Literal:  # one that may be left out
+        choices = list(get_args(choices[0]))
     if choices and all(isinstance(choice, str) for choice in choices):
         *others, last = (f"`{choice}`" for choice in choices)
         return f"{', '.join(others)} or {last}"
@@ -458,13 +579,19 @@ def _bound(field: FieldInfo, name: str) -> float | None:
 
 
 def table() -> str:
-    """Every setting as a Markdown table, which is what `docs/settings.md` shows."""
+    """Every setting as Markdown tables, which is what `docs/settings.md` shows."""
     lines = ["| setting | environment variable | allowed | default | meaning |", "|---|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        computed = field.json_schema_extra
-        default = f"`{field.default}`"
-        if isinstance(computed, dict) and "default" in computed:
-            default = str(computed["default"])
-        meaning = field.description or ""
-        lines.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {allowed(field)} | {default} | {meaning} |")
+        lines.append(f"| `{name}` | `{PREFIX}{name.upper()}` | {_cells(field)} |")
+    for title, model in (("[upstreams.NAME]", UpstreamTable), ("[models.NAME]", ModelTable), ("prices", PricesTable)):
+        lines += ["", f"## `{title}`", "", "| key | allowed | default | meaning |", "|---|---|---|---|"]
+        lines += [f"| `{name}` | {_cells(field)} |" for name, field in model.model_fields.items()]
     return "\n".join(lines) + "\n"
+
+
+def _cells(field: FieldInfo) -> str:
+    computed = field.json_schema_extra
+    default = "required" if field.is_required() else f"`{field.default}`"
+    if isinstance(computed, dict) and "default" in computed:
+        default = str(computed["default"])
+    return f"{allowed(field)} | {default} | {field.description or ''}"

@@ -3,19 +3,27 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
+import importlib
 import weakref
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from sandbox.config import Settings
 from sandbox.errors import HostUnfit, InvalidLimits
 from sandbox.execution import Execution, Limits, Spec
+from sandbox.loop.catalogue import UpstreamPlan
+from sandbox.loop.upstream import Upstream
+from sandbox.plans import catalogue
 from sandbox.pool import Pool
 from sandbox.runtime import Runtime
 from sandbox.runtime.docker.runtime import DockerRuntime
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.session import Session, checked_timeout
+
+if TYPE_CHECKING:
+    from sandbox.loop.models import Models
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +48,32 @@ class Engine:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: Settings | None = None, *, warm: bool = True) -> AsyncIterator[Self]:
+    async def open(
+        cls, settings: Settings | None = None, *, warm: bool = True, runtime: Runtime | None = None
+    ) -> AsyncIterator[Self]:
         """Open everything; at the end, close every session and leave nothing behind.
 
         settings: default is the environment and the settings file. warm: keep a pool; without one every session
-        is a cold start. Raises `HostUnfit`, `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
+        is a cold start, and the embedded runtime's own zygote is ready sooner because it imports less. runtime: one
+        that is open and stays so; default is one of its own, as the settings name it. The image is prepared in the
+        background, which takes seconds, and sessions wait for it; `pool.fill` does, too. Raises `HostUnfit`,
+        `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
         """
         settings = settings or Settings.load()
         async with contextlib.AsyncExitStack() as stack:
-            choice = await _choose(stack, settings)
+            choice = Choice(runtime, "it was open") if runtime is not None else await _choose(stack, settings, warm)
             spec = _spec(settings, choice.runtime)
-            await choice.runtime.prepare(spec.image)
+            await choice.runtime.manifest(spec.image)  # raises here, for whoever opens, when it cannot be used
             pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, settings.pool_size if warm else 0))
             engine = cls(settings, choice, pool)
+            stack.push_async_callback(engine._close_models)
             stack.push_async_callback(engine._close_sessions)
             yield engine
+
+    @functools.cached_property
+    def models(self) -> "Models":
+        """The models that the settings know of; nothing is connected before one is asked. Raises `InvalidSetting`."""
+        return _models(self.settings)
 
     @contextlib.asynccontextmanager
     async def session(
@@ -155,8 +174,12 @@ class Engine:
         await asyncio.gather(*(session.close() for session in self._sessions), return_exceptions=True)
         self._sessions.clear()
 
+    async def _close_models(self) -> None:
+        if "models" in self.__dict__:  # else nobody has asked for them
+            await self.models.aclose()
 
-async def _choose(stack: contextlib.AsyncExitStack, settings: Settings) -> Choice:
+
+async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bool) -> Choice:
     """Open the runtime that the settings name; for `auto` the embedded one where this host can contain, else Docker.
 
     Raises `HostUnfit`.
@@ -164,7 +187,7 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings) -> Choic
     unfit: HostUnfit | None = None
     if settings.runtime != "docker":
         try:
-            embedded = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir))
+            embedded = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir, shared=warm))
         except HostUnfit as error:
             if settings.runtime == "embedded":
                 raise
@@ -194,6 +217,35 @@ def _spec(settings: Settings, runtime: Runtime) -> Spec:
         output_bytes=settings.output_bytes,
     )
     return Spec(settings.image, limits, oci_runtime=settings.oci_runtime if runtime.name == "docker" else "")
+
+
+@contextlib.asynccontextmanager
+async def open_models(settings: Settings | None = None) -> "AsyncIterator[Models]":
+    """The models alone, for callers that have their sandboxes elsewhere. Raises `InvalidSetting`."""
+    models = _models(settings or Settings.load())
+    try:
+        yield models
+    finally:
+        await models.aclose()
+
+
+def _models(settings: Settings) -> "Models":
+    # Whoever runs code only must not pay for it: prices, retries, and later the vendors' libraries.
+    from sandbox.loop.models import Models
+
+    return Models(
+        catalogue(settings),
+        connect=_connect,
+        cache_entries=settings.response_cache,
+        cache_s=settings.response_cache_s,
+        patience_s=settings.model_wait_s,
+    )
+
+
+def _connect(plan: UpstreamPlan) -> Upstream:
+    """By the vendor's own library, which is not loaded before it is needed."""
+    upstream: Upstream = importlib.import_module(f"sandbox.loop.upstream.{plan.dialect}").connect(plan)
+    return upstream
 
 
 def run(

@@ -74,14 +74,17 @@ class Checkup:
         self._found = Health(False, False, ())
 
     async def health(self, *, draining: bool) -> Health:
-        """How it was within the last second. Raises nothing."""
+        """How it was within the last second; whether it warms up or drains, how it is now. Raises nothing."""
         async with self._looking:
             if time.monotonic() >= self._until:
                 self._found = await self._look()
                 self._until = time.monotonic() + _LOOK_S
-        if not draining:
-            return self._found
-        return Health(False, True, (Reason("it is about to stop and takes no new work"), *self._found.reasons))
+        if draining:
+            return Health(False, True, (Reason("it is about to stop and takes no new work"), *self._found.reasons))
+        if self._pool.warming:
+            # It takes work all the same, which waits; others, that can begin at once, are the better choice.
+            return Health(False, False, (Reason("it warms up: no sandbox has started yet"), *self._found.reasons))
+        return self._found
 
     async def _look(self) -> Health:
         fatal = [reason for reason in (await self._database(), self._shortage()) if reason is not None]

@@ -13,10 +13,10 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sandbox import logs
 from sandbox.admission import Admission, memory_of_machine
@@ -44,11 +44,13 @@ from sandbox.keys import KeyLimits, Owner
 from sandbox.metrics import Metrics
 from sandbox.quota import Quota, Slot
 from sandbox.remote import checked_path
+from sandbox.runtime import Runtime
 from sandbox.session import checked_code
 from sandbox.store import Store
 from sandbox.store.rows import Claim, ExecutionRow, FileRow, Page, SessionRow
 from sandbox.workspace import FileList, Workspace
 
+T = TypeVar("T")
 _SWEEP_S = 30.0
 _COLLECT_S = 600.0
 """Bytes that no row names may stay so long: to find them, the store is asked about everything that is kept."""
@@ -125,10 +127,11 @@ class Node:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+    async def open(cls, settings: Settings, *, runtime: Runtime | None = None) -> AsyncIterator[Self]:
         """Open everything and end what a former life left in flight; at the end, leave it so that the next can go on.
 
-        Raises `DataDirInUse`, and what `Engine.open` and `Store.open` raise.
+        runtime: one that is open and stays so; default is one of its own. Raises `DataDirInUse`, and what
+        `Engine.open` and `Store.open` raise.
         """
         async with contextlib.AsyncExitStack() as stack:
             directory = stack.enter_context(DataDir.open(settings.data_dir))
@@ -137,9 +140,11 @@ class Node:
             epoch = await store.start_node(directory.node)
             tasks: set[asyncio.Task[Any]] = set()
             stack.push_async_callback(_finish, tasks)
-            engine = await stack.enter_async_context(Engine.open(settings))
+            engine = await stack.enter_async_context(Engine.open(settings, runtime=runtime))
             _logger.info("runtime", name=engine.runtime.name, why=engine.choice.why)
             parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
+            engine.models.on_attempt = parts.metrics.attempt
+            parts.metrics.observe_breakers(engine.models.states)
             keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
             node = cls(settings, parts, keyring, directory.node, epoch)
             await node._recover()
@@ -315,6 +320,18 @@ class Node:
             row = session.row
         await self.store.drop_files(session_id)
         return row
+
+    async def retire_session(self, owner: Owner, session_id: str) -> None:
+        """End it as if it had been made for one run: its files stay for `file_retention_h`. Raises `SessionMissing`."""
+        session = await self._held(owner, session_id)
+        await session.workspace.files()  # stored, before the sandbox goes
+        await session.end("closed")
+
+    def background(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+        """Run it to its end, also when whoever waits for it is cancelled; the node waits for it at its own."""
+        task = asyncio.create_task(work, name=name)
+        self._parts.wait_for(task)
+        return task
 
     async def _held(self, owner: Owner, session_id: str) -> DurableSession:
         """The session, in memory. One that has ended can be had, too. Raises `SessionMissing`."""
@@ -639,6 +656,7 @@ class Node:
                     await session.end("expired")
         await self.store.purge_files(now - self.settings.file_retention_h * 3600)
         await self.store.purge(now - self.settings.retention_h * 3600)
+        await self.store.purge_traces(now - self.settings.retention_h * 3600)
         await self.store.drop_claims(now - _CLAIMS_KEPT_S)
         if now >= self._collect_at:
             self._collect_at = now + _COLLECT_S

@@ -1,15 +1,15 @@
 """Sandboxes started before anyone asks.
 
-One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. Replenishing goes on in the
-background, two starts at a time so that it leaves room for what runs, and backs off when starts fail so that a
-broken image cannot spin the host.
+One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. What all starts share is
+prepared in the background, and whoever claims before that waits for it. Then replenishing goes on there, two starts at
+a time so that it leaves room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
 """
 
 import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
 from sandbox.errors import SandboxError
@@ -35,20 +35,23 @@ class Pool:
         self._wanted = asyncio.Condition()
         self._filled = asyncio.Condition()
         self._failure: SandboxError | None = None
+        self._warming = True
         self._cold = asyncio.Semaphore(_COLD_STARTS_PER_CORE * (os.cpu_count() or 1))
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, runtime: Runtime, spec: Spec, size: int) -> AsyncIterator[Self]:
-        """Start filling in the background; at the end, stop what nobody claimed."""
+        """Start preparing and filling in the background; at the end, stop what nobody claimed.
+
+        size: how many are kept; with 0 it only prepares.
+        """
         pool = cls(runtime, spec, size)
-        starters = [asyncio.create_task(pool._replenish(), name=f"pool {n}") for n in range(_STARTS_AT_ONCE)]
+        filling = asyncio.create_task(pool._prepare_and_fill(), name="pool")
         try:
             yield pool
         finally:
-            for starter in starters:
-                starter.cancel()
-            await asyncio.gather(*starters, return_exceptions=True)
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
             await asyncio.gather(*(kernel.stop() for kernel in pool._warm), return_exceptions=True)
             pool._warm.clear()
 
@@ -58,8 +61,13 @@ class Pool:
         return len(self._warm)
 
     @property
+    def warming(self) -> bool:
+        """Whether it has just been opened and nothing was started yet, so that a claim may have to wait for seconds."""
+        return self._warming
+
+    @property
     def failure(self) -> SandboxError | None:
-        """What made the last start fail; None when it did not."""
+        """What made the last start, or what comes before the first one, fail; None when it did not."""
         return self._failure
 
     def serves(self, spec: Spec) -> bool:
@@ -84,30 +92,57 @@ class Pool:
             return await Kernel.start(self._runtime, spec)
 
     async def fill(self, count: int | None = None) -> None:
-        """Wait until `count` kernels (default: the target size) are warm. Raises what made the last start fail."""
+        """Wait until no longer warming and `count` kernels (default: the target size) are warm.
+
+        Raises what made the last start fail.
+        """
         target = self._size if count is None else count
+
+        def full() -> bool:
+            return not self._warming and len(self._warm) >= target
+
         async with self._filled:
-            await self._filled.wait_for(lambda: len(self._warm) >= target or self._failure is not None)
+            await self._filled.wait_for(lambda: full() or self._failure is not None)
         if self._failure is not None:
             raise self._failure
 
+    async def _prepare_and_fill(self) -> None:
+        await self._persist(self._prepare)
+        # Told to end, it has to wait for both: each may have a start to take back.
+        await asyncio.gather(*(self._replenish() for _ in range(_STARTS_AT_ONCE)), return_exceptions=True)
+
     async def _replenish(self) -> None:
-        backoff = _BACKOFF_FIRST_S
         while True:
             async with self._wanted:
                 await self._wanted.wait_for(lambda: len(self._warm) + self._starting < self._size)
                 self._starting += 1
             try:
-                self._warm.append(await Kernel.start(self._runtime, self._spec))
+                await self._persist(self._start)
+            finally:
+                self._starting -= 1
+
+    async def _prepare(self) -> None:
+        await self._runtime.prepare(self._spec.image)
+        # That a start succeeds is known after the first one, where there will be any.
+        self._warming = self._size > 0
+
+    async def _start(self) -> None:
+        self._warm.append(await Kernel.start(self._runtime, self._spec))
+        self._warming = False
+
+    async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Until it succeeds. What made it fail is told meanwhile."""
+        backoff = _BACKOFF_FIRST_S
+        while True:
+            try:
+                await attempt()
             except SandboxError as error:
                 await self._tell(error)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, _BACKOFF_MAX_S)
             else:
-                backoff = _BACKOFF_FIRST_S
                 await self._tell(None)
-            finally:
-                self._starting -= 1
+                return
 
     async def _tell(self, failure: SandboxError | None) -> None:
         async with self._filled:

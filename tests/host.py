@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,7 @@ class Embedded:
     @classmethod
     def below(cls, server: int) -> "Embedded":
         """The runtime that was opened last in this server process."""
-        launchers = [pid for pid in children(server) if "sandbox.runtime.embedded.launcher" in command(pid)]
-        return cls(max(launchers, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().split()[21])))
+        return cls(max(_launchers(server), key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().split()[21])))
 
     @property
     def stage(self) -> Path:
@@ -145,6 +145,19 @@ class Embedded:
     def left(self) -> list[str]:
         """See `House`."""
         return [str(group) for group in self.groups()]
+
+
+def _launchers(server: int) -> list[int]:
+    return [pid for pid in children(server) if "sandbox.runtime.embedded.launcher" in command(pid)]
+
+
+async def stopped_zygote(server: int) -> tuple[Embedded, int]:
+    """The runtime that this server opens and its zygote, which stays on its way: it stops before it can be ready."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (_launchers(server) and (zygotes := Embedded.below(server).zygotes())):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    os.kill(zygotes[0], signal.SIGSTOP)
+    return Embedded.below(server), zygotes[0]
 
 
 def groups(instance: str) -> list[Path]:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.config import Settings, unknown_variables
+from sandbox.config import Settings, allowed, unknown_variables
 from sandbox.errors import InvalidLimits, InvalidSetting
 from sandbox.execution import Limits
+from sandbox.tables import ModelTable, PricesTable, UpstreamTable
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +152,97 @@ def test_a_setting_allows_what_limits_allow_and_no_more(name: str) -> None:
         Limits(**{name: bound})
         with pytest.raises(InvalidLimits, match=name):
             Limits(**{name: beyond})
+
+
+def test_upstreams_and_models_are_tables_in_the_file(settings_file: Path) -> None:
+    settings_file.write_text(
+        """
+        [upstreams.local]
+        url = "http://127.0.0.1:8080/v1"
+        prices = { input = 0, output = 0 }
+        [models."qwen-2.5"]
+        routes = ["local/qwen", "openai/gpt-5"]
+        policy = "cheapest"
+        """
+    )
+    settings = Settings()
+    assert (settings.upstreams["local"].url, settings.upstreams["local"].attempts) == ("http://127.0.0.1:8080/v1", 3)
+    assert settings.models["qwen-2.5"].routes == ("local/qwen", "openai/gpt-5")
+    assert origin(settings, "models") == str(settings_file)
+
+
+def test_upstreams_are_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDBOX_UPSTREAMS", '{"local": {"url": "http://127.0.0.1:8080/v1"}}')
+    assert list(Settings().upstreams) == ["local"]
+    monkeypatch.setenv("SANDBOX_UPSTREAMS", '{"local": {"key": "sk-hidden"')
+    with pytest.raises(InvalidSetting, match=r"upstreams .from SANDBOX_UPSTREAMS. is not valid JSON: ") as caught:
+        Settings()
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[upstream.a]", "no setting 'upstream'; did you mean upstreams?"),
+        ("[upstreams.a]\ntimout_s = 3", r"upstreams\.a .from .*toml.: there is no key 'timout_s'; .* timeout_s\?"),
+        ("[upstreams.a]\ntimeout = 3", r"there is no key 'timeout'; did you mean timeout_s\?"),
+        ("[upstreams.a]\nxyz = 3", "there is no key 'xyz'; choose from: attempts, breaker_failures,"),
+        (
+            "[upstreams.a]\nattempts = 0",
+            r"upstreams\.a\.attempts is 0 .from .*; it must be a whole number from 1 to 20",
+        ),
+        ('[upstreams.a]\ndialect = "x"', r"upstreams\.a\.dialect is 'x' .*; it must be `openai` or `anthropic`"),
+        ('[upstreams.a]\nurl = "ftp://x"', r"upstreams\.a\.url is 'ftp://x' .*; it must be a URL that begins with"),
+        ("[upstreams.a.prices]\ninput = -1\noutput = 1", r"upstreams\.a\.prices\.input is -1 .* a number from 0 to"),
+        ("[upstreams.a.prices]\ninptu = 1", r"upstreams\.a\.prices .*: there is no key 'inptu'; did you mean input\?"),
+        ("[upstreams.a.prices]\ninput = 1", r"upstreams\.a\.prices\.output is missing .*; it must be a number"),
+        ("[upstreams.'A b']", r"upstreams\.A b .* cannot be used; `\[upstreams\.NAME\]` must be tables .*lower-case"),
+        ("upstreams = 3", r"upstreams .* cannot be used; `\[upstreams\.NAME\]` must be tables of upstreams by name"),
+        ("[models.m]", r"models\.m\.routes is missing .*; it must be a list of `upstream/model`"),
+        ("[models.m]\nroutes = []", r"models\.m\.routes cannot be used .*; it must be a list of `upstream/model`"),
+        ("[models.m]\nroutes = ['x']", r"models\.m\.routes\.0 is 'x' .*; it must be a list of `upstream/model`"),
+        ("[models.m]\nroutes = ['a/x']\npolicy = 'best'", "is 'best' .*; it must be `first`, `pinned`, `cheapest` or"),
+        ("[models.m]\nroutes = ['a/x']\nshadow_share = 2", r"models\.m\.shadow_share is 2 .*; .* a number from 0 to 1"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_told_as_well_as_elsewhere(settings_file: Path, text: str, words: str) -> None:
+    settings_file.write_text(text)
+    with pytest.raises(InvalidSetting, match=words):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[upstreams.a]\nkey = 'sk-hidden'",
+        "[upstreams.a]\nheaders = { authorization = 'Bearer hidden' }",
+        "[upstreams.a]\nkey = ['sk-hidden']",
+        "[upstreams.a]\nheaders = { x = ['hidden'] }",
+        "[upstreams.a]\nheaders = 'hidden'",
+        "[upstreams]\nkey = 'sk-hidden'",
+        "upstreams = ['sk-hidden']",
+        "[upstreams.a]\napi_key = 'sk-hidden'",
+        "[upstreams.a]\nurl = 'https://me:hidden@example.com'",
+    ],
+)
+def test_the_keys_of_upstreams_are_never_shown(settings_file: Path, text: str) -> None:
+    settings_file.write_text(text)
+    try:
+        shown = "".join(f"{setting.value} {setting.value!r}" for setting in Settings().explain())
+    except InvalidSetting as error:
+        shown = str(error)
+    assert "hidden" not in shown
+    assert "upstreams" in shown or "UpstreamTable" in shown
+
+
+def test_every_key_of_the_tables_is_explained_in_a_sentence() -> None:
+    for table in (UpstreamTable, ModelTable, PricesTable):
+        assert all((field.description or "").endswith(".") for field in table.model_fields.values())
+        assert all("None" not in allowed(field) for field in table.model_fields.values())
+
+
+def test_one_run_of_the_loop_is_bounded_unless_it_is_said_otherwise() -> None:
+    settings = Settings()
+    bounds = (settings.loop_attempts, settings.loop_turns, settings.loop_tokens, settings.loop_usd)
+    assert bounds == (4, 16, 500_000, 2.0)
+    assert settings.loop_seconds == 900

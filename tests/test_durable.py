@@ -297,12 +297,13 @@ class TestGarbage:
 
 class TestLives:
     async def test_files_for_which_the_next_sandbox_has_no_room_stay_stored_and_keep_nobody_out(
-        self, root: None, tmp_path: Path
+        self, node: Node, tmp_path: Path
     ) -> None:
-        async with opened(tmp_path, **SMALL) as node:
+        runtime = node.engine.runtime
+        async with opened(tmp_path, runtime=runtime, **SMALL) as node:
             row = await node.open_session(LOCAL)
             await execute(node, row.id, f"open('large', 'wb').write(bytes({2 * MIB})); open('small', 'w').write('s')")
-        async with opened(tmp_path, **SMALL | {"disk_mb": 1}) as node:
+        async with opened(tmp_path, runtime=runtime, **SMALL | {"disk_mb": 1}) as node:
             told = await execute(node, row.id, "import os; print(os.listdir()); open('new', 'w').close()")
             assert (told.status, told.stdout) == (Status.OK, "['small']\n")
             assert told.reason == "1 stored files were left out of the new sandbox ('large')"

@@ -7,6 +7,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from sandbox.execution import Status
+from sandbox.loop.attempt import Attempt
+from sandbox.loop.breaker import STATES
+from sandbox.loop.messages import Usage
 from sandbox.metrics import Metrics
 
 
@@ -100,3 +103,38 @@ def test_the_format_is_the_one_that_was_asked_for(metrics: Metrics) -> None:
 
 def test_the_servers_own_memory_is_told(metrics: Metrics) -> None:
     assert (read(metrics, "process_resident_memory_bytes") or 0) > 0
+
+
+def test_tries_at_models_servers_are_counted_timed_and_paid_for(metrics: Metrics) -> None:
+    used = Usage(input_tokens=100, output_tokens=20, cache_read_tokens=60)
+    metrics.attempt(Attempt("a", "m", "answered", seconds=2.0, first_s=0.4, usage=used, cost=0.5))
+    metrics.attempt(Attempt("a", "m", "answered", seconds=2.0, first_s=0.4, usage=used, cost=None, shadow=True))
+    metrics.attempt(Attempt("a", "m", "failed", seconds=7.0))
+    assert read(metrics, "sandbox_upstream_attempts_total", upstream="a", outcome="answered", shadow="false") == 1
+    assert read(metrics, "sandbox_upstream_attempts_total", upstream="a", outcome="answered", shadow="true") == 1
+    assert read(metrics, "sandbox_upstream_seconds_count", upstream="a") == 3
+    assert read(metrics, "sandbox_upstream_first_seconds_bucket", upstream="a", le="0.5") == 2
+    tokens = [
+        read(metrics, "sandbox_upstream_tokens_total", upstream="a", direction=direction)
+        for direction in ("input", "cache_read", "output")
+    ]
+    assert tokens == [80, 120, 40]
+    assert read(metrics, "sandbox_upstream_cost_dollars_total", upstream="a") == 0.5
+    assert read(metrics, "sandbox_upstream_unpriced_total", upstream="a") == 1
+
+
+def test_what_was_not_sent_takes_no_time(metrics: Metrics) -> None:
+    for outcome in ("full", "open", "cached"):
+        metrics.attempt(Attempt("a", "m", outcome, usage=Usage(), cost=0.0))
+        assert read(metrics, "sandbox_upstream_attempts_total", upstream="a", outcome=outcome, shadow="false") == 1
+    assert read(metrics, "sandbox_upstream_seconds_count", upstream="a") is None
+    assert read(metrics, "sandbox_upstream_unpriced_total", upstream="a") is None
+
+
+def test_the_state_of_each_breaker_is_read_at_each_scrape(metrics: Metrics) -> None:
+    states = {"a": "closed", "b": "closed"}
+    metrics.observe_breakers(lambda: states)
+    assert read(metrics, "sandbox_upstream_breaker", upstream="b", state="closed") == 1
+    states["b"] = "half_open"
+    assert [read(metrics, "sandbox_upstream_breaker", upstream="b", state=state) for state in STATES] == [0, 0, 1]
+    assert read(metrics, "sandbox_upstream_breaker", upstream="a", state="closed") == 1

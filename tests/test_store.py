@@ -21,7 +21,7 @@ from sandbox.errors import InvalidRequest, InvalidSetting, SandboxError, Session
 from sandbox.execution import Artifact, Error, Execution, Status, Truncated
 from sandbox.guest.frames import Frame, decode_json, encode_json
 from sandbox.keys import KeyLimits, new_key
-from sandbox.store import Claim, ExecutionRow, FileRow, SessionRow, Store, statements
+from sandbox.store import Claim, ExecutionRow, FileRow, SessionRow, Store, TraceRow, statements
 from sandbox.store.database import connect
 from sandbox.store.schema import metadata
 from sandbox.store.statements import Listing
@@ -626,6 +626,37 @@ async def test_a_server_that_went_away_is_told_and_one_that_came_back_is_used(cl
         assert len(await store.active_sessions("here")) == 8
 
 
+# Traces.
+
+
+def a_trace(trace_id: str = "trc_1", owner: str = "me", created_at: float = 1.0) -> TraceRow:
+    records = ({"kind": "message", "text": ODD}, {"kind": "end"})
+    return TraceRow(trace_id, owner, None, "model", ODD, "answered", created_at, 2.0, 2, 1, 0, 10, 20, 0.5, records)
+
+
+async def test_a_trace_comes_back_as_it_was_and_is_its_owners(store: Store) -> None:
+    await store.add_trace(a_trace())
+    assert await store.trace("me", "trc_1") == a_trace()
+    assert await store.trace(None, "trc_1") == a_trace()
+    assert await store.trace("you", "trc_1") is None
+
+
+async def test_traces_are_listed_newest_first_without_their_records(store: Store) -> None:
+    for number, owner in enumerate(("me", "you", "me")):
+        await store.add_trace(a_trace(f"trc_{number}", owner, number))
+    first = await store.traces("me", limit=1)
+    assert [(row.id, row.records) for row in first.items] == [("trc_2", ())]
+    assert [row.id for row in (await store.traces("me", limit=9, after=first.next)).items] == ["trc_0"]
+    assert [row.id for row in (await store.traces(None, limit=9)).items] == ["trc_2", "trc_1", "trc_0"]
+
+
+async def test_old_traces_are_purged(store: Store) -> None:
+    for number in range(3):
+        await store.add_trace(a_trace(f"trc_{number}", created_at=number))
+    assert await store.purge_traces(2.0) == 2
+    assert [row.id for row in (await store.traces("me", limit=9)).items] == ["trc_2"]
+
+
 # Every statement has its index.
 
 _FEW = {"KEYS", "ANY_KEY", "REVOKE_KEY"}
@@ -663,5 +694,7 @@ async def test_no_statement_reads_or_sorts_a_whole_table(tmp_path: Path, stateme
         connection.execute(statement, parameters)
     engine.dispose()
     assert plan
-    assert not [step for step in plan if step.startswith("SCAN") and "executions_in_flight" not in step]
+    # A list of everything is read in its index's order, and no further than its limit.
+    fine = ("executions_in_flight", "traces_created_at_id")
+    assert not [step for step in plan if step.startswith("SCAN") and not any(index in step for index in fine)]
     assert not is_ordered or "TEMP B-TREE" not in str(plan)

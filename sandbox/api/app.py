@@ -9,12 +9,15 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from sandbox.api import executions, files, health, images, problems, run, sessions
+from sandbox.api import chat, executions, families, files, health, images, run, sessions
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
 from sandbox.api.schemas import Problem
+from sandbox.chats import Chats
 from sandbox.errors import SandboxError
 from sandbox.node import Node
+from sandbox.plans import budget, known_secrets
+from sandbox.traces import Secrets
 
 _DESCRIPTION = """Runs untrusted Python in warm, contained Jupyter kernels, with files in `/mnt/data`.
 
@@ -53,6 +56,8 @@ def create_app(node: Node) -> FastAPI:
         telemetry=_QUIET,
     )
     app.state.node = node
+    secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
+    app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
     app.state.mcp = endpoint.Endpoint(node)
     for router in (
         run.router,
@@ -60,14 +65,15 @@ def create_app(node: Node) -> FastAPI:
         executions.router,
         files.router,
         images.router,
+        chat.router,
         health.router,
         health.metrics_router,
     ):
         app.include_router(router)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
-    app.add_exception_handler(SandboxError, problems.on_error)
-    app.add_exception_handler(RequestValidationError, problems.on_validation)
-    app.add_exception_handler(HTTPException, problems.on_http)
+    app.add_exception_handler(SandboxError, families.on_error)
+    app.add_exception_handler(RequestValidationError, families.on_validation)
+    app.add_exception_handler(HTTPException, families.on_http)
     app.add_middleware(Guard, node=node)
     return app
 

@@ -106,7 +106,7 @@ async def follow_execution(
     """See the decorator."""
     last_id = checked_last_id(last_event_id)
     log = await node.follow(owner, session_id, execution_id)
-    return sse.EventStream(log, last_id=last_id)
+    return sse.event_stream(log, last_id=last_id)
 
 
 def checked_last_id(last_event_id: str | None) -> str | None:
@@ -131,7 +131,7 @@ async def respond(
 
     leaving = interrupt if body.on_disconnect == "interrupt" else None
     if body.stream:
-        return sse.EventStream(log, last_id=last_id, left=leaving)
+        return sse.event_stream(log, last_id=last_id, left=leaving)
     if leaving is not None:
         await _unless_left(request, log, leaving)
     return encode.answer(encode.execution(await log.result(), log.created_at))

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sandbox import logs, telemetry
 from sandbox.api import problems
+from sandbox.api.families import family
 from sandbox.api.refusal import ALWAYS
 from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
 from sandbox.errors import Forbidden, InvalidRequest, SandboxError
@@ -73,12 +74,12 @@ class Guard:
         except SandboxError as error:
             if visit.status:
                 raise  # too late for an answer: the connection has to be cut
-            await problems.of_error(visit.request_id, error)(scope, receive, answer)
+            await family(scope["path"]).of_error(visit.request_id, error)(scope, receive, answer)
         except Exception:
             if visit.status:
                 raise
             log.exception("request failed")
-            await problems.of_bug(visit.request_id)(scope, receive, answer)
+            await family(scope["path"]).of_bug(visit.request_id)(scope, receive, answer)
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Raises `Forbidden` for what a browser was tricked into, `InvalidRequest` without exactly one Host."""

@@ -9,12 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Response
 from starlette.exceptions import HTTPException
 
 from sandbox import errors
-from sandbox.api.visit import Visit
 from sandbox.errors import Overloaded, RateLimited, SandboxError, Unauthorized, Unready
 
 MEDIA_TYPE = "application/problem+json"
@@ -29,6 +27,9 @@ _STATUS: Mapping[type[SandboxError], int] = {
     errors.RateLimited: 429,
     errors.WorkspaceFull: 413,
     errors.Unready: 503,
+    errors.UpstreamRefused: 400,
+    errors.UpstreamBusy: 503,
+    errors.UpstreamError: 502,
     errors.SandboxError: 500,
 }
 HTTP_CODES = {
@@ -54,6 +55,7 @@ _MEANINGS = {
     416: "None of the ranges lies in the file; `Content-Range` says how long it is.",
     429: "A limit of the key is reached: `name`, `limit`, `remaining`, `reset`; `Retry-After` says when to come back.",
     500: "Our fault; the log has more under the `request_id`.",
+    502: "A model's server is away, broke off, or said what nobody understands.",
     503: "Full (`queue_full`), about to stop (`draining`) or not ready; `Retry-After` says when to come back.",
 }
 _RATE_LIMIT = {
@@ -136,26 +138,6 @@ def of_http(request_id: str, error: HTTPException) -> Response:
 def of_bug(request_id: str) -> Response:
     """What nobody foresaw. Its words stay in the log."""
     return problem(request_id, 500, HTTP_CODES[500], "the server failed; its log has more under this request_id")
-
-
-async def on_error(request: Request, error: Exception) -> Response:
-    """For `SandboxError`."""
-    assert isinstance(error, SandboxError)
-    if isinstance(error, Overloaded):
-        request.app.state.node.metrics.rejection(code_of(type(error)))
-    return of_error(Visit.of(request).request_id, error)
-
-
-async def on_validation(request: Request, error: Exception) -> Response:
-    """For `RequestValidationError`."""
-    assert isinstance(error, RequestValidationError)
-    return of_validation(Visit.of(request).request_id, error.errors())
-
-
-async def on_http(request: Request, error: Exception) -> Response:
-    """For `HTTPException`."""
-    assert isinstance(error, HTTPException)
-    return of_http(Visit.of(request).request_id, error)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

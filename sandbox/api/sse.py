@@ -1,13 +1,16 @@
-"""An execution's events as server-sent events.
+"""Server-sent events, and those of an execution.
 
 Each event's `id` is a cursor; `Last-Event-ID` brings what comes after it, from this server or its next life. While
 nothing happens a comment is sent, so that proxies keep the connection and both ends notice when it is dead.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from sandbox.api import encode
@@ -15,6 +18,7 @@ from sandbox.api.problems import code_of
 from sandbox.errors import SandboxError
 from sandbox.events import EventLog
 
+T = TypeVar("T")
 MEDIA_TYPE = "text/event-stream"
 HEARTBEAT_S = 15.0
 _BEGIN = b"retry: 1000\n\n"
@@ -43,29 +47,21 @@ EXAMPLE = (
 )
 
 
-class EventStream(Response):
-    """Events until the execution ends or the client leaves."""
+class Streamed(Response):
+    """Pieces of bytes as they come, until there are no more or the client leaves; a heartbeat while there are none."""
 
     media_type = MEDIA_TYPE
 
-    def __init__(
-        self,
-        log: EventLog,
-        *,
-        last_id: str | None = None,
-        left: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
-        """last_id: valid, or None. left: called when the client leaves."""
+    def __init__(self, pieces: AsyncGenerator[bytes, None], left: Callable[[], Awaitable[None]] | None = None) -> None:
+        """pieces: each one or more whole events. It is closed in any case. left: called when the client leaves."""
         super().__init__(status_code=200, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._log = log
-        self._last_id = last_id
+        self._pieces = pieces
         self._left = left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await _piece(send, _BEGIN)
         sending = asyncio.create_task(self._send(send))
         others = (asyncio.create_task(_beat(send)), asyncio.create_task(gone(receive)))
         try:
@@ -81,19 +77,32 @@ class EventStream(Response):
             await asyncio.gather(sending, *others, return_exceptions=True)
 
     async def _send(self, send: Send) -> None:
-        try:
-            async for event in self._log.follow(self._last_id):
-                data = event.data
-                if event.name == "done":
-                    data = encode.execution(data["execution"], self._log.created_at)
-                await _piece(send, f"id: {event.id}\nevent: {event.name}\ndata: ".encode() + encode.to_json(data))
-        except SandboxError as error:
-            told = {"code": code_of(type(error)), "detail": str(error)}
-            await _piece(send, b"event: problem\ndata: " + encode.to_json(told))
+        async with contextlib.aclosing(self._pieces) as pieces:
+            async for piece in pieces:
+                await _piece(send, piece)
 
 
-async def _piece(send: Send, text: bytes) -> None:
-    body = text if text.endswith(b"\n\n") else text + b"\n\n"
+def event_stream(
+    log: EventLog, *, last_id: str | None = None, left: Callable[[], Awaitable[None]] | None = None
+) -> Streamed:
+    """The events of an execution. last_id: valid, or None. left: called when the client leaves."""
+    return Streamed(_events(log, last_id), left)
+
+
+async def _events(log: EventLog, last_id: str | None) -> AsyncGenerator[bytes, None]:
+    yield _BEGIN
+    try:
+        async for event in log.follow(last_id):
+            data = event.data
+            if event.name == "done":
+                data = encode.execution(data["execution"], log.created_at)
+            yield f"id: {event.id}\nevent: {event.name}\ndata: ".encode() + encode.to_json(data) + b"\n\n"
+    except SandboxError as error:
+        told = {"code": code_of(type(error)), "detail": str(error)}
+        yield b"event: problem\ndata: " + encode.to_json(told) + b"\n\n"
+
+
+async def _piece(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
@@ -107,3 +116,17 @@ async def gone(receive: Receive) -> None:
     """Wait until the client has left. Its body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def while_here(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives, while the client waits for it; raises `ClientDisconnect` when it leaves."""
+    working, going = asyncio.ensure_future(work), asyncio.ensure_future(gone(receive))
+    try:
+        await asyncio.wait((working, going), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, going):
+            task.cancel()
+        await asyncio.gather(working, going, return_exceptions=True)

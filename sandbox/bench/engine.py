@@ -128,8 +128,9 @@ MEASURES: dict[str, Measure] = {
 
 @asynccontextmanager
 async def opened(settings: Settings, pool_size: int) -> AsyncIterator[Engine]:
-    """An engine of these settings with that pool."""
+    """An engine of these settings with that pool, once the image is prepared: that is nobody's first sandbox."""
     async with Engine.open(settings.model_copy(update={"pool_size": pool_size})) as engine:
+        await engine.runtime.prepare(settings.image)
         yield engine
 
 

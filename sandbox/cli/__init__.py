@@ -14,7 +14,7 @@ import typer.core
 from sandbox.cli.view import note
 from sandbox.errors import SandboxError
 
-COMMANDS = ("run", "serve", "mcp", "key", "doctor", "image", "bench")
+COMMANDS = ("run", "chat", "serve", "mcp", "key", "trace", "doctor", "image", "bench")
 FAILURE = 2
 """The exit code of what is not the program's fault."""
 

@@ -28,6 +28,8 @@ class Folder:
     def __init__(self, path: Path) -> None:
         """Made when missing. Raises `InvalidRequest` when that cannot be."""
         self._path = path
+        self.pictures = 0
+        """How many images without a name are in it; the next execution's go on from there."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -67,10 +69,12 @@ def _replace(directory: int, leaf: str, data: bytes) -> None:
         raise
 
 
-def _pictures(execution: Execution) -> Iterator[tuple[str, bytes]]:
-    """The images among the results, named image-1.png and so on; never as a workspace file is named."""
+def _pictures(execution: Execution, number: int = 0) -> Iterator[tuple[str, bytes]]:
+    """The images among the results, named image-1.png and so on; never as a workspace file is named.
+
+    number: of the last one before.
+    """
     taken = {artifact.path for artifact in execution.artifacts}
-    number = 0
     for bundle in execution.results:
         if not bundle.keys() & IMAGES.keys():
             continue
@@ -88,7 +92,9 @@ async def save(workspace: Workspace, execution: Execution, folder: Folder) -> tu
     """Store images, changed files and over-long outputs; the paths, and whether no attempt failed."""
     saved: list[str] = []
     whole = True
-    wanted: list[tuple[str, str | bytes]] = [*_pictures(execution), *_spilled(execution)]
+    pictures = list(_pictures(execution, folder.pictures))
+    folder.pictures += len(pictures)
+    wanted: list[tuple[str, str | bytes]] = [*pictures, *_spilled(execution)]
     wanted += [(artifact.path, artifact.path) for artifact in execution.artifacts]
     for name, content in wanted:
         try:

@@ -159,7 +159,7 @@ async def _opened(settings: Settings, request: Request) -> AsyncIterator[_Sessio
             engine.session(memory_mb=request.memory_mb) as session,
         ):
             for path in request.files:
-                await session.upload(path.name, _pieces(path))
+                await session.upload(path.name, pieces(path))
             yield session
         return
     key = settings.api_key.get_secret_value() if settings.api_key else ""
@@ -209,7 +209,7 @@ async def _interrupts(session: _Session) -> AsyncIterator[None]:
             action.close()
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
+async def pieces(path: Path) -> AsyncIterator[bytes]:
     try:
         with path.open("rb") as file:
             while piece := file.read(_PIECE):

@@ -19,6 +19,8 @@ class Text:
     """Words."""
 
     text: str
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of its form in OpenAI's dialect, nested as there; given back to upstreams that speak it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Image:
     data: str = ""
     """In base64; empty when there is a `url`."""
     url: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of its form in OpenAI's dialect, nested as there; given back to upstreams that speak it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class ToolCall:
     name: str
     arguments: str
     """As the model wrote them. Meant to be a JSON object, and not always one."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of its form in OpenAI's dialect, nested as there; given back to upstreams that speak it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,14 @@ class ToolResult:
 class Opaque:
     """A part that one dialect alone knows, such as signed reasoning or audio.
 
-    Given back unchanged to upstreams of that dialect; others never see it.
+    Given back unchanged to upstreams of that dialect; others never see it. One without a `type` is not a part but
+    fields of the message itself, such as its author's `name`.
     """
 
     dialect: Dialect
     value: Mapping[str, Any]
+    upstream: str = ""
+    """Who alone wants it back, because it has said it; empty for what a caller gave, which is anybody's."""
 
 
 Part = Text | Image | ToolCall | ToolResult | Opaque
@@ -90,6 +99,8 @@ class Function:
     description: str
     parameters: Mapping[str, Any]
     """JSON Schema of an object."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of its form in OpenAI's dialect, nested as there; given back to upstreams that speak it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,15 @@ class Usage:
             self.cache_read_tokens + other.cache_read_tokens,
             self.cache_write_tokens + other.cache_write_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+    def __sub__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.cache_read_tokens - other.cache_read_tokens,
+            self.cache_write_tokens - other.cache_write_tokens,
+            self.reasoning_tokens - other.reasoning_tokens,
         )
 
 

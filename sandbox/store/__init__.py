@@ -27,17 +27,19 @@ from sandbox.store.rows import (
     Page,
     SessionChanges,
     SessionRow,
+    TraceRow,
     execution_row,
     key_row,
     outcome,
+    trace_row,
     values,
 )
 from sandbox.store.writer import Writer
 
-__all__ = ["Claim", "ExecutionRow", "FileRow", "KeyRow", "Page", "SessionChanges", "SessionRow", "Store"]
+__all__ = ["Claim", "ExecutionRow", "FileRow", "KeyRow", "Page", "SessionChanges", "SessionRow", "Store", "TraceRow"]
 
 T = TypeVar("T")
-Row = TypeVar("Row", SessionRow, ExecutionRow)
+Row = TypeVar("Row", SessionRow, ExecutionRow, TraceRow)
 _READERS = 4
 
 
@@ -237,6 +239,29 @@ class Store:
     async def drop_claims(self, before: float) -> int:
         """Forget the claims of rows that were made before this time, in small writes; how many."""
         return await self._drain(sql.DELETE_CLAIMS, {"before": before})
+
+    # Traces.
+
+    async def add_trace(self, row: TraceRow) -> None:
+        """Insert it."""
+        await self._execute(sql.ADD_TRACE, values(row))
+
+    async def trace(self, owner: str | None, trace_id: str) -> TraceRow | None:
+        """A trace of this owner, records included; None for the owner is anybody."""
+        scope = {} if owner is None else {"owner": owner}
+        row = await self._first(sql.TRACE_OF_ANY if owner is None else sql.TRACE, {**scope, "id": trace_id})
+        return trace_row(row) if row is not None else None
+
+    async def traces(
+        self, owner: str | None, *, limit: int, after: str | None = None, newest_first: bool = True
+    ) -> Page[TraceRow]:
+        """Traces of this owner (None: of all), without records. Raises `InvalidRequest` when `after` is none."""
+        listing, scope = (sql.TRACES_OF_ALL, {}) if owner is None else (sql.TRACES, {"owner": owner})
+        return await self._page(listing, scope, limit, after, newest_first, trace_row)
+
+    async def purge_traces(self, before: float) -> int:
+        """Forget the traces that began before this time, in small writes; how many."""
+        return await self._drain(sql.DELETE_TRACES, {"before": before})
 
     # Nodes.
 

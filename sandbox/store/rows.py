@@ -10,7 +10,17 @@ from sqlalchemy import RowMapping
 from sandbox.execution import Artifact, Error, Execution, Status, Truncated
 from sandbox.keys import KeyLimits, KeyRow
 
-__all__ = ["Claim", "ExecutionRow", "FileRow", "KeyRow", "Page", "SessionChanges", "SessionRow", "SessionStatus"]
+__all__ = [
+    "Claim",
+    "ExecutionRow",
+    "FileRow",
+    "KeyRow",
+    "Page",
+    "SessionChanges",
+    "SessionRow",
+    "SessionStatus",
+    "TraceRow",
+]
 
 T = TypeVar("T")
 SessionStatus = Literal["active", "closed", "expired"]
@@ -80,6 +90,33 @@ class FileRow:
 
 
 @dataclass(frozen=True, slots=True)
+class TraceRow:
+    """One run of a loop."""
+
+    id: str
+    owner: str
+    session_id: str | None
+    """None when no code was run."""
+    model: str
+    """As it was asked for."""
+    prompt: str
+    """The beginning of the last that the user said."""
+    ending: str
+    """One of `Ending`, or `failed` or `cancelled`."""
+    created_at: float
+    ended_at: float
+    turns: int
+    executions: int
+    failures: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    """US dollars; None when no price is known."""
+    records: tuple[Mapping[str, Any], ...] = ()
+    """What happened, in order; empty in lists."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """An Idempotency-Key, what was asked with it, and the id of what it made."""
 
@@ -102,7 +139,7 @@ OUTCOME = tuple(field for field in dataclasses.fields(Execution) if field.name n
 _DEFAULTS = {field.name: field.default for field in OUTCOME}
 
 
-def values(row: SessionRow | ExecutionRow | FileRow | KeyRow | Claim) -> dict[str, Any]:
+def values(row: SessionRow | ExecutionRow | FileRow | KeyRow | TraceRow | Claim) -> dict[str, Any]:
     """A row's fields by name. Unlike `asdict` it copies nothing."""
     return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "execution"}
 
@@ -122,6 +159,11 @@ def execution_row(columns: RowMapping) -> ExecutionRow:
         execution = Execution(columns["id"], columns["session_id"], **{name: _value(name, told[name]) for name in told})
     given = {field.name: columns[field.name] for field in dataclasses.fields(ExecutionRow)[:-1]}
     return ExecutionRow(**given, execution=execution)
+
+
+def trace_row(columns: RowMapping) -> TraceRow:
+    """From all columns, by name; without `records` from a list."""
+    return TraceRow(**{**columns, "records": tuple(columns.get("records", ()))})
 
 
 def key_row(columns: RowMapping) -> KeyRow:

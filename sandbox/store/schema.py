@@ -184,6 +184,29 @@ claims = Table(
     Index(None, "created_at"),
 )
 
+traces = Table(
+    "traces",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("owner", Words, nullable=False),
+    # Not a reference: a trace may be of a session of no store, and outlives one that is purged.
+    Column("session_id", Words),
+    Column("model", Words, nullable=False),
+    Column("prompt", Words, nullable=False),
+    Column("ending", Words, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("ended_at", Double, nullable=False),
+    Column("turns", Integer, nullable=False),
+    Column("executions", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost", Double),
+    Column("records", Json, nullable=False),
+    Index(None, "owner", "created_at", "id"),
+    Index(None, "created_at", "id"),
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -11,7 +11,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import BindParameter, ColumnElement, Select
 
 from sandbox.execution import Status
-from sandbox.store.schema import claims, executions, files, keys, nodes, sessions
+from sandbox.store.schema import claims, executions, files, keys, nodes, sessions, traces
 
 BATCH = 500
 """Rows that one deletion takes at most, because everybody who writes waits for it."""
@@ -34,12 +34,13 @@ def _each(build: Callable[[Any], Any]) -> ByDialect:
     return {"sqlite": build(sqlite.insert), "postgresql": build(postgresql.insert)}
 
 
-def _listing(table: Table, **scope: Column[Any]) -> Listing:
+def _listing(table: Table, *, without: str = "", **scope: Column[Any]) -> Listing:
     within = [column == bindparam(name) for name, column in scope.items()]
     key = tuple_(table.c.created_at, table.c.id)
     place = select(table.c.created_at).where(table.c.id == bindparam("after"), *within)
     start = tuple_(place.scalar_subquery(), bindparam("after", type_=table.c.id.type))
-    every = select(table).where(*within).limit(bindparam("limit"))
+    shown = [column for column in table.c if column.name != without]
+    every = select(*shown).where(*within).limit(bindparam("limit"))
     down, up = (table.c.created_at.desc(), table.c.id.desc()), (table.c.created_at, table.c.id)
     pages = {
         (True, False): every.order_by(*down),
@@ -141,6 +142,16 @@ CLAIM = select(claims.c.owner, claims.c.key, claims.c.fingerprint, claims.c.reso
 _CLAIM_KEY = (claims.c.owner, claims.c.key)
 DELETE_CLAIMS = delete(claims).where(
     tuple_(*_CLAIM_KEY).in_(select(*_CLAIM_KEY).where(claims.c.created_at < bindparam("before")).limit(BATCH))
+)
+
+# Traces.
+ADD_TRACE = insert(traces)
+TRACE = select(traces).where(_is(traces.c.id, "id"), _is(traces.c.owner, "owner"))
+TRACE_OF_ANY = select(traces).where(_is(traces.c.id, "id"))
+TRACES = _listing(traces, without="records", owner=traces.c.owner)
+TRACES_OF_ALL = _listing(traces, without="records")
+DELETE_TRACES = delete(traces).where(
+    traces.c.id.in_(select(traces.c.id).where(traces.c.created_at < bindparam("before")).limit(BATCH))
 )
 
 

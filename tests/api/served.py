@@ -77,14 +77,19 @@ async def serving(data_dir: Path, **settings: object) -> AsyncIterator[Served]:
     """A server with these settings, until the block ends."""
     process = await started(data_dir, **settings)
     try:
-        assert process.stdout is not None
-        url = (await asyncio.wait_for(process.stdout.readline(), WAIT_SECONDS)).decode().strip()
-        assert url, f"the server did not start; see {data_dir / 'log'}:\n{(data_dir / 'log').read_text()}"
-        yield Served(url, process, data_dir)
+        yield await announced(process, data_dir)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(process.wait(), WAIT_SECONDS)
+
+
+async def announced(process: Process, data_dir: Path) -> Served:
+    """The server of this process, once it has said where it answers."""
+    assert process.stdout is not None
+    url = (await asyncio.wait_for(process.stdout.readline(), WAIT_SECONDS)).decode().strip()
+    assert url, f"the server did not start; see {data_dir / 'log'}:\n{(data_dir / 'log').read_text()}"
+    return Served(url, process, data_dir)
 
 
 async def started(data_dir: Path, **settings: object) -> Process:

@@ -639,7 +639,8 @@ class TestProcess:
     ) -> None:
         secret = secrets.token_hex(16)
         monkeypatch.setenv("CANARY_API_KEY", secret)
-        async with Engine.open(Settings(pool_size=0)):
+        async with Engine.open(Settings(pool_size=0)) as engine:
+            await engine.pool.fill()
             host = Embedded.below(os.getpid())
             helpers = [host.launcher, *host.zygotes()]
             assert len(helpers) == 2

@@ -9,6 +9,11 @@ from typing import Protocol
 
 from sandbox.loop.messages import Delta, Dialect, Reply, Request
 
+CONNECT_S = 5.0
+"""Seconds until there must be a connection."""
+SILENCE_S = 120.0
+"""Seconds from one piece of an answer to the next; before the first one, models that think are silent for long."""
+
 
 class Upstream(Protocol):
     """One server that has models."""

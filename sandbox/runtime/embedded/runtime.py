@@ -137,7 +137,11 @@ class Launcher:
                 start_new_session=True,
             )
         launcher = cls(process, ours)
-        await launcher.hello
+        try:
+            await launcher.hello
+        except BaseException:
+            await launcher.aclose()  # nobody will ever hold it, so nobody else could end it
+            raise
         return launcher
 
     @property
@@ -210,10 +214,14 @@ class Launcher:
         self._gone = "the launcher ended, and with it every sandbox; try again, which starts a new one"
         if not self.hello.done():
             self.hello.set_exception(HostUnfit("the launcher ended at once; its message is above"))
+        self._fail_all(self._gone, "the launcher ended")
+
+    def _fail_all(self, gone: str, reason: str) -> None:
+        """Whoever waits for a zygote or a sandbox is told; nothing of either is left."""
         for image in list(self.prepared):
-            self._settle(image, SandboxFailed(self._gone))
+            self._settle(image, SandboxFailed(gone))
         for sandbox in self.sandboxes.values():
-            sandbox.on_failed("the launcher ended")
+            sandbox.on_failed(reason)
         self.sandboxes.clear()
 
     def _forget_socket(self) -> None:
@@ -227,26 +235,29 @@ class Launcher:
         self._forget_socket()
         self._socket.close()
         await self._process.wait()
-        for sandbox in self.sandboxes.values():
-            sandbox.on_failed("stopped")
-        self.sandboxes.clear()
+        self._fail_all(self._gone, "stopped")
 
 
 class EmbeddedRuntime:
     """Sandboxes from namespaces, without a daemon. Use `open`."""
 
-    def __init__(self, launcher: Launcher, images_dir: Path) -> None:
+    def __init__(self, launcher: Launcher, images_dir: Path, *, shared: bool) -> None:
         self._launcher = launcher
         self._images_dir = images_dir
+        self._shared = shared
         self._closed = False
         self._reviving = asyncio.Lock()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, images_dir: Path) -> AsyncIterator[Self]:
-        """Start the launcher; at the end, end everything. Raises `HostUnfit`."""
+    async def open(cls, images_dir: Path, *, shared: bool = True) -> AsyncIterator[Self]:
+        """Start the launcher; at the end, end everything.
+
+        shared: whether many sandboxes will be forked from a zygote, so that it is worth seconds to make each fork
+        cheaper; see `guest.zygote.preload`. Raises `HostUnfit`.
+        """
         _raise_descriptor_limit()
-        runtime = cls(await Launcher.spawn(), images_dir)
+        runtime = cls(await Launcher.spawn(), images_dir, shared=shared)
         try:
             yield runtime
         finally:
@@ -281,6 +292,7 @@ class EmbeddedRuntime:
                     "prefix": built.manifest.base_prefix,
                     "python": "/opt/venv/bin/python",
                     "code": str(_PACKAGE),
+                    "shared": self._shared,
                 }
             )
             self._launcher.prepared[image] = future

@@ -1,0 +1,14 @@
+"""Anthropic's Messages on the wire, without I/O.
+
+calling   `body` makes a request for an upstream
+reading   `Reading` makes a reply of a stream's events, `whole` one of a message in one piece, `error` finds what either
+          says went wrong
+
+Thinking and whatever other blocks there may be are kept as `Opaque` and given back as they came: they are signed.
+`ValueError` is for what cannot be understood.
+"""
+
+from sandbox.loop.anthropic_messages.calling import MAX_TOKENS, body
+from sandbox.loop.anthropic_messages.reading import Reading, error, usage, whole
+
+__all__ = ["MAX_TOKENS", "Reading", "body", "error", "usage", "whole"]

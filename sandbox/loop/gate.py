@@ -1,0 +1,156 @@
+"""What a request passes before an upstream is asked: its breaker, its rest, a slot, the rate limits.
+
+The token bucket is our own: aiolimiter's cannot say beforehand how long a wait would be, which decides whether another
+route is better, takes nothing back, which the estimate of a request's tokens needs, and knows no clock but the event
+loop's.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sandbox.errors import UpstreamBusy, UpstreamError, UpstreamFailed
+from sandbox.loop.breaker import Breaker
+from sandbox.loop.catalogue import UpstreamPlan
+from sandbox.loop.clock import Clock, Patience
+from sandbox.loop.messages import Usage
+
+_TOO_MANY = 429
+_LONGEST_REST_S = 300.0
+"""An upstream that asks to be left alone for a day is asked again sooner; it can say so again."""
+
+
+class Closed(Exception):
+    """The request was not sent."""
+
+    def __init__(self, why: Literal["full", "open"], words: str, retry_after: float) -> None:
+        """retry_after: seconds."""
+        super().__init__(words)
+        self.why = why
+        self.retry_after = retry_after
+
+
+class Bucket:
+    """So much a minute, and at most a minute's worth at once. Who cannot have it yet has taken it, and waits."""
+
+    def __init__(self, per_minute: int, clock: Clock) -> None:
+        self._size = float(per_minute)
+        self._level = self._size
+        self._clock = clock
+        self._then = clock.now()
+
+    def wait(self, amount: float) -> float:
+        """Seconds until so much is there. More than a minute's worth is let through when the bucket is full."""
+        now = self._clock.now()
+        self._level = min(self._size, self._level + (now - self._then) * self._size / 60)
+        self._then = now
+        return max(0.0, (min(amount, self._size) - self._level) * 60 / self._size)
+
+    def take(self, amount: float) -> None:
+        """Also what is not there yet; a negative amount is given back."""
+        self._level -= amount
+
+
+@dataclass(slots=True)
+class Pass:
+    """Of a request that was let through. What is known of its tokens in the end is written here."""
+
+    usage: Usage | None = None
+
+
+class Gate:
+    """One upstream's."""
+
+    def __init__(self, plan: UpstreamPlan, clock: Clock) -> None:
+        self.breaker = Breaker(clock, failures=plan.breaker_failures, rest_s=plan.breaker_rest_s)
+        self._name = plan.name
+        self._clock = clock
+        self._slots = asyncio.Semaphore(plan.concurrency)
+        self._requests = Bucket(plan.requests_per_minute, clock) if plan.requests_per_minute else None
+        self._tokens = Bucket(plan.tokens_per_minute, clock) if plan.tokens_per_minute else None
+        self._rests_until = 0.0
+
+    @contextlib.asynccontextmanager
+    async def passed(
+        self, tokens: int, patience: Patience, limit_s: float, *, shadow: bool = False
+    ) -> AsyncIterator[Pass]:
+        """Hold a slot for the block, and judge the upstream by how it ends.
+
+        tokens: expected, in and out. limit_s: the most seconds of the patience to wait here. shadow: must not do harm,
+        so it neither waits nor is a reason to open the breaker. Raises `Closed`.
+        """
+        self._check(limit_s, shadow)
+        async with contextlib.AsyncExitStack() as stack:
+            with patience.waiting():
+                began = self._clock.now()
+                await self._take_slot(limit_s)
+                stack.callback(self._slots.release)
+                await self._take_rate(tokens, began + limit_s)
+            number = self.breaker.enter()  # last, so that the one try of a half-open breaker never waits in line
+            if number is None:
+                raise Closed("open", f"the circuit breaker of {self._name} is open", self.breaker.wait)
+            held = Pass()
+            try:
+                yield held
+            except UpstreamError as error:
+                self._judge(error, number, shadow)
+                raise
+            except BaseException:  # we left, or are at fault ourselves
+                self.breaker.abandoned(number)
+                raise
+            self.breaker.succeeded(number)
+            if self._tokens and held.usage:
+                self._tokens.take(held.usage.input_tokens + held.usage.output_tokens - tokens)
+
+    def _check(self, limit_s: float, shadow: bool) -> None:
+        """What can be refused without waiting in line."""
+        if self.breaker.wait > 0 or (shadow and self.breaker.state != "closed"):
+            raise Closed("open", f"the circuit breaker of {self._name} is open", self.breaker.wait)
+        rest = self._rests_until - self._clock.now()
+        if rest > limit_s:
+            raise Closed("full", f"{self._name} asked to be left alone for {rest:.1f} s more", rest)
+
+    async def _take_slot(self, limit_s: float) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        try:
+            async with self._clock.timeout(limit_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise Closed("full", f"all slots of {self._name} were taken for {limit_s:.1f} s", 1.0) from None
+
+    async def _take_rate(self, tokens: int, until: float) -> None:
+        taken = [(bucket, amount) for bucket, amount in ((self._requests, 1), (self._tokens, tokens)) if bucket]
+        wait = max((bucket.wait(amount) for bucket, amount in taken), default=0.0)
+        if self._clock.now() + wait > until:
+            raise Closed("full", f"the rate limit of {self._name} has room in {wait:.1f} s", wait)
+        for bucket, amount in taken:
+            bucket.take(amount)
+        try:
+            if wait > 0:
+                await self._clock.sleep(wait)
+            await self._rest(until)
+        except BaseException:
+            for bucket, amount in taken:
+                bucket.take(-amount)
+            raise
+
+    async def _rest(self, until: float) -> None:
+        """Until the upstream takes requests again, which others may have learnt while we stood in line."""
+        while (rest := self._rests_until - self._clock.now()) > 0:
+            if self._rests_until > until:
+                raise Closed("full", f"{self._name} asked to be left alone for {rest:.1f} s more", rest)
+            await self._clock.sleep(rest)
+
+    def _judge(self, error: UpstreamError, number: int, shadow: bool) -> None:
+        if isinstance(error, UpstreamBusy) and error.retry_after:
+            self._rests_until = self._clock.now() + min(error.retry_after, _LONGEST_REST_S)
+        if shadow or (isinstance(error, UpstreamBusy) and error.status == _TOO_MANY):
+            self.breaker.abandoned(number)  # it is well, and has said that we ask too often
+        elif isinstance(error, UpstreamBusy | UpstreamFailed):
+            self.breaker.failed(number)
+        else:
+            self.breaker.succeeded(number)  # it has read the request and said no

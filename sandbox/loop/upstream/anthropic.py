@@ -1,0 +1,98 @@
+"""Any server that speaks Anthropic's Messages, through the `anthropic` SDK."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from functools import partial
+
+import anthropic
+from anthropic import AsyncAnthropic, Omit
+
+from sandbox.errors import UpstreamError
+from sandbox.loop import anthropic_messages
+from sandbox.loop.messages import Delta, Dialect, Reply, Request
+from sandbox.loop.upstream import CONNECT_S, SILENCE_S
+from sandbox.loop.upstream.answer import Answer, Wire
+from sandbox.loop.upstream.failures import Failures
+
+_ANTHROPIC = "https://api.anthropic.com"
+_UNUSED_KEY = "none"
+_BEFORE_2026 = {"anthropic-version": "2023-06-01"}
+"""The versions of the API since refuse the fields that say how freely a model shall choose its words."""
+_SAMPLING = ("temperature", "top_p")
+
+
+class AnthropicUpstream:
+    """Anthropic, or a gateway to it."""
+
+    dialect: Dialect = "anthropic"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str = _ANTHROPIC,
+        key: str = "",
+        key_name: str = "",
+        connect_s: float = CONNECT_S,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        """name: in the settings. base_url: without `/v1`. key: empty for a server that wants none. key_name: the
+        environment variable that has it, for messages. connect_s, silence_s: seconds until a connection must be made,
+        and from one piece of an answer to the next.
+        """
+        self.name = name
+        self._silence_s = silence_s
+        self._failures = Failures(name, base_url, key, key_name)
+        self._wire = Wire(
+            reading=partial(anthropic_messages.Reading, name),
+            whole=partial(anthropic_messages.whole, upstream=name),
+            error=anthropic_messages.error,
+            last=lambda message: message.name == "message_stop",
+        )
+        self._headers: dict[str, str | Omit] = {} if key else {"Authorization": Omit()}
+        self._client = AsyncAnthropic(
+            base_url=base_url,
+            api_key=key or _UNUSED_KEY,
+            timeout=anthropic.Timeout(silence_s, connect=connect_s),
+            max_retries=0,
+        )
+
+    async def stream(self, request: Request) -> AsyncGenerator[Delta | Reply, None]:
+        """See `Upstream`."""
+        body = anthropic_messages.body(request, upstream=self.name)
+        headers = self._headers | (_BEFORE_2026 if any(name in body for name in _SAMPLING) else {})
+        # As `extra_body` it goes out as it is. As arguments the SDK would walk all of it, which takes longer the more
+        # has been said, to no other end.
+        asking = self._client.messages.with_streaming_response.create(
+            model=request.model, messages=[], max_tokens=1, stream=True, extra_body=body, extra_headers=headers
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                response = await stack.enter_async_context(asking)
+            except anthropic.APIError as error:
+                raise self._failure(error) from error
+            answer = Answer(response, self._wire, self._failures, self._silence_s)
+            async with contextlib.aclosing(answer.read()) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def models(self) -> list[str]:
+        """See `Upstream`."""
+        try:
+            return [model.id async for model in self._client.models.list(extra_headers=self._headers)]
+        except anthropic.APIError as error:
+            raise self._failure(error) from error
+
+    async def aclose(self) -> None:
+        """See `Upstream`."""
+        await self._client.close()
+
+    def _failure(self, error: anthropic.APIError) -> UpstreamError:
+        match error:
+            case anthropic.APIStatusError():
+                return self._failures.answered(error.status_code, error.response.headers, error.body)
+            case anthropic.APITimeoutError():
+                return self._failures.late(error, self._silence_s)
+            case anthropic.APIConnectionError():
+                return self._failures.away(error)
+        return self._failures.nonsense(error.message)

@@ -1,0 +1,130 @@
+"""Any server that speaks OpenAI's Chat Completions, through the `openai` SDK."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from functools import partial
+
+import openai
+from openai import AsyncAPIResponse, AsyncOpenAI, AsyncStream, Omit
+from openai.types.chat import ChatCompletionChunk
+
+from sandbox.errors import UpstreamError
+from sandbox.loop import openai_chat
+from sandbox.loop.messages import Delta, Dialect, Reply, Request
+from sandbox.loop.upstream import CONNECT_S, SILENCE_S
+from sandbox.loop.upstream.answer import Answer, Wire
+from sandbox.loop.upstream.failures import Failures
+
+_OPENAI = "https://api.openai.com/v1"
+_UNUSED_KEY = "none"
+
+
+class OpenAIUpstream:
+    """OpenAI, vLLM, llama.cpp, Ollama, a gateway."""
+
+    dialect: Dialect = "openai"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str = _OPENAI,
+        key: str = "",
+        key_name: str = "",
+        connect_s: float = CONNECT_S,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        """name: in the settings. base_url: with its `/v1`. key: empty for a server that wants none. key_name: the
+        environment variable that has it, for messages. connect_s, silence_s: seconds until a connection must be made,
+        and from one piece of an answer to the next.
+        """
+        self.name = name
+        self._silence_s = silence_s
+        self._failures = Failures(name, base_url, key, key_name)
+        self._wire = Wire(
+            reading=partial(openai_chat.Reading, name),
+            whole=partial(openai_chat.whole, upstream=name),
+            error=openai_chat.error,
+            last=lambda message: message.data.startswith("[DONE]"),
+        )
+        # The SDK takes two of them from the environment, where they are meant for OpenAI and nobody else.
+        unsent = () if base_url == _OPENAI else ("OpenAI-Organization", "OpenAI-Project")
+        self._headers = {name: Omit() for name in (*unsent, *(() if key else ("Authorization",)))}
+        self._client = AsyncOpenAI(
+            base_url=base_url,
+            api_key=key or _UNUSED_KEY,
+            timeout=openai.Timeout(silence_s, connect=connect_s),
+            max_retries=0,
+        )
+        # Habits of the server, as far as they are known.
+        self._counts = True
+        self._limit = openai_chat.LIMIT if base_url == _OPENAI else "max_tokens"
+
+    async def stream(self, request: Request) -> AsyncGenerator[Delta | Reply, None]:
+        """See `Upstream`."""
+        async with contextlib.AsyncExitStack() as stack:
+            response = await self._open(stack, request)
+            answer = Answer(response, self._wire, self._failures, self._silence_s)
+            async with contextlib.aclosing(answer.read()) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def models(self) -> list[str]:
+        """See `Upstream`."""
+        try:
+            return [model.id async for model in self._client.models.list(extra_headers=self._headers)]
+        except openai.APIError as error:
+            raise self._failure(error) from error
+
+    async def aclose(self) -> None:
+        """See `Upstream`."""
+        await self._client.close()
+
+    async def _open(
+        self, stack: contextlib.AsyncExitStack, request: Request
+    ) -> AsyncAPIResponse[AsyncStream[ChatCompletionChunk]]:
+        """The beginning of an answer. A server that does not know a field that we add by ourselves is asked again."""
+        while True:
+            try:
+                return await self._ask(stack, request)
+            except openai.APIStatusError as error:
+                if not self._adapts(error):
+                    raise self._failure(error) from error
+            except openai.APIError as error:
+                raise self._failure(error) from error
+
+    async def _ask(
+        self, stack: contextlib.AsyncExitStack, request: Request
+    ) -> AsyncAPIResponse[AsyncStream[ChatCompletionChunk]]:
+        body = openai_chat.body(request, upstream=self.name, limit=self._limit)
+        if self._counts:
+            body["stream_options"] = {"include_usage": True}
+        # As `extra_body` it goes out as it is. As arguments the SDK would walk all of it, which takes longer the more
+        # has been said, to no other end.
+        asking = self._client.chat.completions.with_streaming_response.create(
+            model=request.model, messages=[], stream=True, extra_body=body, extra_headers=self._headers
+        )
+        return await stack.enter_async_context(asking)
+
+    def _adapts(self, error: openai.APIStatusError) -> bool:
+        """Whether the error is about a habit of ours, which is dropped then: each at most once."""
+        if error.status_code not in (400, 422):
+            return False
+        words = f"{error.message} {error.param}"
+        if self._counts and ("stream_options" in words or "include_usage" in words):
+            self._counts = False
+            return True
+        if self._limit == "max_tokens" and openai_chat.LIMIT in words and "max_tokens" in words:
+            self._limit = openai_chat.LIMIT
+            return True
+        return False
+
+    def _failure(self, error: openai.APIError) -> UpstreamError:
+        match error:
+            case openai.APIStatusError():
+                return self._failures.answered(error.status_code, error.response.headers, error.body)
+            case openai.APITimeoutError():
+                return self._failures.late(error, self._silence_s)
+            case openai.APIConnectionError():
+                return self._failures.away(error)
+        return self._failures.nonsense(error.message)

@@ -1,0 +1,169 @@
+"""From what happens in a run to its trace."""
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sandbox.execution import Execution
+from sandbox.loop.attempt import Attempt
+from sandbox.loop.events import Finished, Ran, Repair, Replied, Unusable
+from sandbox.loop.loop import Event
+from sandbox.loop.messages import Message, Request, Text
+from sandbox.store.rows import TraceRow
+from sandbox.traces import parts
+from sandbox.traces.secrets import Secrets
+
+_PROMPT = 200
+_DATA_KEPT = 8 << 20
+"""Characters of pictures and other encoded data that one trace keeps; what comes after is left out."""
+_TEXTUAL = ("text/", "application/json", "image/svg+xml")
+
+
+def new_trace_id() -> str:
+    return f"trc_{uuid.uuid4().hex}"
+
+
+class Recorder:
+    """The trace of one run. `clock`: seconds since the epoch."""
+
+    def __init__(
+        self,
+        request: Request,
+        owner: str,
+        secrets: Secrets,
+        *,
+        trace_id: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.id = trace_id or new_trace_id()
+        self._owner = owner
+        self._model = request.model
+        self._secrets = secrets
+        self._clock = clock
+        self._created_at = clock()
+        self._records: list[dict[str, Any]] = []
+        self._session_id: str | None = None
+        self._usage = {"input_tokens": 0, "output_tokens": 0}
+        self._cost: float | None = None
+        self._turns = self._executions = self._failures = 0
+        self._ending = "cancelled"
+        self._data_left = _DATA_KEPT
+        self._prompt = _prompt(request.messages)
+        for message in request.messages:
+            self._keep("message", **parts.message_to_json(message), text=message.text)
+
+    def add(self, event: Event) -> None:
+        """Something happened. What only passes by, such as words on their way, is not kept."""
+        if isinstance(event, Replied):
+            self._replied(event)
+        elif isinstance(event, Attempt):
+            self._keep("attempt", **dataclasses.asdict(event))
+        elif isinstance(event, Ran):
+            self._ran(event)
+        elif isinstance(event, Unusable):
+            self._failures += 1
+            call = event.call
+            self._keep("unusable", call_id=call.id, name=call.name, arguments=call.arguments, told=event.told)
+        elif isinstance(event, Repair):
+            told = dataclasses.asdict(event)
+            self._keep("repair", **told)
+        elif isinstance(event, Finished):
+            self._ending = event.why.value
+            said = [parts.message_to_json(message) for message in event.said]
+            self._keep("end", why=event.why.value, answer=event.answer.text, said=said)
+
+    def fail(self, error: Exception) -> None:
+        """We or the upstream failed."""
+        self._ending = "failed"
+        self._keep("end", error=type(error).__name__, detail=str(error))
+
+    def row(self) -> TraceRow:
+        """The trace as far as it has come; a run that has not finished was cancelled."""
+        return TraceRow(
+            id=self.id,
+            owner=self._owner,
+            session_id=self._session_id,
+            model=self._model,
+            prompt=self._secrets.blot(self._prompt),
+            ending=self._ending,
+            created_at=self._created_at,
+            ended_at=self._clock(),
+            turns=self._turns,
+            executions=self._executions,
+            failures=self._failures,
+            input_tokens=self._usage["input_tokens"],
+            output_tokens=self._usage["output_tokens"],
+            cost=self._cost,
+            records=tuple(self._records),
+        )
+
+    def _replied(self, event: Replied) -> None:
+        reply = event.reply
+        self._turns += 1
+        for name in self._usage:
+            self._usage[name] += getattr(reply.usage, name)
+        if reply.cost is not None:
+            self._cost = (self._cost or 0.0) + reply.cost
+        self._keep(
+            "turn",
+            turn=event.turn,
+            model=reply.model,
+            upstream=reply.upstream,
+            response_id=reply.id,
+            seconds=event.seconds,
+            usage=dataclasses.asdict(reply.usage),
+            cost=reply.cost,
+            cached=reply.cached,
+            finish=reply.finish,
+            text=reply.message.text,
+            calls=[dataclasses.asdict(call) for call in reply.message.calls],
+            parts=parts.to_json(reply.message.parts),
+        )
+
+    def _ran(self, event: Ran) -> None:
+        self._executions += 1
+        self._failures += event.execution.status.value != "ok"
+        self._session_id = event.execution.session_id
+        told = "\n".join(part.text for part in event.told if isinstance(part, Text))
+        outcome = execution_to_json(event.execution)
+        self._keep("execution", call_id=event.call.id, code=event.code, execution=outcome, told=told)
+
+    def _keep(self, kind: str, **fields: Any) -> None:
+        record = {"kind": kind, "at": self._clock(), **fields}
+        self._records.append(self._bounded(self._secrets.blot_all(record)))
+
+    def _bounded(self, value: Any, key: str = "") -> Any:
+        """Without the encoded data that is too much."""
+        if isinstance(value, dict):
+            return {name: self._bounded(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self._bounded(each) for each in value]
+        if isinstance(value, str) and (key == "data" or ("/" in key and not key.startswith(_TEXTUAL))):
+            self._data_left -= len(value)
+            return value if self._data_left >= 0 else ""
+        return value
+
+
+def execution_to_json(execution: Execution) -> dict[str, Any]:
+    """As the HTTP API has it, apart from the time."""
+    told: dict[str, Any] = dataclasses.asdict(execution)
+    return told | {"status": execution.status.value, "results": [dict(bundle) for bundle in execution.results]}
+
+
+def _prompt(messages: tuple[Message, ...]) -> str:
+    said = [message.text for message in messages if message.role == "user"]
+    words = " ".join((said[-1] if said else "").split())
+    return words if len(words) <= _PROMPT else words[: _PROMPT - 1] + "…"
+
+
+def caller_messages(records: tuple[Mapping[str, Any], ...]) -> tuple[Message, ...]:
+    """What the caller had said when the run began."""
+    return tuple(parts.message_from_json(record) for record in records if record["kind"] == "message")
+
+
+def said_messages(records: tuple[Mapping[str, Any], ...]) -> tuple[Message, ...]:
+    """What was said in the run, which the caller of a chat completion has not seen all of."""
+    ends = [record for record in records if record["kind"] == "end" and "said" in record]
+    return tuple(parts.message_from_json(each) for each in ends[-1]["said"]) if ends else ()

@@ -1,0 +1,120 @@
+"""The pool while what all its sandboxes share is on its way."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.config import Settings
+from sandbox.engine import Engine
+from sandbox.errors import ImageNotBuilt, SandboxFailed, UnknownImage
+from sandbox.execution import Status
+from sandbox.health import Checkup, Memory, Reason
+from sandbox.image import Image
+from sandbox.store import Store
+from tests.host import WAIT_SECONDS, Embedded, alive, ended, groups, stopped_zygote
+
+WARMS_UP = Reason("it warms up: no sandbox has started yet")
+
+
+@contextlib.asynccontextmanager
+async def opened(size: int) -> AsyncIterator[tuple[Engine, Embedded, int]]:
+    """An engine with a pool of this size, the host's view of it, and its zygote, which goes on when it is told to."""
+    async with Engine.open(Settings(pool_size=size)) as engine:
+        host, zygote = await stopped_zygote(os.getpid())
+        yield engine, host, zygote
+
+
+@pytest.mark.parametrize("size", [0, 1])
+async def test_who_comes_before_the_zygote_is_ready_waits_and_is_served(
+    root: None, python_image: Image, size: int
+) -> None:
+    async with opened(size) as (engine, _, zygote):
+        runs = [asyncio.create_task(engine.run("print(1)")) for _ in range(3)]
+        full = asyncio.create_task(engine.pool.fill())
+        done, _ = await asyncio.wait([*runs, full], timeout=0)
+        assert not done
+        assert engine.pool.warming
+        os.kill(zygote, signal.SIGCONT)
+        assert [(await each).stdout for each in runs] == ["1\n"] * 3
+        await full
+        assert not engine.pool.warming
+
+
+async def test_an_engine_that_is_closed_before_its_zygote_is_ready_leaves_nothing_and_nobody_waiting(
+    root: None, python_image: Image
+) -> None:
+    async with opened(2) as (engine, host, zygote):
+        instance, stage = host.instance, host.stage
+        claim = asyncio.create_task(engine.open_session())
+        full = asyncio.create_task(engine.pool.fill())
+        await asyncio.sleep(0)  # lets them ask
+    assert not any(alive(pid) for pid in (host.launcher, zygote))
+    assert groups(instance) == []
+    assert not stage.exists()
+    with pytest.raises(SandboxFailed, match="closed"):
+        await asyncio.wait_for(claim, WAIT_SECONDS)
+    full.cancel()
+
+
+@pytest.mark.parametrize("size", [0, 1])
+async def test_a_zygote_that_cannot_be_had_is_told_to_who_claims_and_to_who_looks_and_is_tried_again(
+    root: None, python_image: Image, tmp_path: Path, size: int
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    async with opened(size) as (engine, _, zygote), Store.open(settings.database) as store:
+
+        async def health() -> tuple[bool, tuple[Reason, ...]]:
+            found = await Checkup(settings, store, engine.pool, Memory()).health(draining=False)
+            return found.ready, found.reasons
+
+        assert await health() == (False, (WARMS_UP,))
+        claim = asyncio.create_task(engine.open_session())
+        full = asyncio.create_task(engine.pool.fill())
+        await asyncio.sleep(0)  # lets them ask
+        os.kill(zygote, signal.SIGKILL)
+        for waiting in (claim, full):
+            with pytest.raises(SandboxFailed, match="image python cannot be used: the zygote died"):
+                await waiting
+        ready, reasons = await health()
+        assert not ready
+        assert Reason("the last start of a sandbox failed", str(engine.pool.failure)) in reasons
+        assert WARMS_UP in reasons
+        _, another = await stopped_zygote(os.getpid())
+        os.kill(another, signal.SIGCONT)
+        assert (await engine.run("1")).status is Status.OK
+        await _recovered(engine)
+        assert await health() == (True, ())
+
+
+async def test_a_launcher_that_dies_with_its_zygote_on_the_way_is_replaced(root: None, python_image: Image) -> None:
+    async with opened(1) as (engine, host, zygote):
+        claim = asyncio.create_task(engine.open_session())
+        await asyncio.sleep(0)  # lets it ask
+        os.kill(host.launcher, signal.SIGKILL)
+        with pytest.raises(SandboxFailed, match="the launcher ended"):
+            await claim
+        os.kill(zygote, signal.SIGCONT)
+        await ended(zygote)
+        assert (await engine.run("1")).status is Status.OK
+
+
+async def test_an_image_that_cannot_be_used_is_said_by_who_opens(root: None, tmp_path: Path) -> None:
+    for settings, error in (
+        (Settings(images_dir=tmp_path), ImageNotBuilt),
+        (Settings(image="none"), UnknownImage),
+    ):
+        with pytest.raises(error):
+            async with Engine.open(settings):
+                pass
+
+
+async def _recovered(engine: Engine) -> None:
+    """Until the pool has started what it keeps, whatever failed before."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while engine.pool.warming or engine.pool.failure is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
