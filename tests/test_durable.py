@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from sandbox.store import FileRow
 from tests.host import Embedded, ended
 from tests.test_node import content, execute, opened, paths, pieces, until
 
-SMALL = {"pool_size": 0, "disk_mb": 4, "files": 48, "memory_budget_mb": 1024, "max_wait_s": 1.0}
+SMALL: dict[str, Any] = {"pool_size": 0, "disk_mb": 4, "files": 48, "memory_budget_mb": 1024, "max_wait_s": 1.0}
 MADE = "for n in range(40): open(f'{n}.bin', 'wb').write(bytes([n]) * 90_000)"
 
 
