@@ -94,6 +94,40 @@ class Slow:
         return body, upload
 
 
+class TestSandboxes:
+    async def test_one_that_dies_is_replaced_over_the_same_files(self, node: Node, session: str) -> None:
+        await execute(node, session, "x = 1; open('kept.txt', 'w').write('kept')")
+        await kill_sandbox(node)
+        execution = await execute(node, session, "print(open('kept.txt').read()); x")
+        assert (execution.stdout, execution.state_lost) == ("kept\n", True)
+        assert execution.error is not None
+        assert execution.error.name == "NameError"
+        assert not (await execute(node, session, "1")).state_lost
+
+    @pytest.mark.parametrize("how", ["withdraw", "interrupt"])
+    async def test_what_is_taken_back_while_its_sandbox_is_fetched_never_runs(
+        self, node: Node, tmp_path: Path, how: str
+    ) -> None:
+        tight = {"pool_size": 0, "memory_mb": 192, "memory_budget_mb": 192}
+        async with opened(tmp_path, runtime=node.engine.runtime, **tight) as node:
+            session = (await node.open_session(LOCAL)).id
+            dying = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
+            log = await node.execute(LOCAL, session, "open('ran', 'w').close()")
+            async for event in dying.follow():
+                if event.name == "stdout":
+                    break
+            [init] = Embedded.below(os.getpid()).inits()
+            os.kill(init, signal.SIGKILL)
+            assert (await dying.result()).status is Status.KILLED
+            if how == "withdraw":
+                await node.withdraw(LOCAL, session, log.execution_id)
+            else:
+                await node.interrupt(LOCAL, session)
+            expected = Status.CANCELLED if how == "withdraw" else Status.INTERRUPTED
+            assert ((await log.result()).status, await paths(node, session)) == (expected, [])
+            assert (await execute(node, session, "1")).status is Status.OK
+
+
 class TestUploads:
     async def test_one_that_began_while_the_session_slept_is_there_when_it_has_woken(
         self, node: Node, asleep: str
