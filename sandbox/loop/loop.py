@@ -303,7 +303,7 @@ class _Run:
             await self._files() if failed else (),
             code=code,
             pictures=self._options.pictures,
-            again=seen if failed else 0,
+            again=seen - 1 if failed else 0,
             left=self._options.budget.attempts - self._streak.failures if failed else None,
         )
         if not failed and seen >= _AGAIN:
