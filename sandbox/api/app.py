@@ -26,6 +26,15 @@ _SECURITY_SCHEMES = {
 }
 # Spans and metrics are ours; the framework would send validation errors, with what they contain, to any exporter.
 _QUIET = TelemetryConfig(tracing=False, metrics=False, logs=False, operation_spans=False, auto_configure=False)
+_ROUTERS = (
+    run.router,
+    sessions.router,
+    executions.router,
+    files.router,
+    images.router,
+    health.router,
+    health.metrics_router,
+)
 
 
 class _App(FastAPI):
@@ -49,18 +58,10 @@ def create_app(node: Node) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         telemetry=_QUIET,
+        # Not `include_router`: every request would be matched with the routes of a router twice.
+        routes=[route for router in _ROUTERS for route in router.routes],
     )
     app.state.node = node
-    for router in (
-        run.router,
-        sessions.router,
-        executions.router,
-        files.router,
-        images.router,
-        health.router,
-        health.metrics_router,
-    ):
-        app.include_router(router)
     app.add_exception_handler(SandboxError, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_validation)
     app.add_exception_handler(HTTPException, problems.on_http)
