@@ -94,8 +94,9 @@ def _config(node: Node, app: ASGIApp) -> uvicorn.Config:
 
 
 def _turnstile(node: Node) -> Turnstile:
-    most = node.admission.budget_mb // MIN_MEMORY_MB + node.settings.max_waiting
-    return Turnstile(most)
+    budget, settings = node.admission.budget_mb, node.settings
+    most, most_usual = (budget // each + settings.max_waiting for each in (MIN_MEMORY_MB, settings.memory_mb))
+    return Turnstile(most, most_usual, lambda: node.admission.retry_after)
 
 
 class _Server(uvicorn.Server):
