@@ -466,8 +466,10 @@ class DurableSession:
     async def interrupt(self) -> None:
         """Interrupt the running execution, or keep it from running; without one nothing happens."""
         self.check_active()
-        if self._current is None and self._next is not None:
-            self._taken_back[self._next] = Status.INTERRUPTED
+        # One that was accepted a moment ago may not have its turn yet.
+        coming = self._next or next(iter(self._logs), None)
+        if self._current is None and coming is not None:
+            self._taken_back[coming] = Status.INTERRUPTED
         elif (live := self.live) is not None:
             await live.interrupt()
 

@@ -48,16 +48,20 @@ class Engine:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: Settings | None = None, *, warm: bool = True) -> AsyncIterator[Self]:
+    async def open(
+        cls, settings: Settings | None = None, *, warm: bool = True, runtime: Runtime | None = None
+    ) -> AsyncIterator[Self]:
         """Open everything; at the end, close every session and leave nothing behind.
 
         settings: default is the environment and the settings file. warm: keep a pool; without one every session
-        is a cold start. The image is prepared in the background, which takes seconds, and sessions wait for it;
-        `pool.fill` does, too. Raises `HostUnfit`, `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
+        is a cold start, and the embedded runtime's own zygote is ready sooner because it imports less. runtime: one
+        that is open and stays so; default is one of its own, as the settings name it. The image is prepared in the
+        background, which takes seconds, and sessions wait for it; `pool.fill` does, too. Raises `HostUnfit`,
+        `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
         """
         settings = settings or Settings.load()
         async with contextlib.AsyncExitStack() as stack:
-            choice = await _choose(stack, settings)
+            choice = Choice(runtime, "it was open") if runtime is not None else await _choose(stack, settings, warm)
             spec = _spec(settings, choice.runtime)
             await choice.runtime.manifest(spec.image)  # raises here, for whoever opens, when it cannot be used
             pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, settings.pool_size if warm else 0))
@@ -175,7 +179,7 @@ class Engine:
             await self.models.aclose()
 
 
-async def _choose(stack: contextlib.AsyncExitStack, settings: Settings) -> Choice:
+async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bool) -> Choice:
     """Open the runtime that the settings name; for `auto` the embedded one where this host can contain, else Docker.
 
     Raises `HostUnfit`.
@@ -183,7 +187,7 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings) -> Choic
     unfit: HostUnfit | None = None
     if settings.runtime != "docker":
         try:
-            embedded = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir))
+            embedded = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir, shared=warm))
         except HostUnfit as error:
             if settings.runtime == "embedded":
                 raise

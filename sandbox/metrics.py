@@ -129,6 +129,7 @@ class Metrics:
             "sandbox_rejections", "Requests refused because something was full.", ["reason"], registry=registry
         )
         self._upstreams = _Upstreams(registry)
+        self._loops = _Loops(registry)
         # Known series start at zero, so that the first increase of each can be seen.
         for status in Status:
             self._executions.labels(status.value)
@@ -163,6 +164,14 @@ class Metrics:
 
     def attempt(self, attempt: Attempted) -> None:
         self._upstreams.attempt(attempt)
+
+    def loop(self, ending: str, turns: int, seconds: float) -> None:
+        """A run of the model loop is over. ending: one of `Ending`."""
+        self._loops.ended(ending, turns, seconds)
+
+    def repair(self, error_class: str, failures: int, tokens: int, seconds: float, *, repaired: bool) -> None:
+        """Failures in a row are over. tokens, seconds: spent since the first of them."""
+        self._loops.repair(error_class, failures, tokens, seconds, repaired=repaired)
 
     def observe_breakers(self, states: Callable[[], Mapping[str, str]]) -> None:
         """Read at every scrape: each upstream's circuit breaker, `closed`, `open` or `half_open`. Call once."""
@@ -269,3 +278,45 @@ class _Breakers(Collector):
             for state in ("closed", "open", "half_open"):
                 family.add_metric([upstream, state], float(state == now))
         yield family
+
+
+class _Loops:
+    """Of the model loop. Error classes are a bounded set."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._endings = Counter("sandbox_loops", "Runs of the model loop.", ["ending"], registry=registry)
+        self._seconds = Histogram("sandbox_loop_seconds", "How long they took.", buckets=_LONG_S, registry=registry)
+        self._turns = Histogram(
+            "sandbox_loop_turns", "Turns of a run.", buckets=(1, 2, 3, 4, 6, 8, 12, 16, 32), registry=registry
+        )
+        self._repairs = Counter(
+            "sandbox_loop_repairs",
+            "Failures in a row that are over: with an execution that was ok, or without.",
+            ["error_class", "repaired"],
+            registry=registry,
+        )
+        self._attempts = Histogram(
+            "sandbox_loop_repair_attempts",
+            "Failures until one execution was ok.",
+            ["error_class"],
+            buckets=(1, 2, 3, 4, 6, 8),
+            registry=registry,
+        )
+        self._repair_tokens = Counter(
+            "sandbox_loop_repair_tokens", "Tokens spent on repairs.", ["error_class"], registry=registry
+        )
+        self._repair_seconds = Counter(
+            "sandbox_loop_repair_seconds", "Seconds spent on repairs.", ["error_class"], registry=registry
+        )
+
+    def ended(self, ending: str, turns: int, seconds: float) -> None:
+        self._endings.labels(ending).inc()
+        self._seconds.observe(seconds)
+        self._turns.observe(turns)
+
+    def repair(self, error_class: str, failures: int, tokens: int, seconds: float, *, repaired: bool) -> None:
+        self._repairs.labels(error_class, "true" if repaired else "false").inc()
+        if repaired:
+            self._attempts.labels(error_class).observe(failures)
+        self._repair_tokens.labels(error_class).inc(tokens)
+        self._repair_seconds.labels(error_class).inc(seconds)

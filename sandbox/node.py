@@ -44,6 +44,7 @@ from sandbox.keys import KeyLimits, Owner
 from sandbox.metrics import Metrics
 from sandbox.quota import Quota, Slot
 from sandbox.remote import checked_path
+from sandbox.runtime import Runtime
 from sandbox.session import checked_code
 from sandbox.store import Store
 from sandbox.store.rows import Claim, ExecutionRow, FileRow, Page, SessionRow
@@ -126,10 +127,11 @@ class Node:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator[Self]:
+    async def open(cls, settings: Settings, *, runtime: Runtime | None = None) -> AsyncIterator[Self]:
         """Open everything and end what a former life left in flight; at the end, leave it so that the next can go on.
 
-        Raises `DataDirInUse`, and what `Engine.open` and `Store.open` raise.
+        runtime: one that is open and stays so; default is one of its own. Raises `DataDirInUse`, and what
+        `Engine.open` and `Store.open` raise.
         """
         async with contextlib.AsyncExitStack() as stack:
             directory = stack.enter_context(DataDir.open(settings.data_dir))
@@ -138,9 +140,11 @@ class Node:
             epoch = await store.start_node(directory.node)
             tasks: set[asyncio.Task[Any]] = set()
             stack.push_async_callback(_finish, tasks)
-            engine = await stack.enter_async_context(Engine.open(settings))
+            engine = await stack.enter_async_context(Engine.open(settings, runtime=runtime))
             _logger.info("runtime", name=engine.runtime.name, why=engine.choice.why)
             parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
+            engine.models.on_attempt = parts.metrics.attempt
+            parts.metrics.observe_breakers(engine.models.states)
             keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
             node = cls(settings, parts, keyring, directory.node, epoch)
             await node._recover()

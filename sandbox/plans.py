@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from sandbox.config import Settings
 from sandbox.errors import InvalidSetting
+from sandbox.loop.budget import Budget
 from sandbox.loop.catalogue import (
     KEY_VARIABLES,
     Catalogue,
@@ -30,6 +31,24 @@ def catalogue(settings: Settings, environment: Mapping[str, str] = os.environ) -
     upstreams = upstreams or environment_upstreams(environment)
     models = {name: _model_plan(name, table, settings, upstreams) for name, table in settings.models.items()}
     return Catalogue(upstreams, models, settings.model, closed=not settings.unlisted_models)
+
+
+def budget(settings: Settings) -> Budget:
+    """What one run of the model loop may spend."""
+    return Budget(
+        turns=settings.loop_turns,
+        attempts=settings.loop_attempts,
+        tokens=settings.loop_tokens,
+        usd=settings.loop_usd,
+        seconds=settings.loop_seconds,
+    )
+
+
+def known_secrets(settings: Settings, catalogue: Catalogue) -> list[str]:
+    """What must not be kept in traces, whatever it looks like."""
+    keys = [settings.api_key, *(plan.key for plan in catalogue.upstreams.values())]
+    headers = [value for plan in catalogue.upstreams.values() for value in plan.headers.values()]
+    return [key.get_secret_value() for key in keys if key is not None] + headers
 
 
 def _upstream_plan(name: str, table: UpstreamTable, environment: Mapping[str, str]) -> UpstreamPlan:

@@ -320,7 +320,7 @@ def test_the_pause_that_the_server_asks_for_is_kept(connect: Connect) -> None:
 
 
 def test_a_failure_of_the_program_is_not_repeated(connect: Connect) -> None:
-    error = {"name": "ValueError", "value": "x", "traceback": "ValueError: x"}
+    error: dict[str, Any] = {"name": "ValueError", "value": "x", "traceback": "ValueError: x"}
     with scripted(reply("200 OK", {**DONE, "status": "error", "error": error})) as (url, _):
         assert connect(url).run("raise ValueError('x')").error == Error(**error)
 

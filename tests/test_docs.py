@@ -48,6 +48,7 @@ def test_the_commands_are_those_we_know_of() -> None:
     assert set(COMMANDS) >= {
         ("run",),
         ("serve",),
+        ("mcp",),
         ("key", "create"),
         ("key", "list"),
         ("key", "revoke"),
@@ -66,6 +67,16 @@ def test_every_command_and_option_is_documented(path: tuple[str, ...]) -> None:
     for parameter in COMMANDS[path].params:
         for option in parameter.opts:
             assert not option.startswith("-") or f"`{option}" in page, option
+
+
+def test_every_tool_of_mcp_is_documented_with_what_it_takes_and_gives() -> None:
+    tools = pytest.importorskip("sandbox.api.mcp.tools", reason="needs the extra: sandbox-engine[mcp]")
+    page = (DOCS / "mcp.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert rows.keys() == tools.ARGUMENTS.keys()
+    for name, taken in tools.ARGUMENTS.items():
+        assert all(f"`{field}`" in rows[name] for field in taken.model_fields), name
+    assert all(f"`{field}`" in page for field in tools.RunOut.model_fields)
 
 
 @pytest.mark.parametrize("status", list(Status))

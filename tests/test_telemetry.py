@@ -113,6 +113,24 @@ def test_spans_nest_and_a_callers_span_is_the_parent_of_the_request() -> None:
     assert claim.parent.span_id == request.context.span_id
 
 
+def test_who_asks_for_an_execution_adds_to_its_span_and_may_say_what_it_is_below() -> None:
+    exporter = InMemorySpanExporter()
+    caller = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    with telemetry.tracing("1", exporter=exporter):
+        for carrier in (caller, None):
+            with telemetry.carried(carrier, **{"mcp.method.name": "tools/call", "mcp.session.id": None}):
+                attributes = telemetry.execution_attributes(session_id="s", execution_id="e", code="c")
+                with telemetry.span(telemetry.EXECUTION_SPAN, **attributes):
+                    pass
+        assert "mcp.method.name" not in telemetry.execution_attributes(session_id="s", execution_id="e", code="c")
+    below, alone = exporter.get_finished_spans()
+    assert below.parent is not None
+    assert below.parent.span_id == 0xB7AD6B7169203331
+    assert alone.parent is None
+    assert (below.attributes or {})["mcp.method.name"] == "tools/call"
+    assert "mcp.session.id" not in (below.attributes or {})
+
+
 def test_a_malformed_traceparent_begins_a_new_trace() -> None:
     exporter = InMemorySpanExporter()
     with telemetry.tracing("1", exporter=exporter), telemetry.span("GET /", "server", {"traceparent": "00-zz-\n-1"}):

@@ -9,12 +9,15 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from sandbox.api import executions, families, files, health, images, run, sessions
+from sandbox.api import chat, executions, families, files, health, images, run, sessions
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
 from sandbox.api.schemas import Problem
+from sandbox.chats import Chats
 from sandbox.errors import SandboxError
 from sandbox.node import Node
+from sandbox.plans import budget, known_secrets
+from sandbox.traces import Secrets
 
 _DESCRIPTION = """Runs untrusted Python in warm, contained Jupyter kernels, with files in `/mnt/data`.
 
@@ -53,6 +56,8 @@ def create_app(node: Node) -> FastAPI:
         telemetry=_QUIET,
     )
     app.state.node = node
+    secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
+    app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
     app.state.mcp = endpoint.Endpoint(node)
     for router in (
         run.router,
@@ -60,6 +65,7 @@ def create_app(node: Node) -> FastAPI:
         executions.router,
         files.router,
         images.router,
+        chat.router,
         health.router,
         health.metrics_router,
     ):

@@ -172,7 +172,8 @@ async def _chunks(chat: Chat, head: Mapping[str, Any], *, counting: bool) -> Asy
                 said = words.turn()
             elif isinstance(event, Ran):
                 said = ""
-                yield _event(writing.note({"execution": _execution(event)}))
+                for chunk in writing.note(sandbox={"execution": _execution(event)}):
+                    yield _event(chunk)
             elif isinstance(event, Finished):
                 said = words.rest(event)
             else:
@@ -180,7 +181,7 @@ async def _chunks(chat: Chat, head: Mapping[str, Any], *, counting: bool) -> Asy
             for chunk in writing.text(said) if said else ():
                 yield _event(chunk)
             if isinstance(event, Finished):
-                for chunk in writing.end(_reply(chat, event), extra={"sandbox": _summary(chat, event)}):
+                for chunk in writing.end(_reply(chat, event), sandbox=_summary(chat, event)):
                     yield _event(chunk)
 
 
@@ -261,7 +262,7 @@ async def _passed_chunks(
     async with contextlib.aclosing(chats.pass_through(asked, whole=False)) as items:
         async for item in items:
             if isinstance(item, Reply):
-                for chunk in [writing.counted(item)] if raw and counting else () if raw else writing.end(item):
+                for chunk in writing.count(item) if raw else writing.end(item):
                     yield _event(chunk)
             elif item.raw is not None:
                 raw = True

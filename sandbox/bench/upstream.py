@@ -14,9 +14,7 @@ from typing import Any
 
 from sandbox.errors import SandboxFailed
 
-_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: keep-alive\r\n\r\n"
-)
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _CALL = {"index": 0, "id": "call_1", "type": "function"}
 _CODE = json.dumps({"code": "print(1)"})
 _USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
@@ -73,15 +71,13 @@ def _events(programs: int, asked: dict[str, Any]) -> list[dict[str, Any]]:
     else:
         deltas = [{"role": "assistant", "content": ""}, *({"content": word} for word in ("It ", "is ", "1."))]
         finish = "stop"
-    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "bench"}
-    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    head: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "bench"}
+    choices: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     choices.append({"index": 0, "delta": {}, "finish_reason": finish})
     return [*(head | {"choices": [choice]} for choice in choices), head | {"choices": [], "usage": _USAGE}]
 
 
-async def _answer(
-    programs: int, latency_ms: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
+async def _answer(programs: int, latency_ms: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()

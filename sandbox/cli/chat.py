@@ -16,7 +16,6 @@ from typing import Annotated, Any, Self
 
 import typer
 
-from sandbox.chats import budget, secrets_of
 from sandbox.cli import picture
 from sandbox.cli.conversation import Conversation
 from sandbox.cli.folder import Folder, hint, save
@@ -34,8 +33,9 @@ from sandbox.loop.events import Ending, Finished, Ran
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Loop, Options
 from sandbox.loop.messages import Message, Request, Text
+from sandbox.plans import budget, known_secrets
 from sandbox.store import Store
-from sandbox.traces import Recorder
+from sandbox.traces import Recorder, Secrets
 
 app = typer.Typer(add_completion=False)
 _CLOSED_PIPE = 141
@@ -136,7 +136,8 @@ async def _chat(settings: Settings, asked: Asked) -> int:
             timeout_s=asked.timeout,
         )
         interpreter = await stack.enter_async_context(_opened(settings, asked))
-        recorder = Recorder(request, LOCAL.id, secrets_of(settings, models))
+        secrets = Secrets(known_secrets(settings, models.catalogue))
+        recorder = Recorder(request, LOCAL.id, secrets)
         view = None if asked.as_json else Conversation()
         keep = stack.enter_context(_Keep(asked.out or Path(recorder.id[:12])))
         try:

@@ -210,11 +210,23 @@ def _argument(value: BaseException, at: TracebackType, below: list[FrameType]) -
         tables = (locals_of(frame).get("data") for frame in below)
         table: Any = next((table for table in tables if is_pandas(table, "DataFrame")), None)
         return table if table is None else (f"columns of {_called(table, at.tb_frame)}", _columns(table, wanted[0]))
+    if said.startswith("Worksheet named "):
+        return _sheets(below, wanted[0])
     if "Usecols do not match" in said or "parse_dates" in said:
         for frame in reversed([frame for frame in below if _module_of(frame).startswith("pandas.")]):
             for names in _names_of_file(locals_of(frame)):
                 if type(names) is list or is_pandas(names, "Index"):
                     return "columns of the file", keys_as_code(names, wanted[-1] if wanted else "")
+    return None
+
+
+def _sheets(below: list[FrameType], wanted: str) -> Found | None:
+    for frame in below:
+        book: Any = locals_of(frame).get("self")
+        for name in ("_reader", "book"):
+            book = dict_of(book).get(name, book)
+        if words(type(book).__module__).startswith("openpyxl."):
+            return "sheets of the file", keys_as_code(book.sheetnames, wanted)
     return None
 
 

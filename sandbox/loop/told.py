@@ -22,6 +22,8 @@ from sandbox.remote import File
 STDOUT = 5000
 """Characters of stdout; head and tail are kept of more."""
 STDERR = 1200
+STDERR_OF_FAILURE = 400
+"""Warnings of before would bury the error."""
 RESULT = 2500
 """Characters of one result."""
 RESULTS = 5000
@@ -33,7 +35,7 @@ PICTURES = 6
 """Images given as such; more are described."""
 PICTURE_BYTES = 3_500_000
 """Bytes of an image in base64; larger ones are described. Upstreams refuse what is larger than 5 MB."""
-_VALUE = 500
+_VALUE = 400
 """Characters of what an error says."""
 _FILES = 12
 _SEEN = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
@@ -60,7 +62,8 @@ def told(
     earlier execution of this session.
     """
     shown = _pictures(execution) if pictures else ()
-    parts = [_status(execution, facts), *_outputs(execution, len(shown)), *_failure(execution), *_changes(execution)]
+    # A failure comes before what was printed until then, so that nothing stands between it and what it is called.
+    parts = [_status(execution, facts), *_failure(execution), *_outputs(execution, len(shown)), *_changes(execution)]
     body = "\n".join(part for part in parts if part)
     ending = "\n".join(
         [
@@ -85,9 +88,10 @@ def _status(execution: Execution, facts: Facts) -> str:
         case Status.ERROR:
             return "error" if execution.error is not None else f"error: {execution.reason}"
         case Status.TIMEOUT:
-            return f"timeout: stopped after {facts.timeout_s:g} s"
+            return f"timeout: stopped at the limit of {facts.timeout_s:g} s"
         case Status.OOM:
-            return f"oom: the memory limit of {facts.memory_mb} MB was reached and the program died"
+            used = min(facts.memory_mb, round(execution.peak_memory_bytes / (1 << 20)))
+            return f"oom: it used {used} MB of the {facts.memory_mb} MB that there are, and was killed"
         case _:
             return f"{execution.status.value}: {execution.reason}".rstrip(": ")
 
@@ -103,7 +107,7 @@ def _outputs(execution: Execution, seen: int) -> Iterator[str]:
     if execution.stdout.strip():
         yield f"stdout:\n{cut(execution.stdout.rstrip(), STDOUT)}"
     if execution.stderr.strip():
-        yield f"stderr:\n{cut(execution.stderr.rstrip(), STDERR)}"
+        yield f"stderr:\n{cut(execution.stderr.rstrip(), STDERR_OF_FAILURE if execution.error else STDERR)}"
     room = RESULTS
     for number, data in enumerate(execution.results):
         if room <= 0:
@@ -165,31 +169,69 @@ def _failure(execution: Execution) -> Iterator[str]:
     error = execution.error
     if error is None or execution.status is Status.OK:
         return
-    trace = user_frames(error.traceback)
+    trace = user_frames(error.traceback, execution.execution_count)
+    if len(error.value) > _VALUE:
+        trace = trace.replace(error.value, cut(error.value, _VALUE))
     if execution.status is not Status.ERROR:
-        # How it ended has been said; where it was is what the traceback adds.
+        # How it ended has been said, and the last line will be; where it came from is what a traceback adds.
         trace = re.sub(r"\n?KeyboardInterrupt\s*\Z", "", trace)
-        trace = f"It was here:\n{trace}" if trace.strip() else ""
+        trace = f"It was here:\n{trace}" if trace.count("\n") else ""
     elif not trace.strip():
-        trace = f"{error.name}: {error.value[:_VALUE]}"
+        trace = f"{error.name}: {cut(error.value, _VALUE)}"
     yield cut(trace, TRACEBACK)
 
 
-def user_frames(traceback: str) -> str:
-    """Without the frames of libraries, and with long words of the error cut."""
-    kept, library = [], False
-    for line in traceback.rstrip().splitlines():
-        plain = line.lstrip("| ") if line.startswith("  | ") else line
+_FRAME = re.compile(
+    r"^(?P<indent>[ |]*)  (?:Cell In\[(?P<cell>\d+)\]|File \"(?P<file>[^\"]*)\"), line (?P<line>\d+), in (?P<of>.+)$"
+)
+_SYNTAX = re.compile(r'^([ |]*)  File "(?:Cell In\[\d+\])", line (\d+)$')
+_NO_NEWS = re.compile(r" \(/opt/venv/[^)]*\)|\(Cell In\[\d+\], line \d+\)")
+"""Where a library lies, and what a SyntaxError says of itself twice."""
+
+
+def user_frames(traceback: str, cell: int | None = None) -> str:
+    """The program's own frames, one line each; no library's. cell: the number of the cell that is meant by `line 3`."""
+    kept: list[str] = []
+    library = False
+    lines = iter(traceback.rstrip().splitlines())
+    for line in lines:
+        plain = re.sub(r"^(?:  \| )+", "", line)
         if plain.startswith("Library frames"):
             library = True
             continue
-        if library and plain.startswith("  ") and (line != plain or not line.startswith("  | ")):
+        if library and plain.startswith("  "):
             continue
         library = False
         if plain == "Traceback (most recent call last):":
             continue
-        kept.append(line if len(line) <= _VALUE else f"{line[:_VALUE]}… [{len(line) - _VALUE} more characters]")
-    return "\n".join(kept)
+        if match := _FRAME.match(line):
+            kept.append(_frame(match, cell))
+        elif line.startswith(" ") and kept and kept[-1].endswith("\0"):
+            kept[-1] = f"{kept[-1][:-1]}: {line.strip(' |')}"
+        else:
+            kept.append(_SYNTAX.sub(r"\1  line \2", line))
+    text = "\n".join(line.rstrip("\0") for line in _without_repeats(kept))
+    return _NO_NEWS.sub("", text)
+
+
+def _frame(match: re.Match[str], cell: int | None) -> str:
+    """A frame without its source; `\\0` at its end says that this is still to come."""
+    where = ""
+    if match["cell"] and int(match["cell"]) != cell:
+        where = f"cell {match['cell']}, "
+    elif match["file"]:
+        where = f"{match['file'].removeprefix('/mnt/data/')}, "
+    function = "" if match["of"] == "<module>" else f" in {match['of']}"
+    return f"{match['indent']}  {where}line {match['line']}{function}\0"
+
+
+def _without_repeats(lines: list[str]) -> Iterator[str]:
+    """Without causes whose words the error itself quotes."""
+    for at, line in enumerate(lines):
+        words = line.partition(": ")[2]
+        if line.startswith("Caused by ") and words and any(words in later for later in lines[at + 1 :]):
+            continue
+        yield line
 
 
 def _state(execution: Execution) -> Iterator[str]:
@@ -234,7 +276,7 @@ def cut(text: str, room: int) -> str:
 
 
 def _pictures(execution: Execution) -> tuple[Image, ...]:
-    found = []
+    found: list[Image] = []
     for data in execution.results:
         if _is_seen(data) and len(found) < PICTURES:
             mime = next(mime for mime in _SEEN if mime in data)

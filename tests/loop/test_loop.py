@@ -14,7 +14,7 @@ from sandbox.loop.budget import Budget
 from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Event, Loop, Options
-from sandbox.loop.messages import Function, Image, Message, Request, Text, ToolCall, ToolResult
+from sandbox.loop.messages import Function, Image, Message, Part, Request, Text, ToolCall, ToolResult
 from sandbox.session import Session
 from tests.loop.models import Scene, ScriptedModels, a_call, cut_off, runs, says
 
@@ -51,7 +51,7 @@ class Run:
         """What the model was told last before this turn, which counts from 1."""
         last = self.models.asked[turn - 1].messages[-1]
         results = [part for part in last.parts if isinstance(part, ToolResult)]
-        parts = [part for result in results for part in result.parts] or list(last.parts)
+        parts: list[Part] = [part for result in results for part in result.parts] or list(last.parts)
         return "\n".join(part.text for part in parts if isinstance(part, Text))
 
 

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from mcp.types import CallToolResult
+from mcp.types import BlobResourceContents, CallToolResult, TextResourceContents
 from pydantic import ValidationError
 
 from sandbox.api.mcp import results
@@ -19,7 +19,7 @@ from sandbox.errors import Conflict, FileMissing, InvalidRequest, SandboxError, 
 from sandbox.execution import Execution, Output, Status, Stream
 from sandbox.loop import tool
 from sandbox.loop.told import told
-from sandbox.remote import checked_path
+from sandbox.remote import File, checked_path
 
 T = TypeVar("T")
 Progress = Callable[[float, float, str | None], Awaitable[None]]
@@ -82,14 +82,16 @@ async def _run(desk: Desk, caller: Caller, given: RunPython) -> CallToolResult:
         return await _follow(workbench, caller, code, given.timeout_s)
 
     found, execution = await _in_session(desk, caller, given.session_id, run)
-    workbench, pictures = found.workbench, execution.status is not Status.CANCELLED
-    files = await _files(workbench) if execution.status is Status.ERROR else ()
+    facts = found.workbench.facts
+    if given.timeout_s is not None:
+        facts = replace(facts, timeout_s=given.timeout_s)
+    files = await _files(found.workbench) if execution.status is Status.ERROR else ()
     lost = desk.lost(execution.session_id, now=execution.state_lost)
-    parts = told(execution, workbench.facts, files, code=code, pictures=pictures, lost=lost)
+    parts = told(execution, facts, files, code=code, pictures=True, lost=lost)
     return results.of_run(execution, parts, found.notes)
 
 
-async def _files(workbench: Workbench) -> Any:
+async def _files(workbench: Workbench) -> Sequence[File]:
     """For hints. What cannot be listed now is not worth a failure."""
     try:
         return await workbench.files()
@@ -220,7 +222,7 @@ async def _close(desk: Desk, caller: Caller, given: CloseSession) -> CallToolRes
     return results.of_close(CloseOut(session_id=session_id), f"Session {session_id} is closed.")
 
 
-async def resource(desk: Desk, session_id: str, path: str) -> Any:
+async def resource(desk: Desk, session_id: str, path: str) -> TextResourceContents | BlobResourceContents:
     """A whole file as a resource. Raises `NotFound`, `InvalidPath`, `TooLarge`."""
     workbench = await desk.sessions.find(session_id)
     checked = checked_path(path)

@@ -51,9 +51,10 @@ def hints(
     """One or two short sentences each; none for what succeeded. lost: variables went with an earlier execution."""
     case = Case(execution, code, facts, files, lost)
     told: dict[str, None] = {}
-    for rule in _rules(execution):
-        told.update(dict.fromkeys(hint[:HINT] for hint in rule(case)))
-        if len(told) >= _HINTS:
+    for rules in _rules(execution):
+        for rule in rules:
+            told.update(dict.fromkeys(hint[:HINT] for hint in rule(case) if hint))
+        if told:
             break
     return tuple(told)[:_HINTS]
 
@@ -88,32 +89,38 @@ _BY_STATUS: Mapping[Status, tuple[Rule, ...]] = {
     Status.INTERRUPTED: (interrupted,),
 }
 _BY_NAME: Mapping[str, tuple[Rule, ...]] = {
-    "AttributeError": (known_words, missing_attribute),
+    "AttributeError": (missing_attribute,),
     "EOFError": (no_stdin,),
     "FileNotFoundError": (missing_file,),
     "ImportError": (missing_import,),
     "IndentationError": (no_code,),
     "IndexError": (position,),
-    "KeyError": (missing_key, known_words),
+    "KeyError": (missing_key,),
     "MemoryError": (too_large,),
-    "_ArrayMemoryError": (too_large,),
     "ModuleNotFoundError": (missing_module,),
     "NameError": (undefined,),
-    "OSError": (no_network, unwritable, removed),
+    "OSError": (unwritable,),
     "PermissionError": (unwritable,),
     "SyntaxError": (no_code,),
     "SystemExit": (left,),
     "TabError": (no_code,),
-    "TypeError": (parameter, in_place, known_words),
+    "TypeError": (parameter, in_place),
     "UndefinedVariableError": (undefined,),
-    "UnboundLocalError": (known_words,),
-    "ValueError": (removed, missing_key, known_words),
+    "ValueError": (missing_key,),
 }
 _ANY: tuple[Rule, ...] = (no_network, removed, known_words)
-"""Asked about errors of every other name."""
+"""Asked about every error of which nothing else is known."""
 
-_CLASSES = frozenset(_BY_NAME) - {"_ArrayMemoryError"} | {
-    *("AssertionError", "ArithmeticError", "OverflowError", "ZeroDivisionError", "LookupError", "RuntimeError"),
+_CLASSES = frozenset(_BY_NAME) | {
+    *(
+        "UnboundLocalError",
+        "AssertionError",
+        "ArithmeticError",
+        "OverflowError",
+        "ZeroDivisionError",
+        "LookupError",
+        "RuntimeError",
+    ),
     *(
         "NotImplementedError",
         "RecursionError",
@@ -135,7 +142,8 @@ _CLASSES = frozenset(_BY_NAME) - {"_ArrayMemoryError"} | {
 }
 
 
-def _rules(execution: Execution) -> tuple[Rule, ...]:
+def _rules(execution: Execution) -> tuple[tuple[Rule, ...], ...]:
+    """In the order in which they are asked; when some have said something, the next are not."""
     if execution.status is Status.ERROR and execution.error is not None:
-        return (*_BY_NAME.get(execution.error.name, _ANY), no_pip)
-    return _BY_STATUS.get(execution.status, ())
+        return _BY_NAME.get(execution.error.name, ()), _ANY, (no_pip,)
+    return (_BY_STATUS.get(execution.status, ()),)

@@ -8,17 +8,18 @@ from sandbox.loop.hints.sayings import SYNTAX
 
 
 def out_of_memory(case: Case) -> Iterator[str]:
-    used = case.execution.peak_memory_bytes / (1 << 20)
-    yield f"It used {min(used, case.facts.memory_mb):.0f} MB of {case.facts.memory_mb} MB. {_less(case.code)}"
+    yield _less(case.code)
 
 
 def _less(code: str) -> str:
     if re.search(r"read_(?:csv|table|fwf)\(", code):
-        return "Load less: read_csv with usecols=, dtype= and chunksize=, and keep only sums of each piece."
+        return "Load less: read_csv with usecols=, dtype= and chunksize=, and keep only the sums of each piece."
     if re.search(r"read_(?:parquet|feather)\(", code):
         return "Load less: read_parquet(path, columns=[…], filters=[…])."
     if re.search(r"merge\(|join\(", code):
         return "A join on keys that repeat multiplies rows: drop duplicates and columns first."
+    if re.search(r"\[[^\]\n]*\bfor\b|\blist\(|\.append\(", code):
+        return "Do not keep everything in a list: compute as it comes (a generator), or in pieces."
     return "Work in pieces, with smaller types (float32, category), and do not keep what is no longer needed."
 
 
@@ -27,15 +28,18 @@ def too_large(case: Case) -> Iterator[str]:
 
 
 def overdue(case: Case) -> Iterator[str]:
-    where = f" It was at {case.line}." if case.line else ""
-    yield f"The limit is {case.facts.timeout_s:g} s for each call.{where} {_faster(case.code)}"
+    where = f"It was at {case.line} – " if case.line else ""
+    how = _faster(case.code)
+    yield where + (how[:1].lower() + how[1:] if where else how)
 
 
 def _faster(code: str) -> str:
-    if re.search(r"\bsleep\(|input\(|serve_forever|app\.run\(|mainloop\(|while True", code):
+    if re.search(r"\bsleep\(|serve_forever|app\.run\(|mainloop\(|while True", code):
         return "Do not wait or loop without end."
-    if re.search(r"iterrows\(|itertuples\(|\.apply\(|\bfor\b|\bwhile\b", code):
-        return "Replace the loop by vectorised operations, or do less in one call."
+    if re.search(r"\bwhile\b", code):
+        return "Make sure that the loop ends, or do less in one call."
+    if re.search(r"iterrows\(|itertuples\(|\.apply\(|\bfor\b", code):
+        return "Replace the loop by vectorised operations or a formula, or do less in one call."
     return "Do less in one call: a sample, fewer steps, or several calls."
 
 

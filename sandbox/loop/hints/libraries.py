@@ -105,6 +105,7 @@ SUBSTITUTES: Mapping[str, tuple[str, str]] = {
     "sweetviz": ("df.describe() and df.isna().sum()", "pandas"),
     "tkinter": ("matplotlib; there is no screen", "matplotlib"),
     "toml": ("tomllib", ""),
+    "yaml": ("json, or split the lines at ':',", ""),
     "umap": ("sklearn.manifold.TSNE", "scikit-learn"),
     "ydata_profiling": ("df.describe() and df.isna().sum()", "pandas"),
     # Python 2, and what Python has dropped since.

@@ -24,7 +24,8 @@ def missing_key(case: Case) -> Iterator[str]:
     elif as_text in case.available and as_text not in case.value:
         yield f"{as_text} is text there, not a number: write it with quotes."
     else:
-        yield f"The {where} are {several(case.available)}.{nearest(key, case.available)}"
+        verb = "has" if where.startswith(("index ", "labels ")) else "are"
+        yield f"The {where} {verb} {several(case.available)}.{nearest(key, case.available)}"
     if where.startswith("index of ") and re.fullmatch(r"-?\d+", case.value) and "Series" in case.looked_in:
         yield f"[{case.value}] is a label, not a position; for positions use .iloc[{case.value}]."
 
@@ -38,15 +39,17 @@ def missing_attribute(case: Case) -> Iterator[str]:
     yield from hiding(case)
     near = [name for name in case.available if ratio(wanted(case.value), name) >= NEAR]
     columns = [name for name in case.available if name[:1] in "'\""]
-    owner = case.looked_in.removeprefix("attributes and columns of ").removeprefix("attributes of ").partition(":")[0]
+    owner = re.sub(r"^attributes (?:and columns )?of (?:an? )?", "", case.looked_in).partition(":")[0]
     if columns and not any(name not in columns for name in near[:1]):
         yield f"The columns of {owner} are {several(columns)}.{nearest(wanted(case.value), columns)}"
-    elif near:
+    elif near and "se `" not in case.value:  # numpy says itself what to use
         yield f"{owner} has {several(near[:5])}."
 
 
 def in_place(case: Case) -> Iterator[str]:
-    if "'NoneType' object" in case.value and (match := re.search(r"(\w+) *= *[^=\n]*inplace *= *True", case.code)):
+    if "'NoneType' object" in case.value and (
+        match := re.search(r"^\s*(\w+)\s*=[^=\n].*\binplace\s*=\s*True", case.code, re.M)
+    ):
         yield f"A call with inplace=True returns None, so {match[1]} is None: do not assign its result."
 
 
@@ -72,9 +75,9 @@ def undefined(case: Case) -> Iterator[str]:
     if (how := libraries.ALIASES.get(name)) or (how := _import_of(name, case)):
         yield f"`{name}` is not imported: {how}"
         return
-    near = [each for each in case.available if ratio(name, each) >= NEAR]
+    near = [each for each in case.available if ratio(name, each) >= 0.7]
     if near:
-        yield f"There is {several(near[:4])}."
+        yield f"Defined are {several(near[:3])}."
     elif not gone and case.execution.execution_count == 1 and not (case.lost or case.execution.state_lost):
         yield "This was the first code in this kernel: nothing is defined from before."
 
@@ -114,7 +117,7 @@ def _not_installed(root: str, case: Case) -> Iterator[str]:
     if instead and (not needs or libraries.installed(needs, case.facts.libraries)):
         yield f"{root} is not installed and cannot be. Use {instead} instead."
     else:
-        yield f"{root} is not installed and cannot be. Do without it, with the libraries that are here."
+        yield f"{root} is not installed and cannot be: do without it."
 
 
 def missing_import(case: Case) -> Iterator[str]:

@@ -20,6 +20,7 @@ class Removal:
     said: re.Pattern[str]
     """What the error says, as `Name: value`."""
     gone: str
+    """With groups of that expression."""
     instead: str
 
 
@@ -28,8 +29,8 @@ def removals(said: str, versions: Mapping[str, str]) -> Iterator[str]:
     known = {name.lower(): version for name, version in versions.items()}
     for each in _TABLE:
         version = known.get(each.library.lower())
-        if version is not None and _number(version) >= _number(each.since) and each.said.search(said):
-            yield f"{each.library} {version} has no {each.gone}; use {each.instead}."
+        if version is not None and _number(version) >= _number(each.since) and (match := each.said.search(said)):
+            yield f"{each.library} {version} has no {match.expand(each.gone)}; use {each.instead}."
 
 
 def _number(version: str) -> tuple[int, ...]:
@@ -39,8 +40,8 @@ def _number(version: str) -> tuple[int, ...]:
 def _attribute(library: str, since: str, kind: str, names: Mapping[str, str]) -> Iterator[Removal]:
     """Attributes of objects of a class."""
     for name, instead in names.items():
-        said = re.compile(rf"'(?:{kind})' object has no attribute '{re.escape(name)}'")
-        yield Removal(library, since, said, f"{kind.partition('|')[0]}.{name}", instead)
+        said = re.compile(rf"'({kind})' object has no attribute '{name}'")
+        yield Removal(library, since, said, rf"\1.{name}", instead)
 
 
 def _member(library: str, since: str, module: str, names: Mapping[str, str]) -> Iterator[Removal]:
@@ -58,7 +59,7 @@ def _argument(library: str, since: str, function: str, names: Mapping[str, str])
     """Arguments of functions whose names match."""
     for name, instead in names.items():
         said = re.compile(rf"\b(?:{function})\(\) got an unexpected keyword argument '{name}'")
-        yield Removal(library, since, said, f"{function.partition('|')[0]}({name}=…)", instead)
+        yield Removal(library, since, said, rf"{name}= in this call", instead)
 
 
 def _table() -> Iterator[Removal]:
@@ -165,20 +166,6 @@ def _table() -> Iterator[Removal]:
         {"level": "groupby(level=…) first"},
     )
     yield from _argument("pandas", "3.0", r"\w+\.groupby", {"axis": "df.T.groupby(…)"})
-    yield Removal(
-        "pandas",
-        "3.0",
-        re.compile(r"Invalid frequency: \d*(?:M|BM|Q|BQ|A|Y|BA|BY)(?:-\w+)?\b"),
-        "frequency of that name",
-        "'ME' for months, 'QE' for quarters, 'YE' for years",
-    )
-    yield Removal(
-        "pandas",
-        "3.0",
-        re.compile(r"Invalid frequency: \d*[HTSLUN]\b"),
-        "frequency of that name",
-        "'h', 'min', 's', 'ms', 'us', 'ns'",
-    )
     yield from _member(
         "numpy",
         "2.0",

@@ -11,6 +11,10 @@ SAYINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for said, told in (
         # Values of another type.
         (
+            r"^ValueError: could not convert string to float: '[^']*\d,\d{1,2}\D?'",
+            "There are decimal commas: read_csv(decimal=',', thousands='.'), or .str.replace() first.",
+        ),
+        (
             r"^ValueError: could not convert string to float: '[^']*\d[^']*'",
             "Numbers written with separators, signs or units are text: take those out first, "
             "or read_csv(thousands=','), or pd.to_numeric(column, errors='coerce').",

@@ -12,7 +12,21 @@ send: tool calls without index or id, arguments in one piece, as an object or as
 
 from sandbox.loop.openai_chat.asked import request
 from sandbox.loop.openai_chat.calling import LIMIT, body
+from sandbox.loop.openai_chat.gathering import Gathering, is_plural
 from sandbox.loop.openai_chat.reading import Reading, error, usage, whole
 from sandbox.loop.openai_chat.writing import Writing, answer, counted
 
-__all__ = ["LIMIT", "Reading", "Writing", "answer", "body", "counted", "error", "request", "usage", "whole"]
+__all__ = [
+    "LIMIT",
+    "Gathering",
+    "Reading",
+    "Writing",
+    "answer",
+    "body",
+    "counted",
+    "error",
+    "is_plural",
+    "request",
+    "usage",
+    "whole",
+]

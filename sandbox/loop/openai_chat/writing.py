@@ -44,12 +44,27 @@ class Writing:
         if words:
             yield self._chunk({"content": words})
 
-    def end(self, reply: Reply) -> Iterator[dict[str, Any]]:
-        """What follows its words: tool calls, why it ended, and the usage if that was asked for."""
+    def given(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
+        """An upstream's own chunk, as one of this answer; without its usage, which `count` gives."""
+        self._begun = True
+        without_usage = {name: value for name, value in chunk.items() if name != "usage"}
+        return {**without_usage, **self._head} | ({"usage": None} if self._counting else {})
+
+    def note(self, **extra: Any) -> Iterator[dict[str, Any]]:
+        """A chunk that says nothing, with further fields."""
+        yield from self._begin()
+        yield self._chunk({}) | extra
+
+    def end(self, reply: Reply, **extra: Any) -> Iterator[dict[str, Any]]:
+        """What follows its words: tool calls, why it ended (with further fields), and `count`."""
         yield from self._begin()
         for at, call in enumerate(calls(reply.message, reply.upstream)):
             yield from self._call(at, call)
-        yield self._chunk({}, reply.finish)
+        yield self._chunk({}, reply.finish) | extra
+        yield from self.count(reply)
+
+    def count(self, reply: Reply) -> Iterator[dict[str, Any]]:
+        """The usage, if that was asked for."""
         if self._counting:
             yield self._head | {"choices": [], "usage": counted(reply.usage)}
 

@@ -179,22 +179,26 @@ class Launcher:
         try:
             mounts.stage(stage, Path(request["root"]), system, prefix, Path(request["code"]))
             shown = mounts.layers(system, prefix)
-            pid, link = self._spawn_zygote(str(stage), shown, request["python"])
+            pid, link = self._spawn_zygote(str(stage), shown, request)
         except OSError as error:
             self._tell({"event": "unprepared", "image": image, "reason": str(error)})
             return
         zygote = self._zygotes[image] = Zygote(pid, link, shown, str(stage), request)
         self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(image))
 
-    def _spawn_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str) -> tuple[int, socket.socket]:
+    def _spawn_zygote(
+        self, stage: str, shown: tuple[mounts.Layer, ...], request: dict[str, Any]
+    ) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            self._become_zygote(stage, shown, python, theirs)
+            self._become_zygote(stage, shown, request, theirs)
         theirs.close()
         return pid, ours
 
-    def _become_zygote(self, stage: str, shown: tuple[mounts.Layer, ...], python: str, link: socket.socket) -> NoReturn:
+    def _become_zygote(
+        self, stage: str, shown: tuple[mounts.Layer, ...], request: dict[str, Any], link: socket.socket
+    ) -> NoReturn:
         try:
             process.reset_signals()
             process.close_all_but({link.fileno(), self._instance.user_namespace})
@@ -206,9 +210,9 @@ class Launcher:
             os.close(self._instance.user_namespace)
             os.set_inheritable(link.fileno(), True)
             module = ["-m", "sandbox.runtime.embedded.zygote"]
-            arguments = [str(link.fileno()), "/opt/image/preload.py"]
+            arguments = [str(link.fileno()), "/opt/image/preload.py", "shared" if request["shared"] else "alone"]
             environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
-            os.execve(python, [python, *module, *arguments], environment)
+            os.execve(request["python"], [request["python"], *module, *arguments], environment)
         except BaseException as error:
             os.write(2, f"zygote: {type(error).__name__}: {error}\n".encode())
         finally:

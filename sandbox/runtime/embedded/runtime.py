@@ -241,18 +241,23 @@ class Launcher:
 class EmbeddedRuntime:
     """Sandboxes from namespaces, without a daemon. Use `open`."""
 
-    def __init__(self, launcher: Launcher, images_dir: Path) -> None:
+    def __init__(self, launcher: Launcher, images_dir: Path, *, shared: bool) -> None:
         self._launcher = launcher
         self._images_dir = images_dir
+        self._shared = shared
         self._closed = False
         self._reviving = asyncio.Lock()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, images_dir: Path) -> AsyncIterator[Self]:
-        """Start the launcher; at the end, end everything. Raises `HostUnfit`."""
+    async def open(cls, images_dir: Path, *, shared: bool = True) -> AsyncIterator[Self]:
+        """Start the launcher; at the end, end everything.
+
+        shared: whether many sandboxes will be forked from a zygote, so that it is worth seconds to make each fork
+        cheaper; see `guest.zygote.preload`. Raises `HostUnfit`.
+        """
         _raise_descriptor_limit()
-        runtime = cls(await Launcher.spawn(), images_dir)
+        runtime = cls(await Launcher.spawn(), images_dir, shared=shared)
         try:
             yield runtime
         finally:
@@ -287,6 +292,7 @@ class EmbeddedRuntime:
                     "prefix": built.manifest.base_prefix,
                     "python": "/opt/venv/bin/python",
                     "code": str(_PACKAGE),
+                    "shared": self._shared,
                 }
             )
             self._launcher.prepared[image] = future

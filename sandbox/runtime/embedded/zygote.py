@@ -1,6 +1,6 @@
 """The zygote of embedded sandboxes: `guest.zygote` with the jail around every fork.
 
-Run as `python -m sandbox.runtime.embedded.zygote FD PRELOAD` by the launcher, inside the same root
+Run as `python -m sandbox.runtime.embedded.zygote FD PRELOAD shared|alone` by the launcher, inside the same root
 that sandboxes have.
 """
 
@@ -30,9 +30,9 @@ def _contain(request: dict[str, Any], fds: list[int]) -> socket.socket:
 
 def main() -> None:
     """Confine ourselves, then serve."""
-    link_fd, script = sys.argv[1:]
+    link_fd, script, users = sys.argv[1:]
     jail.confine_zygote()
-    zygote.main(socket.socket(fileno=int(link_fd)), script, _join_pids, _contain, shared=True)
+    zygote.main(socket.socket(fileno=int(link_fd)), script, _join_pids, _contain, shared=users == "shared")
 
 
 if __name__ == "__main__":
