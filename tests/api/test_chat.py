@@ -31,7 +31,7 @@ async def upstream() -> AsyncIterator[Scripted]:
 @pytest.fixture(scope="module")
 async def chatting(new_data_dir: NewDataDir, nothing_left: None, upstream: Scripted) -> AsyncIterator[Served]:
     """A server whose model is scripted."""
-    table = {"scripted": {"url": upstream.url, "attempts": 1}}
+    table = {"scripted": {"url": upstream.url, "attempts": 1, "breaker_failures": 1000}}
     models = {"small": {"routes": ["scripted/small"], "fenced": True}}
     async with serving(new_data_dir(), pool_size=2, upstreams=json.dumps(table), models=json.dumps(models)) as served:
         yield served
