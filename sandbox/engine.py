@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -244,13 +244,14 @@ def _models(settings: Settings, clock: Clock | None = None) -> "Models":
 
 
 def _connect(plan: UpstreamPlan) -> Upstream:
-    """By the vendor's own library, which takes half a second to load, and is not before it is needed."""
-    from sandbox.loop.upstream.anthropic import AnthropicUpstream
-    from sandbox.loop.upstream.openai import OpenAIUpstream
-
+    """By the vendor's own library, of which loading takes a second or two: only what is needed, and only then."""
     if plan.headers:
         raise InvalidSetting(f"upstreams.{plan.name}.headers cannot be sent yet; leave them out")
-    kind = OpenAIUpstream if plan.dialect == "openai" else AnthropicUpstream
+    kind: Callable[..., Upstream]
+    if plan.dialect == "openai":
+        from sandbox.loop.upstream.openai import OpenAIUpstream as kind
+    else:
+        from sandbox.loop.upstream.anthropic import AnthropicUpstream as kind
     return kind(
         plan.name,
         base_url=plan.address,
