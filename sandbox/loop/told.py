@@ -171,7 +171,7 @@ def _failure(execution: Execution) -> Iterator[str]:
         return
     trace = user_frames(error.traceback, execution.execution_count)
     if len(error.value) > _VALUE:
-        at = trace.rfind(error.value[:100])
+        at = trace.find(f": {error.value[:100]}")
         trace = trace[:at] + cut(trace[at:], _VALUE) if at >= 0 else trace
     if execution.status is not Status.ERROR:
         # How it ended has been said, and the last line will be; where it came from is what a traceback adds.

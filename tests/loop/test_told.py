@@ -153,7 +153,7 @@ FAILED = Execution("exe_1", "ses_1", Status.ERROR, error=Error("E", "x", "Traceb
         (
             2,
             0,
-            "2 times before. The same code fails the same way: change it.\nNo attempt is left. Say honestly what failed",
+            "2 times before. The same code fails the same way: change it.\nNo attempt is left. Say honestly",
         ),
     ],
 )
