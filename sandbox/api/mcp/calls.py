@@ -120,7 +120,8 @@ async def _follow(workbench: Workbench, caller: Caller, code: str, timeout: floa
     """The execution, and meanwhile what it prints, to whoever wants to know. Who is cancelled interrupts it."""
     most = workbench.facts.timeout_s if timeout is None else timeout
     news = _News(caller.progress, most)
-    async with contextlib.aclosing(workbench.stream(code, timeout)) as items, _ticking(items) as ticking:
+    tick = None if caller.progress is None else _PROGRESS_S
+    async with contextlib.aclosing(workbench.stream(code, timeout)) as items, _ticking(items, tick) as ticking:
         async for item in ticking:
             if isinstance(item, Execution):
                 return item
@@ -156,15 +157,15 @@ class _News:
 
 
 @contextlib.asynccontextmanager
-async def _ticking(items: AsyncGenerator[T, None]) -> AsyncIterator[AsyncIterator[T | None]]:
-    """The items, and None whenever nothing has come for `_PROGRESS_S`."""
+async def _ticking(items: AsyncGenerator[T, None], tick: float | None) -> AsyncIterator[AsyncIterator[T | None]]:
+    """The items, and None whenever nothing has come for `tick` seconds."""
     waiting: asyncio.Future[T] | None = None
 
     async def each() -> AsyncIterator[T | None]:
         nonlocal waiting
         while True:
             waiting = waiting or asyncio.ensure_future(anext(items))
-            await asyncio.wait({waiting}, timeout=_PROGRESS_S)
+            await asyncio.wait({waiting}, timeout=tick)
             if not waiting.done():
                 yield None
                 continue

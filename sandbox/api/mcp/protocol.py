@@ -31,7 +31,7 @@ from sandbox.api.mcp.desk import Desk
 from sandbox.api.mcp.results import MOST_FILES
 from sandbox.api.mcp.tools import ARGUMENTS, INPUT_SCHEMAS, tools
 from sandbox.api.mcp.uris import TEMPLATE, parsed, uri_of
-from sandbox.errors import SandboxError
+from sandbox.errors import InvalidRequest, NotFound, SandboxError
 from sandbox.execution import mime_of
 from sandbox.loop import tool
 
@@ -133,7 +133,8 @@ def _failures() -> Iterator[None]:
     except MCPError:
         raise
     except SandboxError as error:
-        raise MCPError(INVALID_PARAMS, str(error)) from error
+        theirs = isinstance(error, InvalidRequest | NotFound)
+        raise MCPError(INVALID_PARAMS if theirs else INTERNAL_ERROR, str(error)) from error
     except Exception as error:
         _log.exception("request failed")
         raise MCPError(INTERNAL_ERROR, "the server failed; its log has more") from error

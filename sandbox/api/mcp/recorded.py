@@ -44,8 +44,9 @@ class Recorded:
     async def open(self, *, seen: bool) -> RecordedWorkbench:
         """See `Workbenches`."""
         usual = self._node.settings.idle_timeout_s
+        known = await self.facts()  # first, so that nothing can fail once there is a session
         row = await self._node.open_session(self.owner, idle_timeout=usual if seen else min(usual, _UNSEEN_IDLE_S))
-        return await RecordedWorkbench.of(self._node, self.owner, row)
+        return RecordedWorkbench(self._node, self.owner, row.id, known)
 
     async def find(self, session_id: str) -> RecordedWorkbench:
         """See `Workbenches`."""

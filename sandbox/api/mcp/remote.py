@@ -1,7 +1,10 @@
 """Sessions on a server, through its HTTP API."""
 
+import contextlib
+
 from sandbox.api.mcp.workbench import Piece, named
 from sandbox.client import AsyncClient
+from sandbox.errors import SandboxError
 from sandbox.interpreters.client import ClientInterpreter
 from sandbox.loop.interpreter import Facts
 from sandbox.remote import File, checked_path
@@ -51,7 +54,12 @@ class Remote:
     async def open(self, *, seen: bool) -> RemoteWorkbench:
         """See `Workbenches`."""
         session = await self._client.open_session(memory_mb=self._memory_mb, image=self._image)
-        found = self._open[session.id] = await RemoteWorkbench.of(self._client, session)
+        try:
+            found = self._open[session.id] = await RemoteWorkbench.of(self._client, session)
+        except BaseException:
+            with contextlib.suppress(SandboxError):  # what went wrong before is what matters
+                await session.close()
+            raise
         self._facts = found.facts
         return found
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from mcp.types import Tool, ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from sandbox.errors import InvalidRequest
 from sandbox.execution import Status
@@ -24,11 +24,16 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096, description="Belo
 
 
 class _In(BaseModel):
-    """Arguments, as models write them: numbers may come as text."""
+    """Arguments. Numbers may come as text, because models write them."""
 
     model_config = ConfigDict(extra="forbid")
 
     session_id: SessionId = None
+
+    @field_validator("session_id")
+    @classmethod
+    def _none_is_none(cls, value: str | None) -> str | None:
+        return value or None  # models fill in what they need not
 
 
 class RunPython(_In):
