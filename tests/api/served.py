@@ -18,7 +18,7 @@ import httpx
 from sandbox.config import Settings
 from tests.host import Embedded, stopped_zygote
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 """Ends a wait for something that never comes; nothing healthy takes nearly as long."""
 _SERVE = """
 from sandbox.api.server import run
