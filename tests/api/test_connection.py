@@ -27,6 +27,7 @@ TCP_REPAIR = 19
 async def impatient(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[Served]:
     """A server that waits for a second where others wait for half a minute."""
     async with serving(new_data_dir(), body_timeout_s=1) as served:
+        await served.warmed()
         yield served
 
 
