@@ -9,7 +9,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from sandbox.api import executions, families, files, health, images, run, sessions
+from sandbox.api import chat, executions, families, files, health, images, run, sessions
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
 from sandbox.api.schemas import Problem
