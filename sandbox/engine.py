@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandbox.config import Settings
-from sandbox.errors import HostUnfit, InvalidLimits, InvalidSetting
+from sandbox.errors import HostUnfit, InvalidLimits
 from sandbox.execution import Execution, Limits, Spec
 from sandbox.loop.catalogue import UpstreamPlan
 from sandbox.loop.clock import Clock
@@ -245,8 +245,6 @@ def _models(settings: Settings, clock: Clock | None = None) -> "Models":
 
 def _connect(plan: UpstreamPlan) -> Upstream:
     """By the vendor's own library, of which loading takes a second or two: only what is needed, and only then."""
-    if plan.headers:
-        raise InvalidSetting(f"upstreams.{plan.name}.headers cannot be sent yet; leave them out")
     kind: Callable[..., Upstream]
     if plan.dialect == "openai":
         from sandbox.loop.upstream.openai import OpenAIUpstream as kind
@@ -257,6 +255,7 @@ def _connect(plan: UpstreamPlan) -> Upstream:
         base_url=plan.address,
         key=plan.key.get_secret_value() if plan.key else "",
         key_name=plan.key_variable,
+        headers=plan.headers,
         connect_s=min(CONNECT_S, plan.timeout_s),
         silence_s=plan.timeout_s,
     )

@@ -74,7 +74,7 @@ async def test_a_zygote_that_cannot_be_had_is_told_to_who_claims_and_to_who_look
     async with opened(size) as (engine, _, zygote), Store.open(settings.database) as store:
 
         async def health() -> tuple[bool, tuple[Reason, ...]]:
-            found = await Checkup(settings, store, engine.pool, Memory()).health(draining=False)
+            found = await Checkup(settings, store, engine.pool, Memory(), dict).health(draining=False)
             return found.ready, found.reasons
 
         assert await health() == (False, (WARMS_UP,))
