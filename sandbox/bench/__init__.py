@@ -2,7 +2,7 @@
 
 Each measure is one coroutine that returns its figures; `run` does them one after another. Those of `engine` look at
 sandboxes from within one process, those of `server` at `sandbox serve` from another one,
-those of `docker` at containers.
+those of `docker` at containers, those of `loop` at the model loop.
 """
 
 import dataclasses
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from sandbox.bench.docker import DOCKER_MEASURES
 from sandbox.bench.engine import MEASURES
 from sandbox.bench.figure import Figure
+from sandbox.bench.loop import LOOP_MEASURES
 from sandbox.bench.server import SERVER_MEASURES
 from sandbox.config import Settings
 
-__all__ = ["DOCKER_MEASURES", "MEASURES", "SERVER_MEASURES", "Figure", "Report", "as_dict", "run"]
+__all__ = ["DOCKER_MEASURES", "LOOP_MEASURES", "MEASURES", "SERVER_MEASURES", "Figure", "Report", "as_dict", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ async def run(
 
     Raises `SandboxFailed` when something else came than what was to be measured.
     """
-    measures = {**MEASURES, **SERVER_MEASURES, **DOCKER_MEASURES}
+    measures = {**MEASURES, **SERVER_MEASURES, **DOCKER_MEASURES, **LOOP_MEASURES}
     load_before = os.getloadavg()[0]
     figures: list[Figure] = []
     for name in names:

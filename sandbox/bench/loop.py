@@ -21,11 +21,13 @@ from sandbox.interpreters.session import SessionInterpreter
 from sandbox.loop.events import Ending, Finished
 from sandbox.loop.loop import Loop
 from sandbox.loop.messages import Message, Request, Text
+from sandbox.tables import UpstreamTable
 
 _PROGRAMS = 4
 _CROWD = 100
 _POOL = 20
 _LATENCY_MS = 50.0
+_SLOTS = 256
 _MODEL = "bench/bench"
 _REQUEST = Request(_MODEL, (Message("user", (Text("How much is it?"),)),))
 _ASKED = json.dumps(
@@ -85,8 +87,9 @@ async def crowd(settings: Settings, scale: float) -> list[Figure]:
     """
     count = min(_CROWD, max(4, round(10 * _CROWD * scale)))
     async with running(1, _LATENCY_MS) as upstream:
-        told = _with(settings, upstream)
-        async with Server.open(told, pool=_POOL, room=count, max_waiting_per_key=count) as server:
+        tables = json.dumps({"bench": {"url": upstream.url, "concurrency": _SLOTS}})
+        opening = Server.open(settings, pool=_POOL, room=count, max_waiting_per_key=count, upstreams=tables)
+        async with opening as server:
             times: list[float] = []
             for number in range(1 + runs(5, scale)):
                 await server.settle()
@@ -107,7 +110,7 @@ async def crowd(settings: Settings, scale: float) -> list[Figure]:
 
 def _with(settings: Settings, upstream: Upstream) -> Settings:
     """The settings, with this upstream alone."""
-    return settings.model_copy(update={"upstreams": {"bench": {"url": upstream.url, "concurrency": 256}}})
+    return settings.model_copy(update={"upstreams": {"bench": UpstreamTable(url=upstream.url)}, "models": {}})
 
 
 LOOP_MEASURES: dict[str, Callable[[Settings, float], Awaitable[list[Figure]]]] = {"turn": turn, "loops": crowd}

@@ -22,6 +22,8 @@ _START_S = 120.0
 _STOP_S = 90.0
 _SETTLE_S = 120.0
 _LOOK_S = 0.02
+_THEIRS = {"database_url", "api_key", "server", "upstreams", "models", "model"}
+"""What a benchmark has nothing to do with, and no business to use."""
 
 
 class Server:
@@ -38,7 +40,7 @@ class Server:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, settings: Settings, *, pool: int, room: int | None = None, **others: float
+        cls, settings: Settings, *, pool: int, room: int | None = None, **others: float | str
     ) -> AsyncIterator[Self]:
         """Started with these settings, apart from where it listens and keeps its data; stopped with SIGTERM.
 
@@ -134,7 +136,7 @@ def _last_words(log: Path) -> str:
 
 def _values(settings: Settings) -> dict[str, Any]:
     """What was set by argument, environment or file, in the words of the environment."""
-    told = json.loads(settings.model_dump_json(exclude_none=True, exclude={"database_url", "api_key", "server"}))
+    told = json.loads(settings.model_dump_json(exclude_none=True, exclude=_THEIRS))
     values: dict[str, Any] = told
     return values
 

@@ -1,7 +1,7 @@
 """A model's server for benchmarks, in a process of its own: it speaks OpenAI's dialect and always says the same.
 
 It wants `print(1)` to be run until the conversation has as many results of tools as it was told, then it answers.
-`python -m sandbox.bench.upstream PROGRAMS LATENCY_MS` prints its URL and lives until its stdin is closed.
+`main` with the number of programs and milliseconds as arguments prints its port and lives until its stdin is closed.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Any
 
 from sandbox.errors import SandboxFailed
 
+_MAIN = "from sandbox.bench.upstream import main; main()"
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _CALL = {"index": 0, "id": "call_1", "type": "function"}
 _CODE = json.dumps({"code": "print(1)"})
@@ -37,7 +38,7 @@ class Upstream:
 async def running(programs: int, latency_ms: float) -> AsyncIterator[Upstream]:
     """In a process of its own until the block ends. Raises `SandboxFailed`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sandbox.bench.upstream", str(programs), str(latency_ms)),
+        *(sys.executable, "-c", _MAIN, str(programs), str(latency_ms)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -100,5 +101,6 @@ async def _serve(programs: int, latency_ms: float) -> None:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process."""
     asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
