@@ -206,8 +206,13 @@ class Launcher:
         future = self.prepared.get(image)
         if error is not None:
             self.prepared.pop(image, None)
-        if future is not None and not future.done():
-            future.set_exception(error) if error else future.set_result(None)
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+            future.exception()  # marked as seen: whoever had waited may be gone
 
     def _on_death(self) -> None:
         self._forget_socket()
