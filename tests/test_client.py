@@ -325,6 +325,12 @@ def test_a_failure_of_the_program_is_not_repeated(connect: Connect) -> None:
         assert connect(url).run("raise ValueError('x')").error == Error(**error)
 
 
+def test_what_a_name_was_looked_up_in_comes_with_the_error(connect: Connect) -> None:
+    error = {"name": "KeyError", "value": "x", "traceback": "", "looked_in": "keys of d: dict", "available": ["'a'"]}
+    with scripted(reply("200 OK", {**DONE, "status": "error", "error": error})) as (url, _):
+        assert connect(url).run("d['x']").error == Error("KeyError", "x", "", "keys of d: dict", ("'a'",))
+
+
 def test_a_refusal_is_not_repeated(connect: Connect) -> None:
     with scripted(problem("404 Not Found", "session_missing")) as (url, _), pytest.raises(SessionMissing):
         connect(url).attach("ses_1")

@@ -68,7 +68,7 @@ FULL = Execution(
     stdout="out",
     stderr="err",
     results=({"text/plain": "2", "application/json": {"a": [1, None, 1.5]}}, {"image/png": "AAAA"}),
-    error=Error("ValueError", "no", "Traceback"),
+    error=Error("KeyError", "no", "Traceback", "keys of d: dict", ("'a'", "2")),
     artifacts=(Artifact("a/b.csv", 1 << 40, "text/csv", "created"),),
     removed=("c.csv",),
     execution_count=3,
@@ -297,6 +297,18 @@ async def test_an_execution_comes_back_as_it_ended(store: Store, execution: Exec
     await store.add_session(a_session())
     assert await run_one(store, execution) == an_execution("exe_1", ended_at=250.0, execution=execution)
     assert await store.session("me", "ses_1") == a_session(used=True, last_used_at=250.0)
+
+
+async def test_an_error_of_an_older_release_is_read(url: str) -> None:
+    async with Store.open(url) as store:
+        await store.add_session(a_session())
+        await run_one(store, FULL)
+    _on(url, """UPDATE executions SET error = '{"name":"KeyError","value":"no","traceback":"Traceback"}'""")
+    async with Store.open(url) as store:
+        row = await store.execution("me", "ses_1", "exe_1")
+    assert row is not None
+    assert row.execution is not None
+    assert row.execution.error == Error("KeyError", "no", "Traceback")
 
 
 def test_the_full_execution_of_these_tests_has_no_default_in_it() -> None:

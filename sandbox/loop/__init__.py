@@ -7,6 +7,7 @@ upstream/       one model's server: one address, one key, one try
 models          which upstream a model's name leads to, and what to do when one fails
 interpreter     what a loop needs of a session
 tool            `run_python` as a model sees it
+fence           the same for models without tool calls
 told, hints     what a model is told of an execution, and what a good colleague would add
 loop            turns
 """
