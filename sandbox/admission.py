@@ -82,6 +82,11 @@ class Admission:
         self._last_release = 0.0
         """Or when the queue began, whichever is later."""
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that whoever comes now is told to wait, however little it wants; None when it may have room."""
+        return self._retry_after(self.waiting) if 0 < self._max_waiting <= self.waiting else None
+
     async def admit(self, owner: str, memory_mb: int) -> Promise:
         """A promise of `memory_mb` MiB: at once, or when it is this request's turn.
 

@@ -272,7 +272,7 @@ class DurableSession:
             raise
         execution_id, now = new_execution_id(), time.time()
         row = ExecutionRow(execution_id, self.row.id, self.row.owner, code, now, None, None)
-        writing = self._parts.store.add_execution(row, claim(execution_id) if claim else None)
+        writing = self._write_accepted(row, claim(execution_id) if claim else None)
         written: asyncio.Future[Claim | None] = asyncio.ensure_future(writing)
         # Known before it is awaited: whoever comes second with an Idempotency-Key may look for it at once.
         log = self._logs[execution_id] = EventLog(execution_id, self.row.id, now)
@@ -284,6 +284,13 @@ class DurableSession:
             return taken
         self.row = dataclasses.replace(self.row, used=True, last_used_at=now)
         return log
+
+    async def _write_accepted(self, row: ExecutionRow, claim: Claim | None) -> Claim | None:
+        if claim is None:
+            # Whoever has a sandbox and the turn hands its code over first. The store's thread would take the
+            # interpreter away from that; now it writes while the program runs.
+            await asyncio.sleep(0)
+        return await self._parts.store.add_execution(row, claim)
 
     async def _logged(
         self,
@@ -341,6 +348,7 @@ class DurableSession:
 
     async def _lose(self, written: asyncio.Future[Claim | None], log: EventLog) -> None:
         """We failed. If it has a row, that row gets an end all the same."""
+        await asyncio.wait((written,))
         if _has_failed(written):
             self._parts.in_flight.logs.pop(log.execution_id, None)
         elif not self._parts.in_flight.waits(log.execution_id):

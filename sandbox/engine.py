@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import importlib
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -14,7 +13,8 @@ from sandbox.config import Settings
 from sandbox.errors import HostUnfit, InvalidLimits
 from sandbox.execution import Execution, Limits, Spec
 from sandbox.loop.catalogue import UpstreamPlan
-from sandbox.loop.upstream import Upstream
+from sandbox.loop.clock import Clock
+from sandbox.loop.upstream import CONNECT_S, Upstream
 from sandbox.plans import catalogue
 from sandbox.pool import Pool
 from sandbox.runtime import Runtime
@@ -220,16 +220,16 @@ def _spec(settings: Settings, runtime: Runtime) -> Spec:
 
 
 @contextlib.asynccontextmanager
-async def open_models(settings: Settings | None = None) -> "AsyncIterator[Models]":
+async def open_models(settings: Settings | None = None, *, clock: Clock | None = None) -> "AsyncIterator[Models]":
     """The models alone, for callers that have their sandboxes elsewhere. Raises `InvalidSetting`."""
-    models = _models(settings or Settings.load())
+    models = _models(settings or Settings.load(), clock)
     try:
         yield models
     finally:
         await models.aclose()
 
 
-def _models(settings: Settings) -> "Models":
+def _models(settings: Settings, clock: Clock | None = None) -> "Models":
     # Whoever runs code only must not pay for it: prices, retries, and later the vendors' libraries.
     from sandbox.loop.models import Models
 
@@ -239,13 +239,26 @@ def _models(settings: Settings) -> "Models":
         cache_entries=settings.response_cache,
         cache_s=settings.response_cache_s,
         patience_s=settings.model_wait_s,
+        clock=clock,
     )
 
 
 def _connect(plan: UpstreamPlan) -> Upstream:
-    """By the vendor's own library, which is not loaded before it is needed."""
-    upstream: Upstream = importlib.import_module(f"sandbox.loop.upstream.{plan.dialect}").connect(plan)
-    return upstream
+    """By the vendor's own library, of which loading takes a second or two: only what is needed, and only then."""
+    kind: Callable[..., Upstream]
+    if plan.dialect == "openai":
+        from sandbox.loop.upstream.openai import OpenAIUpstream as kind
+    else:
+        from sandbox.loop.upstream.anthropic import AnthropicUpstream as kind
+    return kind(
+        plan.name,
+        base_url=plan.address,
+        key=plan.key.get_secret_value() if plan.key else "",
+        key_name=plan.key_variable,
+        headers=plan.headers,
+        connect_s=min(CONNECT_S, plan.timeout_s),
+        silence_s=plan.timeout_s,
+    )
 
 
 def run(

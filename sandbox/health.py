@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,11 +65,15 @@ class Memory:
 class Checkup:
     """Looks at every part that can fail, once a second at most, however many ask."""
 
-    def __init__(self, settings: Settings, store: Store, pool: Pool, memory: Memory) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, pool: Pool, memory: Memory, breakers: Callable[[], Mapping[str, str]]
+    ) -> None:
+        """breakers: of the upstreams, as `Models.states`."""
         self._settings = settings
         self._store = store
         self._pool = pool
         self._memory = memory
+        self._breakers = breakers
         self._looking = asyncio.Lock()
         self._until = 0.0
         self._found = Health(False, False, ())
@@ -95,6 +100,8 @@ class Checkup:
         if shutil.disk_usage(self._settings.data_dir).free < _DISK_FLOOR_BYTES:
             few = f"less than {_DISK_FLOOR_BYTES // MIB} MiB of disk are left"
             bearable.append(Reason(few, f"for {self._settings.data_dir}"))
+        if away := [name for name, state in self._breakers().items() if state == "open"]:
+            bearable.append(Reason("models cannot be asked: their server has failed again and again", ", ".join(away)))
         return Health(not fatal, False, (*fatal, *bearable))
 
     async def _database(self) -> Reason | None:

@@ -122,7 +122,7 @@ class Node:
         self._idle.set()
         self._running = 0
         self._memory = Memory()
-        self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory)
+        self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory, parts.engine.models.states)
         self._collect_at = 0.0
 
     @classmethod

@@ -52,7 +52,7 @@ class UpstreamTable(_Table):
     url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s/@]+(/[^\s?#]*)?$",
-        description="Its address, with the version's part of the path and without the endpoint's.",
+        description="Its address: of OpenAI's dialect with the version (`…/v1`), of Anthropic's without.",
         json_schema_extra={
             "default": "the dialect's own vendor",
             "allowed": "a URL that begins with `http://` or `https://`, without a user's name",
@@ -88,7 +88,7 @@ class UpstreamTable(_Table):
         json_schema_extra={"default": "no limit"},
     )
     timeout_s: float = Field(
-        default=60.0, gt=0, le=3600, description="Seconds of silence after which a request has failed."
+        default=120.0, gt=0, le=3600, description="Seconds of silence after which a request has failed."
     )
     attempts: int = Field(
         default=3, ge=1, le=20, description="Times that a request is tried here before the model's next route is."

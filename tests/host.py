@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 """Ends a wait for something that never comes; nothing healthy takes nearly as long."""
 
 

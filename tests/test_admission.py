@@ -143,6 +143,19 @@ async def test_a_full_queue_of_one_owner_refuses_at_once_and_leaves_room_for_oth
         await release(task)
 
 
+async def test_that_all_queues_are_full_can_be_seen_before_one_more_asks() -> None:
+    admission = small()
+    promise = await admission.admit("a", BUDGET)
+    waiting = [await queue_up(admission, owner, 100) for owner in "abcdefgh"[: WAITING - 1]]
+    assert admission.retry_after is None
+    waiting.append(await queue_up(admission, "z", 100))
+    assert admission.retry_after == refused_at_once(admission, "new").retry_after
+    promise.release()
+    for each in waiting:
+        await release(each)
+    assert admission.retry_after is None
+
+
 async def test_a_thousand_at_once_are_refused_without_one_step_of_the_loop() -> None:
     admission = small()
     held = await admission.admit("a", BUDGET)

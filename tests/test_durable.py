@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from sandbox.store import FileRow
 from tests.host import Embedded, ended
 from tests.test_node import content, execute, opened, paths, pieces, until
 
-SMALL = {"pool_size": 0, "disk_mb": 4, "files": 48, "memory_budget_mb": 1024, "max_wait_s": 1.0}
+SMALL: dict[str, Any] = {"pool_size": 0, "disk_mb": 4, "files": 48, "memory_budget_mb": 1024, "max_wait_s": 1.0}
 MADE = "for n in range(40): open(f'{n}.bin', 'wb').write(bytes([n]) * 90_000)"
 
 
@@ -91,6 +92,40 @@ class Slow:
         upload = asyncio.create_task(node.put_file(LOCAL, session, "a", body))
         await body.begun.wait()
         return body, upload
+
+
+class TestSandboxes:
+    async def test_one_that_dies_is_replaced_over_the_same_files(self, node: Node, session: str) -> None:
+        await execute(node, session, "x = 1; open('kept.txt', 'w').write('kept')")
+        await kill_sandbox(node)
+        execution = await execute(node, session, "print(open('kept.txt').read()); x")
+        assert (execution.stdout, execution.state_lost) == ("kept\n", True)
+        assert execution.error is not None
+        assert execution.error.name == "NameError"
+        assert not (await execute(node, session, "1")).state_lost
+
+    @pytest.mark.parametrize("how", ["withdraw", "interrupt"])
+    async def test_what_is_taken_back_while_its_sandbox_is_fetched_never_runs(
+        self, node: Node, tmp_path: Path, how: str
+    ) -> None:
+        tight = {"pool_size": 0, "memory_mb": 192, "memory_budget_mb": 192}
+        async with opened(tmp_path, runtime=node.engine.runtime, **tight) as node:
+            session = (await node.open_session(LOCAL)).id
+            dying = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
+            log = await node.execute(LOCAL, session, "open('ran', 'w').close()")
+            async for event in dying.follow():
+                if event.name == "stdout":
+                    break
+            [init] = Embedded.below(os.getpid()).inits()
+            os.kill(init, signal.SIGKILL)
+            assert (await dying.result()).status is Status.KILLED
+            if how == "withdraw":
+                await node.withdraw(LOCAL, session, log.execution_id)
+            else:
+                await node.interrupt(LOCAL, session)
+            expected = Status.CANCELLED if how == "withdraw" else Status.INTERRUPTED
+            assert ((await log.result()).status, await paths(node, session)) == (expected, [])
+            assert (await execute(node, session, "1")).status is Status.OK
 
 
 class TestUploads:

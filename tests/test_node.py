@@ -38,7 +38,8 @@ from sandbox.keys import LOCAL, KeyLimits, Owner, new_key
 from sandbox.node import Node, Once, Upload
 from sandbox.runtime import Runtime
 from sandbox.runtime.embedded import linux
-from tests.host import WAIT_SECONDS, Embedded, ended
+from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from tests.host import WAIT_SECONDS, Embedded
 
 OTHER = Owner("other", KeyLimits())
 OpenNode = Callable[..., contextlib.AbstractAsyncContextManager[Node]]
@@ -141,22 +142,12 @@ class TestExecutions:
         statuses = [(await log.result()).status for log in accepted]
         assert set(statuses) == {Status.CANCELLED}
 
-    async def test_a_sandbox_that_dies_is_replaced_over_the_same_files(self, root: None, tmp_path: Path) -> None:
-        async with opened(tmp_path, pool_size=0) as node:
-            session = (await node.open_session(LOCAL)).id
-            await execute(node, session, "x = 1; open('kept.txt', 'w').write('kept')")
-            [init] = Embedded.below(os.getpid()).inits()
-            os.kill(init, signal.SIGKILL)
-            await ended(init)
-            await until(lambda: node.admission.promised_mb == 0)  # the server has seen it too
-            execution = await execute(node, session, "print(open('kept.txt').read()); x")
-            assert (execution.stdout, execution.state_lost) == ("kept\n", True)
-            assert execution.error is not None
-            assert execution.error.name == "NameError"
-            assert not (await execute(node, session, "1")).state_lost
-
     async def test_a_launcher_that_dies_is_replaced_too(self, root: None, tmp_path: Path) -> None:
-        async with opened(tmp_path) as node:
+        images_dir = Settings().images_dir
+        async with (
+            EmbeddedRuntime.open(images_dir, shared=False) as runtime,
+            opened(tmp_path, runtime=runtime) as node,
+        ):
             session = (await node.open_session(LOCAL)).id
             await execute(node, session, "x = 1; open('kept.txt', 'w').write('kept')")
             log = await node.execute(LOCAL, session, "print(1, flush=True); import time; time.sleep(60)")
@@ -168,28 +159,6 @@ class TestExecutions:
             assert (await log.result()).status is Status.KILLED
             assert (await execute(node, session, "print(open('kept.txt').read())")).stdout == "kept\n"
             assert Embedded.below(os.getpid()).launcher != launcher
-
-    @pytest.mark.parametrize("how", ["withdraw", "interrupt"])
-    async def test_what_is_taken_back_while_its_sandbox_is_fetched_never_runs(
-        self, root: None, tmp_path: Path, how: str
-    ) -> None:
-        async with opened(tmp_path, pool_size=0, memory_mb=192, memory_budget_mb=192) as node:
-            session = (await node.open_session(LOCAL)).id
-            dying = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")
-            log = await node.execute(LOCAL, session, "open('ran', 'w').close()")
-            async for event in dying.follow():
-                if event.name == "stdout":
-                    break
-            [init] = Embedded.below(os.getpid()).inits()
-            os.kill(init, signal.SIGKILL)
-            assert (await dying.result()).status is Status.KILLED
-            if how == "withdraw":
-                await node.withdraw(LOCAL, session, log.execution_id)
-            else:
-                await node.interrupt(LOCAL, session)
-            expected = Status.CANCELLED if how == "withdraw" else Status.INTERRUPTED
-            assert ((await log.result()).status, await paths(node, session)) == (expected, [])
-            assert (await execute(node, session, "1")).status is Status.OK
 
     async def test_taking_back_an_execution_touches_no_other(self, node: Node, session: str) -> None:
         running = await node.execute(LOCAL, session, "print(1, flush=True)\nwhile True: pass")

@@ -15,6 +15,7 @@ from sandbox.errors import ImageNotBuilt, SandboxFailed, UnknownImage
 from sandbox.execution import Status
 from sandbox.health import Checkup, Memory, Reason
 from sandbox.image import Image
+from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.store import Store
 from tests.host import WAIT_SECONDS, Embedded, alive, ended, groups, stopped_zygote
 
@@ -24,7 +25,11 @@ WARMS_UP = Reason("it warms up: no sandbox has started yet")
 @contextlib.asynccontextmanager
 async def opened(size: int) -> AsyncIterator[tuple[Engine, Embedded, int]]:
     """An engine with a pool of this size, the host's view of it, and its zygote, which goes on when it is told to."""
-    async with Engine.open(Settings(pool_size=size)) as engine:
+    settings = Settings(pool_size=size)
+    async with (
+        EmbeddedRuntime.open(settings.images_dir, shared=False) as runtime,
+        Engine.open(settings, runtime=runtime) as engine,
+    ):
         host, zygote = await stopped_zygote(os.getpid())
         yield engine, host, zygote
 
@@ -69,7 +74,7 @@ async def test_a_zygote_that_cannot_be_had_is_told_to_who_claims_and_to_who_look
     async with opened(size) as (engine, _, zygote), Store.open(settings.database) as store:
 
         async def health() -> tuple[bool, tuple[Reason, ...]]:
-            found = await Checkup(settings, store, engine.pool, Memory()).health(draining=False)
+            found = await Checkup(settings, store, engine.pool, Memory(), dict).health(draining=False)
             return found.ready, found.reasons
 
         assert await health() == (False, (WARMS_UP,))

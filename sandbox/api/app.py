@@ -31,6 +31,16 @@ _SECURITY_SCHEMES = {
 }
 # Spans and metrics are ours; the framework would send validation errors, with what they contain, to any exporter.
 _QUIET = TelemetryConfig(tracing=False, metrics=False, logs=False, operation_spans=False, auto_configure=False)
+_ROUTERS = (
+    run.router,
+    sessions.router,
+    executions.router,
+    files.router,
+    images.router,
+    chat.router,
+    health.router,
+    health.metrics_router,
+)
 
 
 class _App(FastAPI):
@@ -54,22 +64,13 @@ def create_app(node: Node) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         telemetry=_QUIET,
+        # Not `include_router`: every request would be matched with the routes of a router twice.
+        routes=[route for router in _ROUTERS for route in router.routes],
     )
     app.state.node = node
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
     app.state.mcp = endpoint.Endpoint(node)
-    for router in (
-        run.router,
-        sessions.router,
-        executions.router,
-        files.router,
-        images.router,
-        chat.router,
-        health.router,
-        health.metrics_router,
-    ):
-        app.include_router(router)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
     app.add_exception_handler(SandboxError, families.on_error)
     app.add_exception_handler(RequestValidationError, families.on_validation)

@@ -16,7 +16,7 @@ from sandbox.api import encode, sse
 from sandbox.api.openai_errors import envelope, told
 from sandbox.api.problems import documented
 from sandbox.api.pump import Pump
-from sandbox.api.route import Route, TheOwner
+from sandbox.api.route import Route, owner_of
 from sandbox.api.schemas import ChatIn, ChatOut, ModelOut, ModelsOut
 from sandbox.api.visit import Visit
 from sandbox.chats import Chat, Chats, Tool, resume
@@ -35,7 +35,7 @@ _FINISH = {Ending.CALLS: "tool_calls", Ending.LENGTH: "length", Ending.FILTERED:
 _MEDIA = {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": 'data: {"choices":[…]}\n\ndata: [DONE]\n\n'}}
 
 
-async def _chats(request: Request) -> Chats:
+def _chats(request: Request) -> Chats:
     chats: Chats = request.app.state.chats
     return chats
 
@@ -54,9 +54,9 @@ async def _chats(request: Request) -> Chats:
         **documented(404, 408, 409, 413, 415, 429, 502),
     },
 )
-async def complete_chat(request: Request, body: ChatIn, owner: TheOwner) -> Response:
+async def complete_chat(request: Request, body: ChatIn) -> Response:
     """See the decorator."""
-    chats = await _chats(request)
+    chats = _chats(request)
     raw = body.model_dump(exclude_unset=True)
     asked, tool = _interpreter(openai_chat.request(raw))
     stream, counting = bool(body.stream), bool((body.stream_options or {}).get("include_usage"))
@@ -67,7 +67,7 @@ async def complete_chat(request: Request, body: ChatIn, owner: TheOwner) -> Resp
         return encode.answer(await sse.while_here(request.receive, _passed(chats, asked, head)))
     if asked.extra.get("n") not in (None, 1):
         raise InvalidRequest("n: a run of the code interpreter has one answer; leave n out")
-    chat = await chats.begin(owner, asked, tool, whole=not stream)
+    chat = await chats.begin(owner_of(request), asked, tool, whole=not stream)
     head = {"id": f"chatcmpl-{chat.trace_id.removeprefix('trc_')}", "created": int(time.time()), "model": asked.model}
     if stream:
         return await _streamed(_chunks(chat, head, counting=counting))
@@ -81,9 +81,9 @@ async def complete_chat(request: Request, body: ChatIn, owner: TheOwner) -> Resp
     operation_id="list_models",
     responses={200: {"model": ModelsOut}, **documented()},
 )
-async def list_models(request: Request, owner: TheOwner) -> Response:
+async def list_models(request: Request) -> Response:
     """See the decorator."""
-    listed = await (await _chats(request)).models.list()
+    listed = await _chats(request).models.list()
     return encode.answer({"object": "list", "data": [_model(each.name, each.upstream) for each in listed]})
 
 
@@ -97,10 +97,9 @@ async def list_models(request: Request, owner: TheOwner) -> Response:
 async def get_model(
     request: Request,
     model: Annotated[str, Path(description="Its name.", examples=["gpt-5-mini"])],
-    owner: TheOwner,
 ) -> Response:
     """See the decorator."""
-    for each in await (await _chats(request)).models.list():
+    for each in await _chats(request).models.list():
         if each.name == model:
             return encode.answer(_model(each.name, each.upstream))
     raise UnknownModel(f"there is no model {model!r}; GET /v1/models lists those that there are")

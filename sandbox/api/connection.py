@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from sandbox.api.problems import HTTP_CODES
 from sandbox.api.refusal import Refusal, Refusals
-from sandbox.api.turnstile import FULL, URL, Passage, Turnstile
+from sandbox.api.turnstile import FULL, URL, Passage, Turnstile, asks_for_the_usual
 from sandbox.api.visit import request_id_of
 
 MOST_CONNECTIONS = 8192
@@ -77,7 +77,7 @@ class Connection(HttpToolsProtocol):
             self._arm(self.head_timeout)
         super().data_received(data)
         if self._held is not None:
-            self._begin(inside=False)
+            self._begin(Passage(self.turnstile))
         if self._refused and self._timer is None:
             self._arm(self.head_timeout)
         if waiting and self._waits_for_head():
@@ -107,12 +107,12 @@ class Connection(HttpToolsProtocol):
         elif not self._refused:
             super().on_body(body)
 
-    def _begin(self, *, inside: bool) -> None:
-        """Give the application a run, and what has come of its body. inside: that is all, and the turnstile let it."""
+    def _begin(self, passage: Passage) -> None:
+        """Give the application a run, and what has come of its body: all, if it is inside."""
         held, self._held = self._held or [], None
         if self.transport.is_closing():
             return
-        app, self.app = self.app, partial(self._counted, inside)
+        app, self.app = self.app, partial(self._counted, passage)
         try:
             super().on_headers_complete()
         finally:
@@ -123,7 +123,7 @@ class Connection(HttpToolsProtocol):
     def _answer_refused(self, *, last: bool) -> None:
         self._refused = False
         self._disarm()
-        request_id = request_id_of(dict(self.headers).get(b"x-request-id", b"").decode("latin-1"))
+        request_id = _request_id(self.headers)
         self._write_now(FULL.answer(request_id, last=last))
         self.refusals.add(FULL, request_id, self.parser.get_method().decode(), URL.decode())
         if last:
@@ -142,13 +142,11 @@ class Connection(HttpToolsProtocol):
         if data:
             self.transport.write(data)
 
-    async def _counted(self, inside: bool, scope: Any, receive: Any, send: Any) -> None:
-        passage = Passage(self.turnstile, inside=inside)
-
+    async def _counted(self, passage: Passage, scope: Any, receive: Any, send: Any) -> None:
         async def received() -> Any:
             message = await receive()
             if message["type"] == "http.request" and not message["more_body"]:
-                await passage.enter()
+                await passage.enter_late()
             return message
 
         async def answered(message: Any) -> None:
@@ -156,17 +154,28 @@ class Connection(HttpToolsProtocol):
             await send(message)
 
         try:
-            if inside:
+            if passage.inside:
                 await self.turnstile.turn()
+                # One that repeats what was done needs no sandbox for its answer.
+                refusal = None if _is_keyed(scope) else self.turnstile.refusal()
+                if refusal is not None:
+                    await self._refuse_run(refusal, scope, answered)
+                    return
             await self.app(scope, received, answered)
         finally:
             passage.leave()
 
+    async def _refuse_run(self, refusal: Refusal, scope: Any, send: Any) -> None:
+        request_id = _request_id(scope["headers"])
+        await refusal.send(request_id, send)
+        self.refusals.add(refusal, request_id, scope["method"], URL.decode())
+
     def on_message_complete(self) -> None:
         """From the parser."""
         if self._held is not None:
-            if self.turnstile.enter():
-                self._begin(inside=True)
+            passage = Passage(self.turnstile)
+            if passage.enter(usual=asks_for_the_usual(b"".join(self._held))):
+                self._begin(passage)
             else:
                 self._held, self._refused = None, True
         if self._refused:
@@ -222,3 +231,11 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:
             self._arm(_GRACE_S, last=True)  # what came while the loop was busy is read before that
+
+
+def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    return request_id_of(dict(headers).get(b"x-request-id", b"").decode("latin-1"))
+
+
+def _is_keyed(scope: Any) -> bool:
+    return any(name == b"idempotency-key" for name, _ in scope["headers"])

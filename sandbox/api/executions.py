@@ -8,13 +8,11 @@ from fastapi import APIRouter, Header, Request, Response
 
 from sandbox.api import encode, sse
 from sandbox.api.problems import documented
-from sandbox.api.route import ExecutionId, MaybeOnce, Route, SessionId, TheNode, TheOwner, Wanted
+from sandbox.api.route import ExecutionId, IdempotencyKey, Route, SessionId, Wanted, node_of, once_of, owner_of
 from sandbox.api.schemas import ExecutionIn, ExecutionOut, ExecutionsOut
 from sandbox.api.visit import Visit
 from sandbox.errors import SandboxError
 from sandbox.events import Cursor, EventLog
-from sandbox.keys import Owner
-from sandbox.node import Node
 
 router = APIRouter(route_class=Route, tags=["executions"])
 
@@ -50,15 +48,14 @@ async def execute(
     request: Request,
     session_id: SessionId,
     body: ExecutionIn,
-    node: TheNode,
-    owner: TheOwner,
-    once: MaybeOnce,
+    idempotency_key: IdempotencyKey = None,
     last_event_id: LastEventId = None,
 ) -> Response:
     """See the decorator."""
     last_id = checked_last_id(last_event_id)
-    log = await node.execute(owner, session_id, body.code, timeout=body.timeout_s, once=once)
-    return await respond(request, node, owner, log, body, last_id)
+    once = await once_of(request, idempotency_key)
+    log = await node_of(request).execute(owner_of(request), session_id, body.code, timeout=body.timeout_s, once=once)
+    return await respond(request, log, body, last_id)
 
 
 @router.get(
@@ -68,10 +65,10 @@ async def execute(
     operation_id="list_executions",
     responses={200: {"model": ExecutionsOut}, **documented(404)},
 )
-async def list_executions(session_id: SessionId, node: TheNode, owner: TheOwner, wanted: Wanted) -> Response:
+async def list_executions(request: Request, session_id: SessionId, wanted: Wanted) -> Response:
     """See the decorator."""
-    page = await node.executions(
-        owner, session_id, limit=wanted.limit, after=wanted.after, newest_first=wanted.newest_first
+    page = await node_of(request).executions(
+        owner_of(request), session_id, limit=wanted.limit, after=wanted.after, newest_first=wanted.newest_first
     )
     return encode.answer(encode.page([encode.execution_row(row) for row in page.items], page.next))
 
@@ -83,9 +80,10 @@ async def list_executions(session_id: SessionId, node: TheNode, owner: TheOwner,
     operation_id="get_execution",
     responses={200: {"model": ExecutionOut}, **documented(404)},
 )
-async def get_execution(session_id: SessionId, execution_id: ExecutionId, node: TheNode, owner: TheOwner) -> Response:
+async def get_execution(request: Request, session_id: SessionId, execution_id: ExecutionId) -> Response:
     """See the decorator."""
-    return encode.answer(encode.execution_row(await node.execution(owner, session_id, execution_id)))
+    row = await node_of(request).execution(owner_of(request), session_id, execution_id)
+    return encode.answer(encode.execution_row(row))
 
 
 @router.get(
@@ -97,15 +95,14 @@ async def get_execution(session_id: SessionId, execution_id: ExecutionId, node: 
     responses={200: {"description": "Server-sent events.", "content": EVENTS}, **documented(404)},
 )
 async def follow_execution(
+    request: Request,
     session_id: SessionId,
     execution_id: ExecutionId,
-    node: TheNode,
-    owner: TheOwner,
     last_event_id: LastEventId = None,
 ) -> Response:
     """See the decorator."""
     last_id = checked_last_id(last_event_id)
-    log = await node.follow(owner, session_id, execution_id)
+    log = await node_of(request).follow(owner_of(request), session_id, execution_id)
     return sse.event_stream(log, last_id=last_id)
 
 
@@ -116,16 +113,14 @@ def checked_last_id(last_event_id: str | None) -> str | None:
     return last_event_id
 
 
-async def respond(
-    request: Request, node: Node, owner: Owner, log: EventLog, body: ExecutionIn, last_id: str | None
-) -> Response:
+async def respond(request: Request, log: EventLog, body: ExecutionIn, last_id: str | None) -> Response:
     """The outcome, once it is there or as it comes."""
     visit = Visit.of(request)
     visit.session_id, visit.execution_id = log.session_id, log.execution_id
 
     async def interrupt() -> None:
         try:
-            await node.withdraw(owner, log.session_id, log.execution_id)
+            await node_of(request).withdraw(owner_of(request), log.session_id, log.execution_id)
         except SandboxError:
             return  # it has ended meanwhile, which was wanted
 

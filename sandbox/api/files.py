@@ -12,7 +12,7 @@ from sandbox.api import encode
 from sandbox.api.download import Download
 from sandbox.api.multipart import Multipart
 from sandbox.api.problems import documented
-from sandbox.api.route import Route, SessionId, TheNode, TheOwner
+from sandbox.api.route import Route, SessionId, node_of, owner_of
 from sandbox.api.schemas import FileOut, FilesOut
 from sandbox.api.visit import Visit
 from sandbox.errors import FileMissing, InvalidPath
@@ -70,9 +70,8 @@ _PATH = {
     responses={200: {"model": FilesOut}, **documented(404, 409)},
 )
 async def list_files(
+    request: Request,
     session_id: SessionId,
-    node: TheNode,
-    owner: TheOwner,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most items of one page.", examples=[100])] = 100,
     after: Annotated[
         str | None,
@@ -80,7 +79,7 @@ async def list_files(
     ] = None,
 ) -> Response:
     """See the decorator."""
-    found = await node.files(owner, session_id)
+    found = await node_of(request).files(owner_of(request), session_id)
     page = found.page(limit, after)
     listed = encode.page([encode.file(row) for row in page.items], page.next)
     return encode.answer(listed | {"complete": found.complete})
@@ -95,8 +94,9 @@ async def list_files(
     responses={200: {"model": FilesOut}, **documented(404, 408, 409, 413, 415, 429)},
     openapi_extra={"requestBody": {"required": True, "content": _FORM}},
 )
-async def upload_files(request: Request, session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def upload_files(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
+    node, owner = node_of(request), owner_of(request)
     content_type = request.headers.get("content-type", "")
     if not content_type.lower().startswith("multipart/form-data"):
         raise HTTPException(415, "send the files as multipart/form-data, or one of them with PUT")
@@ -126,8 +126,9 @@ async def upload_files(request: Request, session_id: SessionId, node: TheNode, o
     responses=_DOWNLOAD | documented(404, 409, 416),
     openapi_extra=_PATH,
 )
-async def download_file(request: Request, session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def download_file(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
+    node, owner = node_of(request), owner_of(request)
     row = await node.file(owner, session_id, _path(request))
     return Download(row, partial(node.pieces, row), request.headers)
 
@@ -140,8 +141,9 @@ async def download_file(request: Request, session_id: SessionId, node: TheNode, 
     responses={200: {"model": FileOut}, 201: {"model": FileOut}, **documented(404, 408, 409, 413, 429)},
     openapi_extra=_PATH | {"requestBody": {"required": True, "content": _BYTES}},
 )
-async def upload_file(request: Request, session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def upload_file(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
+    node, owner = node_of(request), owner_of(request)
     path = _path(request)
     try:
         await node.file(owner, session_id, path)
@@ -163,9 +165,9 @@ async def upload_file(request: Request, session_id: SessionId, node: TheNode, ow
     responses=documented(404, 409),
     openapi_extra=_PATH,
 )
-async def delete_file(request: Request, session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def delete_file(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
-    await node.remove_file(owner, session_id, _path(request))
+    await node_of(request).remove_file(owner_of(request), session_id, _path(request))
     return Response(status_code=204)
 
 

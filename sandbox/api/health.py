@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from sandbox.api import encode
 from sandbox.api.auth import secret_of
 from sandbox.api.problems import documented
-from sandbox.api.route import OpenRoute, Route, TheNode
+from sandbox.api.route import OpenRoute, Route, node_of
 from sandbox.api.schemas import HealthOut
 from sandbox.errors import SandboxError
 from sandbox.node import Node
@@ -32,8 +32,9 @@ _OPEN: dict[str, Any] = {"security": []}
     responses={200: {"model": HealthOut}, 503: {"model": HealthOut}, 403: documented()[403]},
     openapi_extra=_OPEN,
 )
-async def health(request: Request, node: TheNode) -> Response:
+async def health(request: Request) -> Response:
     """See the decorator."""
+    node = node_of(request)
     found = await node.health()
     known = await _is_known(request, node)
     status = "draining" if found.draining else "unready"
@@ -77,7 +78,7 @@ async def live() -> Response:
         **documented(),
     },
 )
-async def metrics(request: Request, node: TheNode) -> Response:
+async def metrics(request: Request) -> Response:
     """See the decorator."""
-    text, content_type = node.metrics.exposition(request.headers.get("accept", ""))
+    text, content_type = node_of(request).metrics.exposition(request.headers.get("accept", ""))
     return Response(text, headers={"content-type": content_type})

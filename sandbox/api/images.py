@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from sandbox.api import encode
 from sandbox.api.problems import documented
-from sandbox.api.route import Route, TheNode
+from sandbox.api.route import Route, node_of
 from sandbox.api.schemas import ImageOut, ImagesOut
 from sandbox.errors import ImageNotBuilt, UnknownImage
 
@@ -20,9 +20,9 @@ router = APIRouter(prefix="/v1/images", route_class=Route, tags=["images"])
     operation_id="list_images",
     responses={200: {"model": ImagesOut}, **documented()},
 )
-async def list_images(node: TheNode) -> Response:
+async def list_images(request: Request) -> Response:
     """See the decorator."""
-    found = await node.engine.runtime.manifests()
+    found = await node_of(request).engine.runtime.manifests()
     return encode.answer(encode.page([encode.manifest(each) for each in found]))
 
 
@@ -34,14 +34,14 @@ async def list_images(node: TheNode) -> Response:
     responses={200: {"model": ImageOut}, **documented(404)},
 )
 async def get_image(
+    request: Request,
     name: Annotated[
         str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="The image's name.", examples=["python"])
     ],
-    node: TheNode,
 ) -> Response:
     """See the decorator."""
     try:
-        found = await node.engine.runtime.manifest(name)
+        found = await node_of(request).engine.runtime.manifest(name)
     except ImageNotBuilt as error:
         raise UnknownImage(f"the image {name} is not built on this server") from error
     return encode.answer(encode.manifest(found))

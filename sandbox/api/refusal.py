@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 
+from starlette.types import Send
+
 from sandbox import logs
 from sandbox.api import problems
 from sandbox.metrics import Metrics
@@ -41,14 +43,24 @@ class Refusal:
         headers = [(b"content-type", problems.MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), *ALWAYS]
         if retry_after is not None:
             headers.append((b"retry-after", str(retry_after).encode()))
+        self._headers = headers
         self._head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode() + _lines(headers)
 
     def answer(self, request_id: str, *, last: bool) -> bytes:
         """All of it. last: nothing more is answered on this connection."""
-        identity = request_id.encode()
-        body = (b'"%b"' % identity).join(self._body)
+        identity, body = request_id.encode(), self._body_for(request_id)
         close = b"connection: close\r\n" if last else b""
         return b"%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (self._head, identity, len(body), close, body)
+
+    async def send(self, request_id: str, send: Send) -> None:
+        """The same as an ASGI application's answer."""
+        body = self._body_for(request_id)
+        own = [(b"x-request-id", request_id.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": self.status, "headers": [*self._headers, *own]})
+        await send({"type": "http.response.body", "body": body})
+
+    def _body_for(self, request_id: str) -> bytes:
+        return (b'"%b"' % request_id.encode()).join(self._body)
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

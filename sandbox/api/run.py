@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from sandbox.api.executions import OUTCOME, LastEventId, checked_last_id, respond
 from sandbox.api.problems import documented
-from sandbox.api.route import MaybeOnce, Route, TheNode, TheOwner
+from sandbox.api.route import IdempotencyKey, Route, node_of, once_of, owner_of
 from sandbox.api.schemas import RunIn
 
 router = APIRouter(route_class=Route, tags=["executions"])
@@ -21,20 +21,18 @@ router = APIRouter(route_class=Route, tags=["executions"])
 async def run(
     request: Request,
     body: RunIn,
-    node: TheNode,
-    owner: TheOwner,
-    once: MaybeOnce,
+    idempotency_key: IdempotencyKey = None,
     last_event_id: LastEventId = None,
 ) -> Response:
     """See the decorator."""
     last_id = checked_last_id(last_event_id)
-    log = await node.run(
-        owner,
+    log = await node_of(request).run(
+        owner_of(request),
         body.code,
         timeout=body.timeout_s,
         image=body.image,
         memory_mb=body.memory_mb,
         files=[file.upload() for file in body.files],
-        once=once,
+        once=await once_of(request, idempotency_key),
     )
-    return await respond(request, node, owner, log, body, last_id)
+    return await respond(request, log, body, last_id)

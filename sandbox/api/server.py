@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -71,9 +71,27 @@ async def serve(settings: "Settings", announce: Callable[[str], None]) -> None:
                 )
             app = create_app(node)
             server = _Server(_config(node, app), lambda: announce(_url(listening)))
-            async with app.state.mcp.open():
+            async with app.state.mcp.open(), _warming(node):
                 with _until_told(server, node, app.state.mcp):
                     await server.serve(sockets=[listening])
+
+
+@contextlib.asynccontextmanager
+async def _warming(node: Node) -> AsyncIterator[None]:
+    """Within the block, models are made ready: loading a vendor's library takes seconds, the first chat should not."""
+
+    async def warm() -> None:
+        try:
+            await node.engine.models.warm()
+        except Exception:  # whoever asks for that model is told
+            log.exception("a model's server cannot be made ready")
+
+    task = asyncio.create_task(warm(), name="warm models")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _config(node: Node, app: ASGIApp) -> uvicorn.Config:
@@ -94,8 +112,9 @@ def _config(node: Node, app: ASGIApp) -> uvicorn.Config:
 
 
 def _turnstile(node: Node) -> Turnstile:
-    most = node.admission.budget_mb // MIN_MEMORY_MB + node.settings.max_waiting
-    return Turnstile(most)
+    budget, settings = node.admission.budget_mb, node.settings
+    most, most_usual = (budget // each + settings.max_waiting for each in (MIN_MEMORY_MB, settings.memory_mb))
+    return Turnstile(most, most_usual, lambda: node.admission.retry_after)
 
 
 class _Server(uvicorn.Server):

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from sandbox.api import encode
 from sandbox.api.problems import documented
-from sandbox.api.route import MaybeOnce, Route, SessionId, TheNode, TheOwner, Wanted
+from sandbox.api.route import IdempotencyKey, Route, SessionId, Wanted, node_of, once_of, owner_of
 from sandbox.api.schemas import SessionIn, SessionOut, SessionsOut
 from sandbox.api.visit import Visit
 
@@ -19,16 +19,17 @@ router = APIRouter(prefix="/v1/sessions", route_class=Route, tags=["sessions"])
     operation_id="open_session",
     responses={201: {"model": SessionOut}, **documented(404, 408, 409, 413, 415, 429)},
 )
-async def open_session(request: Request, body: SessionIn, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
+async def open_session(request: Request, body: SessionIn, idempotency_key: IdempotencyKey = None) -> Response:
     """See the decorator."""
+    node = node_of(request)
     row = await node.open_session(
-        owner,
+        owner_of(request),
         image=body.image,
         memory_mb=body.memory_mb,
         idle_timeout=body.idle_timeout_s,
         metadata=body.metadata,
         files=[file.upload() for file in body.files],
-        once=once,
+        once=await once_of(request, idempotency_key),
     )
     Visit.of(request).session_id = row.id
     return encode.answer(encode.session(row, node), 201, {"location": f"/v1/sessions/{row.id}"})
@@ -41,9 +42,12 @@ async def open_session(request: Request, body: SessionIn, node: TheNode, owner: 
     operation_id="list_sessions",
     responses={200: {"model": SessionsOut}, **documented()},
 )
-async def list_sessions(node: TheNode, owner: TheOwner, wanted: Wanted) -> Response:
+async def list_sessions(request: Request, wanted: Wanted) -> Response:
     """See the decorator."""
-    page = await node.sessions(owner, limit=wanted.limit, after=wanted.after, newest_first=wanted.newest_first)
+    node = node_of(request)
+    page = await node.sessions(
+        owner_of(request), limit=wanted.limit, after=wanted.after, newest_first=wanted.newest_first
+    )
     return encode.answer(encode.page([encode.session(row, node) for row in page.items], page.next))
 
 
@@ -54,9 +58,10 @@ async def list_sessions(node: TheNode, owner: TheOwner, wanted: Wanted) -> Respo
     operation_id="get_session",
     responses={200: {"model": SessionOut}, **documented(404)},
 )
-async def get_session(session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def get_session(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
-    return encode.answer(encode.session(await node.session(owner, session_id), node))
+    node = node_of(request)
+    return encode.answer(encode.session(await node.session(owner_of(request), session_id), node))
 
 
 @router.delete(
@@ -67,9 +72,10 @@ async def get_session(session_id: SessionId, node: TheNode, owner: TheOwner) -> 
     operation_id="close_session",
     responses={200: {"model": SessionOut}, **documented(404)},
 )
-async def close_session(session_id: SessionId, node: TheNode, owner: TheOwner) -> Response:
+async def close_session(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
-    return encode.answer(encode.session(await node.close_session(owner, session_id), node))
+    node = node_of(request)
+    return encode.answer(encode.session(await node.close_session(owner_of(request), session_id), node))
 
 
 @router.post(
@@ -80,9 +86,9 @@ async def close_session(session_id: SessionId, node: TheNode, owner: TheOwner) -
     operation_id="interrupt",
     responses=documented(404, 408, 409, 413),
 )
-async def interrupt(session_id: SessionId, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
+async def interrupt(request: Request, session_id: SessionId, idempotency_key: IdempotencyKey = None) -> Response:
     """See the decorator."""
-    await node.interrupt(owner, session_id, once)
+    await node_of(request).interrupt(owner_of(request), session_id, await once_of(request, idempotency_key))
     return Response(status_code=204)
 
 
@@ -94,7 +100,7 @@ async def interrupt(session_id: SessionId, node: TheNode, owner: TheOwner, once:
     operation_id="restart",
     responses=documented(404, 408, 409, 413),
 )
-async def restart(session_id: SessionId, node: TheNode, owner: TheOwner, once: MaybeOnce) -> Response:
+async def restart(request: Request, session_id: SessionId, idempotency_key: IdempotencyKey = None) -> Response:
     """See the decorator."""
-    await node.restart(owner, session_id, once)
+    await node_of(request).restart(owner_of(request), session_id, await once_of(request, idempotency_key))
     return Response(status_code=204)

@@ -4,6 +4,9 @@ httpx takes about a millisecond of processor time for a request; on two cores th
 """
 
 import asyncio
+import contextlib
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,11 +25,16 @@ class Answer:
     """What came back, whole."""
 
     status: int
-    headers: dict[str, str]
-    """Names in lower case."""
+    raw_headers: list[tuple[bytes, bytes]]
+    """As they came."""
     body: bytes
     ms: float
-    """From handing the request's first bytes to the open connection until the answer's last byte was here."""
+    """From the request's first byte, on its way to the server, until the answer's last byte was here."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Names in lower case. Made when it is asked for, which is not while others are waited for."""
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.raw_headers}
 
 
 class Connection(asyncio.Protocol):
@@ -40,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._answer: asyncio.Future[Answer] | None = None
         self._start = 0.0
-        self._headers: dict[str, str] = {}
+        self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
 
     @classmethod
@@ -77,7 +85,7 @@ class Connection(asyncio.Protocol):
         ).encode()
         self._start = time.perf_counter()
         if len(body) <= _PIECE:
-            self._transport.write(head + body)
+            self._write_now(head + body)
         else:
             self._transport.write(head)
             for start in range(0, len(body), _PIECE):
@@ -87,6 +95,17 @@ class Connection(asyncio.Protocol):
         if answer.status not in (wanted, 429, 503):
             raise SandboxFailed(f"{method} {path} was answered with {answer.status}: {answer.body[:500]!r}")
         return answer
+
+    def _write_now(self, data: bytes) -> None:
+        """Past the loop, which sends what was written in a round only at its end: for the first of a thousand requests
+        that go out together, that is when the last of them has been made.
+        """
+        sock: socket.socket = self._transport.get_extra_info("socket")
+        if not self._transport.get_write_buffer_size():
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(sock.fileno(), data) :]
+        if data:
+            self._transport.write(data)
 
     async def ask(
         self,
@@ -127,7 +146,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """From the parser."""
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._headers.append((name, value))
 
     def on_body(self, body: bytes) -> None:
         """From the parser."""
@@ -136,7 +155,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """From the parser."""
         ms = 1000 * (time.perf_counter() - self._start)
-        headers, self._headers = self._headers, {}
+        headers, self._headers = self._headers, []
         pieces, self._body = self._body, []
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Answer(self._parser.get_status_code(), headers, b"".join(pieces), ms))

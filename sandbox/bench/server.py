@@ -163,7 +163,7 @@ async def _calls(server: Server, path: str, count: int, *, settle: bool = False)
             start = time.perf_counter()
             response = await client.post(path, json={"code": "print(1)"})
             times.append(1000 * (time.perf_counter() - start))
-            _check(Answer(response.status_code, {}, response.content, times[-1]), r'"1\n"')
+            _check(Answer(response.status_code, [], response.content, times[-1]), r'"1\n"')
     return times[_WARM_UP:]
 
 

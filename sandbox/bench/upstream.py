@@ -14,7 +14,7 @@ from typing import Any
 
 from sandbox.errors import SandboxFailed
 
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: keep-alive\r\n\r\n"
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _CALL = {"index": 0, "id": "call_1", "type": "function"}
 _CODE = json.dumps({"code": "print(1)"})
 _USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from sandbox import logs
 from sandbox.chats import resume
 from sandbox.errors import InvalidLimits, SandboxError
 from sandbox.interpreters.lazy import LazyInterpreter
@@ -22,11 +21,12 @@ from sandbox.loop.events import Ending, Finished, Repair
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Event, Loop, Options
 from sandbox.loop.messages import Delta, Reply, Request
-from sandbox.loop.models import Models
+from sandbox.loop.models import Models, Shadowed
 from sandbox.node import Node
 from sandbox.traces import Recorder, Secrets
 
-_logger = logs.logger(__name__)
+_NOBODY = "shadow"
+"""No key's id: those who asked are not told of second opinions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,13 @@ class Chats:
         self._node = node
         self._budget = budget
         self._secrets = secrets
+        models.on_shadow = self._keep_shadow
+
+    def _keep_shadow(self, shadowed: Shadowed) -> None:
+        """A second opinion is kept as a trace of nobody's."""
+        recorder = Recorder(shadowed.request, _NOBODY, self._secrets)
+        recorder.compare(shadowed)
+        self._node.background(self._node.store.add_trace(recorder.row()), f"keep {recorder.id}")
 
     async def pass_through(self, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Reply, None]:
         """A request that wants no tool of ours. See `Models.stream`."""

@@ -65,6 +65,8 @@ def show(trace_id: Annotated[str, typer.Argument(metavar="ID", help="From `sandb
         f"{row.output_tokens} out{cost}, {row.ended_at - row.created_at:.1f} s"
     )
     for record in row.records:
+        if record["kind"] == "attempt" and record["outcome"] == "answered":
+            continue  # its turn says so
         _show(record, record["at"] - row.created_at)
 
 

@@ -222,7 +222,7 @@ def _argument(value: BaseException, at: TracebackType, below: list[FrameType]) -
 
 def _sheets(below: list[FrameType], wanted: str) -> Found | None:
     for frame in below:
-        book = locals_of(frame).get("self")
+        book: Any = locals_of(frame).get("self")
         for name in ("_reader", "book"):
             book = dict_of(book).get(name, book)
         if words(type(book).__module__).startswith("openpyxl."):

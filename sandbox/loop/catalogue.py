@@ -41,7 +41,10 @@ class UpstreamPlan:
     name: str
     dialect: Dialect = "openai"
     url: str = ""
-    """Without the endpoint's own path, with the version's: `http://127.0.0.1:8080/v1`. Empty is the vendor's own."""
+    """As the vendor's library wants it: OpenAI's with the version (`http://127.0.0.1:8080/v1`), Anthropic's without it.
+
+    Empty is the vendor's own.
+    """
     key: SecretStr | None = None
     """None for servers that need none."""
     key_variable: str = ""
@@ -51,8 +54,8 @@ class UpstreamPlan:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     """In and out."""
-    timeout_s: float = 60.0
-    """Seconds of silence after which a request counts as failed; also the bound of connecting."""
+    timeout_s: float = 120.0
+    """Seconds of silence after which a request counts as failed."""
     attempts: int = 3
     """Tries of one request, the first included, before the next route is taken."""
     breaker_failures: int = 5

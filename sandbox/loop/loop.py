@@ -114,16 +114,13 @@ class _Run:
 
     async def begin(self) -> None:
         """Tell the model of its tool."""
-        options, files = self._options, await self._interpreter.files()
-        ours = tool.function(self._interpreter.facts, files)
-        request = self._request
+        options, request = self._options, self._request
+        facts, files = self._interpreter.facts, await self._interpreter.files()
         if options.fenced:
-            system = Message("system", (Text(fence.instructions(ours)),))
-            self._request = replace(request, messages=(system, *request.messages))
-            if options.functions:
-                self._request = replace(self._request, functions=options.functions)
+            system = Message("system", (Text(fence.instruction(facts, files)),))
+            self._request = replace(request, messages=(system, *request.messages), functions=options.functions)
         else:
-            self._request = replace(request, functions=(ours, *options.functions))
+            self._request = replace(request, functions=(tool.function(facts, files), *options.functions))
 
     async def events(self) -> AsyncGenerator[Event, None]:
         while (over := self._over()) is None:
@@ -237,7 +234,7 @@ class _Run:
         """Tell the model what came of its calls."""
         if self._options.fenced and not self._said[-1].calls:
             parts = [part for result in results for part in result.parts]
-            after = fence.FIX if results[-1].failed else fence.ANSWER
+            after = fence.AFTER_ERROR if results[-1].failed else fence.AFTER_OUTPUT
             self._said.append(Message("user", (*parts, Text(after))))
         else:
             self._said.append(Message("tool", tuple(results)))
@@ -306,7 +303,7 @@ class _Run:
             await self._files() if failed else (),
             code=code,
             pictures=self._options.pictures,
-            again=seen if failed else 0,
+            again=seen - 1 if failed else 0,
             left=self._options.budget.attempts - self._streak.failures if failed else None,
         )
         if not failed and seen >= _AGAIN:

@@ -26,6 +26,7 @@ from sandbox.loop.catalogue import Catalogue, ModelPlan, Route, UpstreamPlan
 from sandbox.loop.clock import Clock, Patience
 from sandbox.loop.gate import Closed, Gate
 from sandbox.loop.messages import Delta, Reply, Request, Usage
+from sandbox.loop.prices import cost
 from sandbox.loop.routes import Speeds, expected, ordered, price_of
 from sandbox.loop.shadow import Shadowed, Shadows
 from sandbox.loop.upstream import Upstream
@@ -148,6 +149,17 @@ class Models:
     def on_shadow(self, told: Callable[[Shadowed], None] | None) -> None:
         self._shadows.on_shadow = told
 
+    async def warm(self) -> None:
+        """Make every upstream ready, in a thread: loading a vendor's library takes seconds, in which no other request
+        would get on. For servers; raises what `connect` raises.
+        """
+        for name, plan in self.catalogue.upstreams.items():
+            if name not in self._upstreams:
+                upstream = await asyncio.to_thread(self._connect, plan)
+                if self._upstreams.setdefault(name, upstream) is not upstream:  # a request was faster
+                    await upstream.aclose()
+            await asyncio.to_thread(cost, Usage(), "", plan.address)
+
     def plan(self, name: str) -> ModelPlan:
         """What is done for a model's name; empty is the default model. Raises `UnknownModel`."""
         return self.catalogue.plan(name)
@@ -268,10 +280,12 @@ class Models:
                 reply.cost if reply else None,
                 turn.shadow,
             )
-            if not turn.shadow and outcome == "answered" and first is not None:
-                self._speeds.record(route, first)
-            elif not turn.shadow and isinstance(error, UpstreamError) and _may_fail_over(error):
-                self._speeds.record(route, math.inf)
+            # Of configured models only: there is no end of names that clients can make up.
+            if turn.plan.policy == "fastest" and not turn.shadow:
+                if outcome == "answered" and first is not None:
+                    self._speeds.record(route, first)
+                elif isinstance(error, UpstreamError) and _may_fail_over(error):
+                    self._speeds.record(route, math.inf)
             return self._noted(attempt)
 
         try:
@@ -295,9 +309,9 @@ class Models:
         except UpstreamError as error:
             yield ended(_outcome(error), error)
             raise
-        except BaseException:
+        except BaseException as error:
             if began is not None:
-                ended("cancelled")
+                ended("failed" if isinstance(error, Exception) else "cancelled")
             raise
         yield ended("answered")
         yield reply

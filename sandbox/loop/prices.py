@@ -6,9 +6,11 @@ server of one's own is never charged for under a vendor's price because its mode
 not known the cost is None, never 0; for a local server it can be set to 0.
 """
 
+import functools
 from decimal import Decimal
 
 import genai_prices
+from genai_prices.data_snapshot import get_snapshot
 
 from sandbox.loop.catalogue import Prices
 from sandbox.loop.messages import Usage
@@ -31,11 +33,27 @@ def cost(usage: Usage, model: str, address: str, override: Prices | None = None)
         cache_read_tokens=usage.cache_read_tokens,
         cache_write_tokens=usage.cache_write_tokens,
     )
+    vendor = _vendor(address)
+    if vendor is None:
+        return None
     try:
-        price: Decimal = genai_prices.calc_price(tokens, model, provider_api_url=address).total_price
+        price: Decimal = genai_prices.calc_price(tokens, model, provider_id=vendor).total_price
     except (LookupError, ValueError):  # not listed; or an upstream that counts more cached tokens than there were
         return None
     return float(price)
+
+
+@functools.lru_cache(maxsize=256)
+def _vendor(address: str) -> str | None:
+    """Who publishes prices for an address.
+
+    Asked for by itself, because the package remembers every model's name that it has looked for at an address without
+    prices, and to a local server any name will do.
+    """
+    try:
+        return get_snapshot().find_provider(None, None, address).id
+    except LookupError:
+        return None
 
 
 def _by(prices: Prices, usage: Usage) -> float:

@@ -171,7 +171,8 @@ def _failure(execution: Execution) -> Iterator[str]:
         return
     trace = user_frames(error.traceback, execution.execution_count)
     if len(error.value) > _VALUE:
-        trace = trace.replace(error.value, cut(error.value, _VALUE))
+        at = trace.find(f": {error.value[:100]}")
+        trace = trace[:at] + cut(trace[at:], _VALUE) if at >= 0 else trace
     if execution.status is not Status.ERROR:
         # How it ended has been said, and the last line will be; where it came from is what a traceback adds.
         trace = re.sub(r"\n?KeyboardInterrupt\s*\Z", "", trace)

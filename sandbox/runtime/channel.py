@@ -20,13 +20,39 @@ class SocketChannel:
         self._unsent: deque[tuple[memoryview, asyncio.Future[None]]] = deque()
         self._waits_for_room = False
         self._broken = False
+        self._wanted: asyncio.Future[bytes] | None = None
+        """What `read` waits for."""
+        self._is_watched = False
 
     async def read(self) -> bytes:
         """See `Channel`."""
-        try:
-            return await self._loop.sock_recv(self._socket, _RECEIVE)
-        except (ConnectionError, OSError):
+        if self._socket.fileno() < 0:
             return b""
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.add_reader(self._socket, self._receive)
+        self._wanted = self._loop.create_future()
+        return await self._wanted
+
+    def _receive(self) -> None:
+        """The socket stays watched from one `read` to the next. The loop's `sock_recv` would begin and end that for
+        every piece, with half a dozen system calls.
+        """
+        if self._wanted is None or self._wanted.done():
+            self._watch_no_more()  # nobody reads: what comes waits in the kernel and, once that is full, at its sender
+            return
+        try:
+            data = self._socket.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._wanted.set_result(data)
+
+    def _watch_no_more(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._loop.remove_reader(self._socket)
 
     async def write(self, data: bytes) -> None:
         """See `Channel`. A caller that is cancelled takes nothing back: half a frame would end the conversation."""
@@ -75,7 +101,5 @@ class SocketChannel:
     async def aclose(self) -> None:
         """See `Channel`."""
         self._break()
-        if self._socket.fileno() >= 0:
-            # `read` may be waiting; a socket that gets the same number next would never wake.
-            self._loop.remove_reader(self._socket)
+        self._watch_no_more()  # before its number is another socket's
         self._socket.close()

@@ -11,6 +11,7 @@ from sandbox.loop.attempt import Attempt
 from sandbox.loop.events import Finished, Ran, Repair, Replied, Unusable
 from sandbox.loop.loop import Event
 from sandbox.loop.messages import Message, Request, Text
+from sandbox.loop.shadow import Shadowed
 from sandbox.store.rows import TraceRow
 from sandbox.traces import parts
 from sandbox.traces.secrets import Secrets
@@ -78,6 +79,14 @@ class Recorder:
         """We or the upstream failed."""
         self._ending = "failed"
         self._keep("end", error=type(error).__name__, detail=str(error))
+
+    def compare(self, shadowed: Shadowed) -> None:
+        """No run, but one turn that was also asked elsewhere: what was answered, and what the other said."""
+        self._ending = "shadow"
+        self.add(Replied(1, shadowed.reply, 0.0))
+        self.add(shadowed.attempt)
+        if shadowed.shadow is not None:
+            self.add(Replied(2, shadowed.shadow, shadowed.attempt.seconds))
 
     def row(self) -> TraceRow:
         """The trace as far as it has come; a run that has not finished was cancelled."""

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from sandbox.config import Settings
+from tests.host import Embedded, stopped_zygote
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 """Ends a wait for something that never comes; nothing healthy takes nearly as long."""
 _SERVE = """
 from sandbox.api.server import run
@@ -45,6 +46,13 @@ class Served:
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=WAIT_SECONDS)
+
+    async def warmed(self) -> None:
+        """Wait until it no longer warms up, for tests in which no answer may take seconds."""
+        async with self.client() as client:
+            (await client.post("/v1/run", json={"code": "1"})).raise_for_status()
+            while (await client.get("/health")).status_code == 503:
+                pass  # the pool's own first sandbox may come a little later
 
     async def raw(self, data: bytes) -> bytes:
         """Send these bytes; all that comes back until the server closes."""
@@ -75,17 +83,30 @@ class Served:
 @contextlib.asynccontextmanager
 async def serving(data_dir: Path, **settings: object) -> AsyncIterator[Served]:
     """A server with these settings, until the block ends."""
+    async with _running(data_dir, **settings) as process:
+        yield await _announced(process, data_dir)
+
+
+@contextlib.asynccontextmanager
+async def warming(data_dir: Path) -> AsyncIterator[tuple[Served, Embedded, int]]:
+    """A server, what the host sees of its sandboxes, and its zygote, which is not ready before it is told to go on."""
+    async with _running(data_dir) as process:
+        host, zygote = await stopped_zygote(process.pid)
+        yield await _announced(process, data_dir), host, zygote
+
+
+@contextlib.asynccontextmanager
+async def _running(data_dir: Path, **settings: object) -> AsyncIterator[Process]:
     process = await started(data_dir, **settings)
     try:
-        yield await announced(process, data_dir)
+        yield process
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
             await asyncio.wait_for(process.wait(), WAIT_SECONDS)
 
 
-async def announced(process: Process, data_dir: Path) -> Served:
-    """The server of this process, once it has said where it answers."""
+async def _announced(process: Process, data_dir: Path) -> Served:
     assert process.stdout is not None
     url = (await asyncio.wait_for(process.stdout.readline(), WAIT_SECONDS)).decode().strip()
     assert url, f"the server did not start; see {data_dir / 'log'}:\n{(data_dir / 'log').read_text()}"

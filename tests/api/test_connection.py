@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sandbox.api.turnstile import Turnstile, asks_for_the_usual
 from sandbox.api.visit import Bodies
 from sandbox.errors import Overloaded
 from tests.api.conftest import NewDataDir
@@ -26,6 +27,7 @@ TCP_REPAIR = 19
 async def impatient(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[Served]:
     """A server that waits for a second where others wait for half a minute."""
     async with serving(new_data_dir(), body_timeout_s=1) as served:
+        await served.warmed()
         yield served
 
 
@@ -351,6 +353,50 @@ async def filled(served: Served) -> AsyncIterator[None]:
         for each in inside:
             each.cancel()
         await asyncio.gather(*inside, return_exceptions=True)
+
+
+def test_as_many_come_in_as_could_find_room_of_the_usual_size_and_of_any() -> None:
+    turnstile = Turnstile(3, 2, lambda: None)
+    assert [turnstile.enter(usual=usual) for usual in (True, True, True, False, False)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    turnstile.leave(usual=True)
+    assert turnstile.enter(usual=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "usual"),
+    [
+        (b'{"code": "print(1)\\n"}', True),
+        (b'{"code": "1", "memory_mb": 192}', False),
+        (b'{"code": "1", "\\u006demory_mb": 192}', False),
+        ('{"code": "1", "memory_mb": 192}'.encode("utf-16"), False),
+    ],
+)
+def test_who_may_ask_for_other_than_the_usual_memory_is_not_taken_for_one_who_does_not(
+    body: bytes, usual: bool
+) -> None:
+    assert asks_for_the_usual(body) is usual
+
+
+async def test_with_full_queues_a_run_of_any_size_is_refused_and_one_that_was_done_is_answered(
+    new_data_dir: NewDataDir, nothing_left: None
+) -> None:
+    room = {"memory_mb": 384, "memory_budget_mb": 384, "max_waiting": 1}
+    async with serving(new_data_dir(), pool_size=0, **room) as wide, wide.client() as client:
+        small = {"code": "print(1)", "memory_mb": 192}
+        done = await client.post("/v1/run", json=small, headers={"idempotency-key": "once"})
+        async with filled(wide):
+            refused = await client.post("/v1/run", json=small, headers={"x-request-id": "refused-1"})
+            assert problem(refused) == (503, "queue_full")
+            assert int(refused.headers["retry-after"]) == refused.json()["retry_after"] >= 1
+            assert (refused.headers["x-request-id"], refused.headers["cache-control"]) == ("refused-1", "no-store")
+            again = await client.post("/v1/run", json=small, headers={"idempotency-key": "once"})
+            assert again.json() == done.json()
 
 
 class TestTurnstile:

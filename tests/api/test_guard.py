@@ -88,6 +88,7 @@ async def locked(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[
     """A server that is told of its first key while it runs."""
     async with serving(new_data_dir(), log_level="debug") as served, served.client() as nobody:
         assert (await nobody.get("/v1/sessions")).status_code == 200, "loopback without a key is open"
+        await served.warmed()
         await add_key(served.data_dir)
         while (await nobody.get("/v1/sessions")).status_code == 200:
             pass  # that there is a key now is noticed within a second

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.api.conftest import NewDataDir, add_key
-from tests.api.served import WAIT_SECONDS, Served, announced, problem, serving, started
-from tests.host import alive, groups, stopped_zygote
+from tests.api.served import WAIT_SECONDS, Served, problem, serving, started, warming
+from tests.host import alive, groups
 
 WAITING = """
 import time
@@ -52,18 +52,10 @@ async def test_a_name_that_was_allowed_reaches_the_server(new_data_dir: NewDataD
 async def test_a_server_answers_while_it_warms_up_and_says_so_and_what_comes_then_waits(
     new_data_dir: NewDataDir,
 ) -> None:
-    process = await started(data_dir := new_data_dir())
-    _, zygote = await stopped_zygote(process.pid)
-    served = await announced(process, data_dir)
-    async with served.client() as client:
+    async with warming(new_data_dir()) as (served, _, zygote), served.client() as client:
         health = await client.get("/health")
-        assert health.status_code == 503
-        assert health.json() | {"version": ""} == {
-            "status": "unready",
-            "ready": False,
-            "reasons": ["it warms up: no sandbox has started yet"],
-            "version": "",
-        }
+        assert (health.status_code, health.json()["status"], health.json()["ready"]) == (503, "unready", False)
+        assert health.json()["reasons"] == ["it warms up: no sandbox has started yet"]
         run = asyncio.create_task(client.post("/v1/run", json={"code": "print(1)"}))
         assert (await client.get("/health/live")).status_code == 204
         os.kill(zygote, signal.SIGCONT)
@@ -72,17 +64,13 @@ async def test_a_server_answers_while_it_warms_up_and_says_so_and_what_comes_the
             while (health := await client.get("/health")).status_code == 503:
                 pass
         assert health.json()["status"] == "ready"
-    served.signal(signal.SIGTERM)
-    assert await served.ended() == 0
 
 
 async def test_a_server_told_to_stop_while_it_warms_up_does_so_and_leaves_nothing(new_data_dir: NewDataDir) -> None:
-    process = await started(data_dir := new_data_dir())
-    host, zygote = await stopped_zygote(process.pid)
-    instance, stage = host.instance, host.stage
-    served = await announced(process, data_dir)
-    served.signal(signal.SIGTERM)
-    assert await served.ended() == 0
+    async with warming(new_data_dir()) as (served, host, zygote):
+        instance, stage = host.instance, host.stage
+        served.signal(signal.SIGTERM)
+        assert await served.ended() == 0
     assert not any(alive(pid) for pid in (host.launcher, zygote))
     assert groups(instance) == []
     assert not stage.exists()

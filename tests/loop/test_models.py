@@ -350,5 +350,9 @@ async def test_upstreams_are_connected_when_they_are_needed_and_closed_at_the_en
         await tell(mine)
         await tell(mine)
         assert connected == ["a"]
+        await mine.warm()
+        assert connected == ["a", "b"]
+        await mine.warm()
+        assert connected == ["a", "b"]
     await mine.aclose()
-    assert (a.closed, b.closed) == (1, 0)
+    assert (a.closed, b.closed) == (1, 1)

@@ -1,6 +1,7 @@
 """What a reply costs, and when nobody knows."""
 
 import pytest
+from genai_prices.data_snapshot import get_snapshot
 
 from sandbox.loop.messages import Usage
 from sandbox.loop.prices import Prices, cost
@@ -48,3 +49,16 @@ def test_an_override_prices_cached_tokens_as_input_unless_it_says_otherwise() ->
     cached = Usage(input_tokens=1000, output_tokens=0, cache_read_tokens=400, cache_write_tokens=100)
     assert cost(cached, "m", "", Prices(10, 0)) == pytest.approx(0.01)
     assert cost(cached, "m", "", Prices(10, 0, cache_read=1, cache_write=20)) == pytest.approx(0.0074)
+
+
+def test_names_that_a_client_makes_up_are_not_remembered() -> None:
+    def remembered() -> int:
+        known = get_snapshot()
+        return len(known._provider_misses) + len(known._provider_cache) + len(known._lookup_cache)
+
+    local = "http://127.0.0.1:8080/v1"
+    assert cost(USAGE, "llama", local) is None
+    before = remembered()
+    for number in range(50):
+        assert cost(USAGE, f"llama-{number}", local) is None
+    assert remembered() == before

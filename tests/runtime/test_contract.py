@@ -134,9 +134,9 @@ class TestStart:
             assert result.data["text/plain"] == repr((manifest.python, manifest.libraries["pandas"]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="class")
 async def kernel(ground: Ground) -> AsyncIterator[Kernel]:
-    """A fresh one."""
+    """One for all executions that it survives: a container takes seconds."""
     async with kernel_of(ground.runtime, ground.spec) as kernel:
         yield kernel
 

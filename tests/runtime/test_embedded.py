@@ -24,7 +24,8 @@ SPEC = Spec()
 
 @contextlib.asynccontextmanager
 async def opened() -> AsyncIterator[EmbeddedRuntime]:
-    async with EmbeddedRuntime.open(Settings.load().images_dir) as runtime:
+    # What is looked at does not depend on how much the zygote imports.
+    async with EmbeddedRuntime.open(Settings.load().images_dir, shared=False) as runtime:
         await runtime.prepare(SPEC.image)
         yield runtime
 

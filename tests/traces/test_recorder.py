@@ -116,7 +116,7 @@ def test_as_lines_the_first_is_the_whole_and_the_others_are_the_records() -> Non
 
 
 def test_as_a_notebook_it_is_valid_and_shows_what_ran() -> None:
-    notebook = nbformat.reads(json.dumps(to_notebook(a_whole_run())), as_version=4)
+    notebook = nbformat.reads(json.dumps(to_notebook(a_whole_run())), as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert ["".join(cell.source) for cell in code] == ["1 / 0", "print(6 * 7)"]

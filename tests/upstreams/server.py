@@ -50,6 +50,11 @@ class Scripted:
         """How many are open."""
         return len(self._connections)
 
+    async def left(self) -> None:
+        """Wait until no connection is open."""
+        while self._connections:
+            await asyncio.wait(self._connections)
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()

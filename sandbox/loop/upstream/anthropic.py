@@ -1,7 +1,7 @@
 """Any server that speaks Anthropic's Messages, through the `anthropic` SDK."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
 import anthropic
@@ -33,12 +33,13 @@ class AnthropicUpstream:
         base_url: str = _ANTHROPIC,
         key: str = "",
         key_name: str = "",
+        headers: Mapping[str, str] | None = None,
         connect_s: float = CONNECT_S,
         silence_s: float = SILENCE_S,
     ) -> None:
         """name: in the settings. base_url: without `/v1`. key: empty for a server that wants none. key_name: the
-        environment variable that has it, for messages. connect_s, silence_s: seconds until a connection must be made,
-        and from one piece of an answer to the next.
+        environment variable that has it, for messages. headers: sent with every request. connect_s, silence_s: seconds
+        until a connection must be made, and from one piece of an answer to the next.
         """
         self.name = name
         self._silence_s = silence_s
@@ -49,7 +50,7 @@ class AnthropicUpstream:
             error=anthropic_messages.error,
             last=lambda message: message.name == "message_stop",
         )
-        self._headers: dict[str, str | Omit] = {} if key else {"Authorization": Omit()}
+        self._headers: dict[str, str | Omit] = {**({} if key else {"Authorization": Omit()}), **(headers or {})}
         self._client = AsyncAnthropic(
             base_url=base_url,
             api_key=key or _UNUSED_KEY,

@@ -19,6 +19,8 @@ _BUSY = frozenset({429, 503, 529})
 _PASSING = frozenset({408, 409, 425})
 """Of the 4xx, those that are about the moment and not about the request; both SDKs would try again."""
 _WRONG_KEY = frozenset({401, 403})
+_NO_MONEY = "insufficient_quota"
+"""OpenAI's code for an account that is used up: a 429 that no waiting ends."""
 _STATUS_OF: Mapping[str, int] = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -28,7 +30,7 @@ _STATUS_OF: Mapping[str, int] = {
     "request_too_large": 413,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
-    "insufficient_quota": 429,
+    _NO_MONEY: 402,
     "overloaded_error": 529,
 }
 """An error in the middle of a stream has no status of its own, but a name that has one elsewhere."""
@@ -92,6 +94,8 @@ class Failures:
         self, status: int | None, words: str, error: Mapping[str, Any], retry_after: float | None
     ) -> UpstreamError:
         told = f" (HTTP {status}): {words}" if status else f": {words}"
+        if _NO_MONEY in (error.get("code"), error.get("type")):
+            status = 402
         if status in _BUSY:
             again = f"Try again in {retry_after:.1f} seconds." if retry_after else "Try again later."
             message = f"The upstream {self.upstream!r} is busy{told} {again}"

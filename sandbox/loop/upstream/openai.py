@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's Chat Completions, through the `openai` SDK."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
 import openai
@@ -31,12 +31,13 @@ class OpenAIUpstream:
         base_url: str = _OPENAI,
         key: str = "",
         key_name: str = "",
+        headers: Mapping[str, str] | None = None,
         connect_s: float = CONNECT_S,
         silence_s: float = SILENCE_S,
     ) -> None:
         """name: in the settings. base_url: with its `/v1`. key: empty for a server that wants none. key_name: the
-        environment variable that has it, for messages. connect_s, silence_s: seconds until a connection must be made,
-        and from one piece of an answer to the next.
+        environment variable that has it, for messages. headers: sent with every request. connect_s, silence_s: seconds
+        until a connection must be made, and from one piece of an answer to the next.
         """
         self.name = name
         self._silence_s = silence_s
@@ -49,7 +50,8 @@ class OpenAIUpstream:
         )
         # The SDK takes two of them from the environment, where they are meant for OpenAI and nobody else.
         unsent = () if base_url == _OPENAI else ("OpenAI-Organization", "OpenAI-Project")
-        self._headers = {name: Omit() for name in (*unsent, *(() if key else ("Authorization",)))}
+        omitted = {name: Omit() for name in (*unsent, *(() if key else ("Authorization",)))}
+        self._headers: dict[str, str | Omit] = {**omitted, **(headers or {})}
         self._client = AsyncOpenAI(
             base_url=base_url,
             api_key=key or _UNUSED_KEY,

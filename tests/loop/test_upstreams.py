@@ -1,0 +1,336 @@
+"""Upstreams through the vendors' own SDKs, on servers that do whatever servers do."""
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+import pytest
+
+from sandbox.errors import UpstreamBusy, UpstreamError, UpstreamFailed, UpstreamRefused
+from sandbox.loop.messages import Delta, Dialect, Function, Message, Reply, Request, Text, Usage
+from sandbox.loop.upstream.anthropic import AnthropicUpstream
+from sandbox.loop.upstream.failures import retry_after
+from sandbox.loop.upstream.openai import OpenAIUpstream
+from tests.upstreams import (
+    PAGE,
+    Asked,
+    Breaks,
+    Call,
+    Fails,
+    Raw,
+    Says,
+    Scene,
+    Script,
+    Scripted,
+    Silent,
+    anthropic,
+    busy,
+    openai,
+    runs,
+)
+
+KEY = "sk-0123456789abcdef"
+FUNCTION = Function("run_python", "Runs.", {"type": "object", "properties": {"code": {"type": "string"}}})
+REQUEST = Request("m", (Message("user", (Text("Hello"),)),), (FUNCTION,))
+SHORT_S = 0.2
+"""For what never comes."""
+DIALECTS: Sequence[Dialect] = ("openai", "anthropic")
+
+both = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+@contextlib.asynccontextmanager
+async def upstream(
+    dialect: Dialect, url: str, *, key: str = KEY, silence_s: float = 60.0
+) -> AsyncIterator[OpenAIUpstream | AnthropicUpstream]:
+    opened = (OpenAIUpstream if dialect == "openai" else AnthropicUpstream)(
+        "up", base_url=url, key=key, key_name="UP_API_KEY", silence_s=silence_s
+    )
+    try:
+        yield opened
+    finally:
+        await opened.aclose()
+        await opened.aclose()
+
+
+@contextlib.asynccontextmanager
+async def scripted(
+    dialect: Dialect, *scenes: Scene | Script, silence_s: float = 60.0
+) -> AsyncIterator[tuple[Scripted, OpenAIUpstream | AnthropicUpstream]]:
+    async with Scripted(dialect, *scenes) as server, upstream(dialect, server.url, silence_s=silence_s) as opened:
+        yield server, opened
+
+
+async def turn(asked: OpenAIUpstream | AnthropicUpstream, request: Request = REQUEST) -> Reply:
+    said = [piece async for piece in asked.stream(request)]
+    *deltas, reply = said
+    assert isinstance(reply, Reply)
+    assert "".join(each.text for each in deltas if isinstance(each, Delta)) == reply.message.text
+    return reply
+
+
+async def listen(asked: OpenAIUpstream | AnthropicUpstream, said: list[Delta | Reply]) -> None:
+    async for piece in asked.stream(REQUEST):
+        said.append(piece)
+
+
+async def failure(dialect: Dialect, scene: Scene, silence_s: float = 60.0) -> UpstreamError:
+    async with scripted(dialect, scene, silence_s=silence_s) as (_, opened):
+        with pytest.raises(UpstreamError) as told:
+            await turn(opened)
+    assert told.value.upstream == "up"
+    assert KEY not in f"{told.value!r} {told.value}"
+    return told.value
+
+
+@both
+async def test_a_turn_is_told_in_pieces_and_then_whole(dialect: Dialect) -> None:
+    said = Says("I run it.", (Call("run_python", {"code": "1"}, "a"), Call("run_python", {"code": "2"}, "b")))
+    async with scripted(dialect, said) as (server, opened):
+        reply = await turn(opened)
+    assert reply.message.text == "I run it."
+    assert [(call.id, call.arguments) for call in reply.message.calls] == [
+        ("a", '{"code": "1"}'),
+        ("b", '{"code": "2"}'),
+    ]
+    assert (reply.finish, reply.usage, reply.model, reply.upstream) == ("tool_calls", Usage(10, 5), "m", "up")
+    assert server.asked[0].body["stream"] is True
+
+
+@both
+async def test_turns_share_one_connection(dialect: Dialect) -> None:
+    async with scripted(dialect, *[runs("print(1)")] * 4) as (server, opened):
+        for _ in range(4):
+            await turn(opened)
+        assert server.connections == 1
+        assert await opened.models() == ["scripted"]
+        assert server.connections == 1
+
+
+@both
+@pytest.mark.parametrize("scene", [Breaks("stall", Says("word " * 99), after=6), Says("word " * 9999)])
+async def test_leaving_in_the_middle_closes_the_connection(dialect: Dialect, scene: Scene) -> None:
+    async with scripted(dialect, scene) as (server, opened):
+        stream: AsyncGenerator[Delta | Reply, None] = opened.stream(REQUEST)
+        async with contextlib.aclosing(stream):
+            async for _ in stream:
+                break
+        async with asyncio.timeout(30):
+            await server.left()
+
+
+@both
+async def test_who_is_cancelled_while_nothing_comes_leaves_no_connection(dialect: Dialect) -> None:
+    begun = asyncio.Event()
+
+    def take(asked: Asked) -> Scene:
+        begun.set()
+        return Silent()
+
+    async with scripted(dialect, take) as (server, opened):
+        waiting = asyncio.create_task(turn(opened))
+        await begun.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(30):
+            await server.left()
+
+
+@both
+@pytest.mark.parametrize(
+    ("scene", "status"), [(Fails(status), status) for status in (400, 402, 404, 413, 422)] + [(Fails(403), 403)]
+)
+async def test_what_is_about_the_request_is_refused(dialect: Dialect, scene: Scene, status: int) -> None:
+    told = await failure(dialect, scene)
+    assert isinstance(told, UpstreamRefused)
+    assert told.status == status
+    assert "The server had an error." in str(told)
+
+
+@both
+async def test_a_wrong_key_is_named_by_where_it_comes_from(dialect: Dialect) -> None:
+    told = await failure(dialect, Fails(401, f"Incorrect API key provided: {KEY}."))
+    assert isinstance(told, UpstreamRefused)
+    assert "UP_API_KEY" in str(told)
+    assert "Incorrect API key provided: …" in str(told)
+
+
+@both
+async def test_a_missing_key_is_asked_for_by_name(dialect: Dialect) -> None:
+    async with Scripted(dialect, key=KEY) as server, upstream(dialect, server.url, key="") as opened:
+        with pytest.raises(UpstreamRefused, match="set UP_API_KEY"):
+            await turn(opened)
+
+
+@both
+@pytest.mark.parametrize(
+    ("scene", "after"),
+    [(busy(2), 2.0), (busy("0.5"), 0.5), (busy(), None), (busy(status=503), None), (busy(status=529), None)],
+)
+async def test_too_much_to_do_is_busy_with_the_time_it_asks_for(
+    dialect: Dialect, scene: Scene, after: float | None
+) -> None:
+    told = await failure(dialect, scene)
+    assert isinstance(told, UpstreamBusy)
+    assert told.retry_after == after
+
+
+@both
+@pytest.mark.parametrize(
+    "scene",
+    [
+        Fails(500),
+        Fails(408),
+        PAGE,
+        Raw(b"<html><title>Log in</title></html>"),
+        Raw(b"{}", "application/json"),
+        Raw(b"[", "application/json"),
+        Raw(b"", "text/event-stream"),
+        Raw(b"hello", "text/plain"),
+        Breaks("cut"),
+        Breaks("garbage"),
+        Silent(closes=True),
+    ],
+)
+async def test_whatever_else_goes_wrong_has_failed(dialect: Dialect, scene: Scene) -> None:
+    assert isinstance(await failure(dialect, scene), UpstreamFailed)
+
+
+@both
+@pytest.mark.parametrize("scene", [Silent(), Breaks("stall"), Breaks("stall", after=0)])
+async def test_silence_has_failed_in_the_end(dialect: Dialect, scene: Scene) -> None:
+    told = await failure(dialect, scene, SHORT_S)
+    assert isinstance(told, UpstreamFailed)
+    assert "said nothing for 0.2 seconds" in str(told)
+
+
+async def test_errors_in_the_middle_of_a_stream_have_the_class_that_their_name_has() -> None:
+    assert isinstance(await failure("openai", Breaks("error")), UpstreamFailed)
+    assert isinstance(await failure("anthropic", Breaks("error")), UpstreamBusy)
+    for code, kind in ((429, UpstreamBusy), (502, UpstreamFailed), (400, UpstreamRefused)):
+        said = f'data: {{"error": {{"code": {code}, "message": "x"}}}}\n\n'
+        assert isinstance(await failure("openai", Raw(said.encode(), "text/event-stream")), kind)
+
+
+@both
+async def test_pieces_come_before_the_failure(dialect: Dialect) -> None:
+    async with scripted(dialect, Breaks("cut", Says("word " * 20), after=8)) as (_, opened):
+        said: list[Delta | Reply] = []
+        with pytest.raises(UpstreamFailed, match="broke off"):
+            await listen(opened, said)
+    assert any(isinstance(piece, Delta) and piece.text for piece in said)
+    assert not any(isinstance(piece, Reply) for piece in said)
+
+
+@both
+async def test_nobody_there_has_failed(dialect: Dialect) -> None:
+    async with Scripted(dialect) as server:
+        url = server.url
+    async with upstream(dialect, url) as opened:
+        with pytest.raises(UpstreamFailed, match="does not answer at http://127"):
+            await turn(opened)
+        with pytest.raises(UpstreamFailed, match="does not answer at http://127"):
+            await opened.models()
+
+
+@both
+async def test_no_key_is_sent_where_none_is_set(dialect: Dialect) -> None:
+    async with Scripted(dialect, Says("hi")) as server, upstream(dialect, server.url, key="") as opened:
+        assert (await turn(opened)).message.text == "hi"
+    assert not {"authorization", "x-api-key"} & server.asked[0].headers.keys()
+
+
+@both
+async def test_the_key_is_in_no_log_and_no_repr(dialect: Dialect, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with scripted(dialect, Says("hi"), Fails(401, KEY)) as (_, opened):
+            await turn(opened)
+            with pytest.raises(UpstreamRefused):
+                await turn(opened)
+            assert KEY not in repr(opened) + repr(vars(opened))
+    assert KEY not in caplog.text
+
+
+@both
+async def test_a_server_that_answers_in_one_piece_is_understood(dialect: Dialect) -> None:
+    wire = openai if dialect == "openai" else anthropic
+
+    def whole(asked: Asked) -> Scene:
+        return Raw(wire.whole(Says("hi"), asked, 1), "application/json")
+
+    async with scripted(dialect, whole) as (_, opened):
+        assert (await turn(opened)).message.text == "hi"
+
+
+@both
+async def test_an_empty_answer_is_a_reply_without_words(dialect: Dialect) -> None:
+    async with scripted(dialect, Says()) as (_, opened):
+        assert (await turn(opened)).message.parts == ()
+
+
+async def test_the_account_that_the_environment_names_is_told_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-ours")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-ours")
+    async with scripted("openai", Says("hi")) as (server, opened):
+        await turn(opened)
+    assert not [value for value in server.asked[0].headers.values() if "ours" in value]
+
+
+async def test_a_server_that_cannot_count_is_asked_again_without_and_not_any_more() -> None:
+    def strict(asked: Asked) -> Scene:
+        return Fails(400, "Unknown field: stream_options") if "stream_options" in asked.body else Says("hi", usage=None)
+
+    async with scripted("openai", strict) as (server, opened):
+        for _ in range(2):
+            assert (await turn(opened)).usage == Usage()
+    assert ["stream_options" in asked.body for asked in server.asked] == [True, False, False]
+
+
+async def test_a_model_that_wants_the_new_name_of_the_limit_gets_it() -> None:
+    def strict(asked: Asked) -> Scene:
+        words = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        return Fails(400, words) if "max_tokens" in asked.body else Says("hi")
+
+    async with scripted("openai", strict) as (server, opened):
+        await turn(opened, Request("m", REQUEST.messages, max_tokens=7))
+    assert server.asked[-1].body["max_completion_tokens"] == 7
+
+
+async def test_a_temperature_goes_with_the_version_of_anthropics_api_that_takes_it() -> None:
+    async with scripted("anthropic", Says("a"), Says("b")) as (server, opened):
+        await turn(opened)
+        await turn(opened, Request("m", REQUEST.messages, temperature=0.2))
+    assert server.asked[0].headers["anthropic-version"] != "2023-06-01"
+    assert server.asked[1].headers["anthropic-version"] == "2023-06-01"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({}, None),
+    ],
+)
+def test_how_long_to_wait_is_read_from_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_how_long_to_wait_may_be_a_date() -> None:
+    after = retry_after({"retry-after": "Fri, 31 Dec 2100 23:59:59 GMT"})
+    assert after is not None
+    assert after > 86400
+
+
+def test_sandbox_run_does_not_load_the_sdks() -> None:
+    program = "import sandbox.cli.run, sys; print({'openai', 'anthropic', 'httpx2'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
