@@ -17,15 +17,14 @@ def show(data: bytes, environment: Mapping[str, str] = os.environ) -> bool:
     """Show it on stdout, if that is a terminal that can; whether it was."""
     if not sys.stdout.isatty() or len(data) > _MOST_BYTES:
         return False
-    sequence = _sequence(data, environment)
-    if sequence:
+    if shown := sequence(data, environment):
         sys.stdout.flush()
-        sys.stdout.buffer.write(sequence + b"\n")
+        sys.stdout.buffer.write(shown + b"\n")
         sys.stdout.buffer.flush()
-    return bool(sequence)
+    return bool(shown)
 
 
-def _sequence(data: bytes, environment: Mapping[str, str]) -> bytes:
+def sequence(data: bytes, environment: Mapping[str, str]) -> bytes:
     """What shows it there; empty where nothing does. A multiplexer between us would swallow it, or show it as text."""
     if environment.get("TMUX") or environment.get("STY"):
         return b""
