@@ -99,7 +99,7 @@ def test_a_model_without_tool_calls_is_asked_for_fences(shell: Shell) -> None:
     done = shell.run("chat", "--fenced", "How much is it?")
     assert done.returncode == 0
     assert "tools" not in shell.upstream.asked[0].body
-    assert "42" in shell.upstream.asked[1].body["messages"][-1]["content"]
+    assert "42" in str(shell.upstream.asked[1].body["messages"][-1]["content"])
 
 
 def test_a_run_that_ends_without_an_answer_says_so_and_exits_1(shell: Shell) -> None:

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from sandbox.api import encode, sse
-from sandbox.api.openai_errors import envelope, told
-from sandbox.api.problems import documented
+from sandbox.api.openai_errors import documented, envelope, told
 from sandbox.api.pump import Pump
 from sandbox.api.route import Route, owner_of
 from sandbox.api.schemas import ChatIn, ChatOut, ModelOut, ModelsOut

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Response
 from starlette.exceptions import HTTPException
 
+from sandbox.api import problems
 from sandbox.api.problems import HTTP_CODES, code_of, rate_limit, status_of
 from sandbox.errors import (
     Overloaded,
@@ -25,6 +26,30 @@ from sandbox.errors import (
     UpstreamRefused,
 )
 
+_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string", "description": "For a person."},
+                "type": {"type": "string", "description": "Whose fault, in the vendor's words."},
+                "param": {"type": ["string", "null"], "description": "The field that is wrong."},
+                "code": {"type": ["string", "null"], "description": "Stable."},
+            },
+        }
+    },
+}
+_EXAMPLE = {
+    "error": {
+        "message": "there is no model 'gpt-7'; choose from: small",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+}
 _BUG = "the server failed; its log has more under this request's id"
 
 
@@ -80,6 +105,14 @@ def of_http(request_id: str, error: HTTPException) -> Response:
 def of_bug(request_id: str) -> Response:
     """What nobody foresaw. Its words stay in the log."""
     return _response(500, envelope(_BUG, "server_error", HTTP_CODES[500]))
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of one operation for the OpenAPI document. Those that every operation has are among them."""
+    return {
+        status: {**problem, "content": {"application/json": {"schema": _SCHEMA, "example": _EXAMPLE}}}
+        for status, problem in problems.documented(*statuses).items()
+    }
 
 
 def _type(status: int, error: SandboxError) -> str:

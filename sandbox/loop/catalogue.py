@@ -152,15 +152,15 @@ class Catalogue:
         OpenAI's. Empty is the default.
         """
         name = name or self.default or next(iter(self.models), "")
+        if not self.upstreams:
+            raise UnknownModel(
+                f"there is no model {name!r}, because there is no upstream: set OPENAI_API_KEY or ANTHROPIC_API_KEY, "
+                "OPENAI_BASE_URL for a local server, or [upstreams.NAME] in the settings file"
+            )
         if not name:
             raise UnknownModel("the request names no model, and there is no default; set `model`")
         if name in self.models:
             return self.models[name]
-        if not self.upstreams:
-            raise UnknownModel(
-                f"no upstream has a model {name!r}, because there is none: set OPENAI_API_KEY or ANTHROPIC_API_KEY, "
-                "OPENAI_BASE_URL for a local server, or [upstreams.NAME] in the settings file"
-            )
         route = None if self.closed else self._route(name)
         if route is None:
             known = ", ".join(self.models) or f"{next(iter(self.upstreams))}/MODEL"

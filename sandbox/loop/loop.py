@@ -111,6 +111,8 @@ class _Run:
         self._last_failure = ""
         self._reply: Reply | None = None
         self._empty = 0
+        self._lost = False
+        """An execution of this run has cost the session its variables."""
 
     async def begin(self) -> None:
         """Tell the model of its tool."""
@@ -305,7 +307,9 @@ class _Run:
             pictures=self._options.pictures,
             again=seen - 1 if failed else 0,
             left=self._options.budget.attempts - self._streak.failures if failed else None,
+            lost=self._lost,
         )
+        self._lost = self._lost or execution.state_lost
         if not failed and seen >= _AGAIN:
             words = (*words, Text(_REPEATED.format(count=seen)))
         return Ran(call, code, execution, words)

@@ -53,7 +53,7 @@ def test_no_name_means_the_default_or_the_first() -> None:
 @pytest.mark.parametrize(
     ("known", "words"),
     [
-        (Catalogue(), "there is none: set OPENAI_API_KEY or ANTHROPIC_API_KEY"),
+        (Catalogue(), "there is no upstream: set OPENAI_API_KEY or ANTHROPIC_API_KEY"),
         (catalogue(ANTHROPIC), "no model 'gpt-5'; choose from: anthropic/MODEL"),
         (catalogue(LOCAL, OPENAI, closed=True), "no model 'gpt-5'; choose from: coder"),
     ],

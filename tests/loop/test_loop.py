@@ -220,6 +220,12 @@ async def test_an_oom_is_told_with_what_was_used_and_the_limit(interpreter: Inte
     assert "512" in done.told(2)
 
 
+async def test_a_name_that_went_with_the_kernel_is_told_to_be_lost(interpreter: Interpreter) -> None:
+    done = await run(interpreter, runs("x = 1"), runs("import os\nos._exit(1)"), runs("print(x)"), says("hm"))
+    assert "NameError" in done.told(4)
+    assert "lost" in done.told(4)
+
+
 async def test_a_model_that_sees_gets_the_picture_and_another_its_description(interpreter: Interpreter) -> None:
     chart = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
     for pictures in (True, False):
