@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
+from sandbox import telemetry
 from sandbox.chats import resume
 from sandbox.errors import InvalidLimits, SandboxError
 from sandbox.interpreters.lazy import LazyInterpreter
@@ -118,19 +119,30 @@ class Chat:
     async def events(self) -> AsyncGenerator[Event, None]:
         """See `Loop.run`. Closing it early ends the program that runs, and the trace is kept as cancelled."""
         keep = False
-        try:
-            async with contextlib.aclosing(self._loop.run(self._request)) as events:
-                async for event in events:
-                    self._recorder.add(event)
-                    self._count(event)
-                    keep = keep or (isinstance(event, Finished) and event.why is Ending.CALLS)
-                    yield event
-        except SandboxError as error:
-            self._recorder.fail(error)
-            raise
-        finally:
-            # Whoever reads this may be on the way out; the trace and the session are not theirs to lose.
-            await asyncio.shield(self._node.background(self._end(keep=keep), f"end of {self.trace_id}"))
+        with telemetry.span("invoke_agent sandbox", **self._attributes()) as span:
+            try:
+                async with contextlib.aclosing(self._loop.run(self._request)) as events:
+                    async for event in events:
+                        self._recorder.add(event)
+                        self._count(event)
+                        if isinstance(event, Finished):
+                            keep = event.why is Ending.CALLS
+                            span.set(**_finished_attributes(event))
+                        yield event
+            except SandboxError as error:
+                self._recorder.fail(error)
+                raise
+            finally:
+                # Whoever reads this may be on the way out; the trace and the session are not theirs to lose.
+                await asyncio.shield(self._node.background(self._end(keep=keep), f"end of {self.trace_id}"))
+
+    def _attributes(self) -> dict[str, telemetry.Attribute | None]:
+        return {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.agent.name": "sandbox",
+            "gen_ai.request.model": self._request.model,
+            "sandbox.trace.id": self.trace_id,
+        }
 
     async def _end(self, *, keep: bool) -> None:
         await self._node.store.add_trace(self._recorder.row())
@@ -144,6 +156,15 @@ class Chat:
             metrics.repair(event.error_class, event.failures, used, event.seconds, repaired=event.repaired)
         elif isinstance(event, Finished):
             metrics.loop(event.why.value, event.spent.turns, event.spent.seconds)
+
+
+def _finished_attributes(finished: Finished) -> dict[str, telemetry.Attribute | None]:
+    usage = finished.spent.usage
+    return {
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "sandbox.ending": finished.why.value,
+    }
 
 
 class _Hold:

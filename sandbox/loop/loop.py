@@ -10,19 +10,20 @@ What can fail: an upstream (`models` has tried what can be tried: `UpstreamError
 answer is asked for again), the program (the loop's daily bread).
 """
 
-import asyncio
 import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from sandbox import telemetry
 from sandbox.errors import InvalidCode, SandboxError
 from sandbox.execution import Execution, Status
-from sandbox.loop import fence, tool
+from sandbox.loop import fence, spans, tool
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Budget, Spent
+from sandbox.loop.deadline import Late, until
 from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.hints import error_class
 from sandbox.loop.interpreter import Interpreter
@@ -32,7 +33,6 @@ from sandbox.loop.told import told
 from sandbox.remote import File
 
 Event = Asked | Attempt | Said | Replied | Running | Showed | Ran | Unusable | Repair | Finished
-T = TypeVar("T")
 
 _LEAST_S = 0.1
 """What an execution needs to be worth a start."""
@@ -130,7 +130,7 @@ class _Run:
                 async with contextlib.aclosing(self._turn()) as events:
                     async for event in events:
                         yield event
-            except _Late:
+            except Late:
                 over = Ending.SECONDS
                 break
             if isinstance(event, Finished):
@@ -194,18 +194,20 @@ class _Run:
             choice = self._request.tool_choice if turn == 1 or self._request.tool_choice == "none" else None
         choice = choice if self._request.functions else None
         request = replace(self._request, messages=messages, tool_choice=choice)
-        async for item in _until(self._models.stream(request, whole=self._options.whole), self._deadline):
-            if isinstance(item, Delta):
-                if item.text:
-                    yield Said(item.text)
-            elif isinstance(item, Reply):
-                self._reply = item
-                self._count(item)
-                if self._options.whole and item.message.text:
-                    yield Said(item.message.text)
-                yield Replied(turn, item, time.monotonic() - began)
-            else:
-                yield item
+        with telemetry.span(f"chat {request.model}", "client", None, **spans.asked(request)) as span:
+            async for item in until(self._models.stream(request, whole=self._options.whole), self._deadline):
+                if isinstance(item, Delta):
+                    if item.text:
+                        yield Said(item.text)
+                elif isinstance(item, Reply):
+                    self._reply = item
+                    self._count(item)
+                    span.set(**spans.replied(item))
+                    if self._options.whole and item.message.text:
+                        yield Said(item.message.text)
+                    yield Replied(turn, item, time.monotonic() - began)
+                else:
+                    yield item
 
     def _messages(self) -> tuple[Message, ...]:
         return (*self._request.messages, *self._said)
@@ -270,7 +272,7 @@ class _Run:
             known = ", ".join([tool.NAME, *(function.name for function in self._options.functions)])
             raise tool.Unusable(f"There is no tool {call.name!r}. There are: {known}.")
         if self._deadline is not None and self._deadline - time.monotonic() < _LEAST_S:
-            raise _Late
+            raise Late
         try:
             return tool.code_of(call.arguments)
         except tool.Unusable as error:
@@ -348,7 +350,7 @@ class _Run:
         try:
             async for event in self._ask(self._messages(), choice="none"):
                 yield event
-        except _Late:
+        except Late:
             over = Ending.SECONDS
         else:
             message = self._answered().message
@@ -387,27 +389,6 @@ class _Run:
         repair = self._streak.end(self._spent.usage, repaired=False)
         finished = Finished(why, answer, tuple(self._said), spent, model)
         return (repair, finished) if repair else (finished,)
-
-
-class _Late(Exception):
-    """The run's seconds are over."""
-
-
-async def _until(items: AsyncGenerator[T, None], deadline: float | None) -> AsyncGenerator[T, None]:
-    """The items, until the deadline by the monotonic clock. Raises `_Late`."""
-    async with contextlib.aclosing(items):
-        while True:
-            left = None if deadline is None else deadline - time.monotonic()
-            try:
-                async with asyncio.timeout(left) as bound:
-                    item = await anext(items)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                if bound.expired():
-                    raise _Late from None
-                raise
-            yield item
 
 
 def _in_a_line(execution: Execution) -> str:

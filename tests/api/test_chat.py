@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from sandbox.store import Store
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import WAIT_SECONDS, Served, logged, serving
 from tests.upstreams import Asked, Breaks, Call, Fails, Says, Scripted, busy, runs
@@ -310,6 +311,40 @@ async def test_a_client_that_leaves_ends_the_run_and_its_session(
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until(client, "sandbox_executions_running 0.0", "sandbox_sessions 0.0")
+
+
+async def test_an_upstream_that_dies_rests_and_recovers_is_told_in_the_trace_and_leaks_no_session(
+    new_data_dir: NewDataDir,
+) -> None:
+    dead = Breaks("cut", Says("This will not come to its end."))
+    async with Scripted("openai", runs("print(1)"), dead, Breaks("garbage"), Says("It is 1.")) as upstream:
+        data_dir = new_data_dir()
+        table = {"scripted": {"url": upstream.url, "attempts": 2, "breaker_failures": 2, "breaker_rest_s": 0.2}}
+        async with serving(data_dir, upstreams=json.dumps(table)) as served, served.client() as client:
+            body = {"model": "scripted", "messages": QUESTION, "tools": [INTERPRETER]}
+            failed = await client.post("/v1/chat/completions", json=body)
+            assert failed.status_code == 502
+            assert (await client.get("/health")).json()["reasons"]  # which says that its server is away
+            upstream.then(Says("It is 1."))
+            async with asyncio.timeout(WAIT_SECONDS):
+                while (answer := await client.post("/v1/chat/completions", json=body)).status_code != 200:
+                    assert answer.status_code in (502, 503)  # its breaker is open
+            assert answer.json()["choices"][0]["message"]["content"] == "It is 1."
+            await until(client, "sandbox_sessions 0.0", "sandbox_executions_running 0.0")
+        async with Store.open(f"sqlite:///{data_dir}/sandbox.db") as store:
+            *_, first = (await store.traces(None, limit=100)).items
+            trace = await store.trace(None, first.id)
+        assert trace is not None
+        assert trace.ending == "failed"
+        told = [record.get("outcome", record["kind"]) for record in trace.records]
+        assert told == ["message", "answered", "turn", "execution", "failed", "failed", "end"]
+
+
+async def test_a_rate_limit_of_a_minute_is_passed_on_at_once(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
+    upstream.then(busy(retry_after=60))
+    with pytest.raises(openai.RateLimitError) as refused:
+        await ask(sdk)
+    assert int(refused.value.response.headers["retry-after"]) in range(50, 61)
 
 
 async def test_keys_are_asked_for_in_the_familys_words_and_never_logged(new_data_dir: NewDataDir) -> None:

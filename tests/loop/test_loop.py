@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from sandbox import telemetry
 from sandbox.engine import Engine
 from sandbox.errors import UpstreamFailed
 from sandbox.execution import Status
@@ -249,6 +251,16 @@ async def test_leaving_early_ends_the_program(interpreter: Interpreter, session:
             break
     await events.aclose()  # type: ignore[attr-defined]
     assert (await session.execute("print(1)")).stdout == "1\n"
+
+
+async def test_each_turn_is_a_span_below_the_one_that_is_current(interpreter: Interpreter) -> None:
+    exporter = InMemorySpanExporter()
+    with telemetry.tracing("1", exporter=exporter), telemetry.span("invoke_agent sandbox"):
+        await run(interpreter, runs("print(1)"), says("1"))
+    first, second, root = exporter.get_finished_spans()
+    assert [span.name for span in (first, second)] == ["chat scripted", "chat scripted"]
+    assert {span.parent.span_id for span in (first, second) if span.parent} == {root.context.span_id}
+    assert (second.attributes or {})["gen_ai.usage.output_tokens"] == 5
 
 
 # Models without tool calls.
