@@ -41,8 +41,13 @@ get a sandbox whenever one is needed. An execution is written down before its ou
 end is told, its files between; so `kill -9` at any moment loses nothing that somebody was told. `api/` is HTTP in,
 values out; `client/` is its other side.
 
-Imports point one way: cli → api → node → engine → session → pool → kernel → runtime, with stores, values and errors
-at the bottom; `guest` is an island.
+The *loop* (`loop/`) is a model, the tool `run_python`, and turns until an answer. What it says to models is values, and
+each vendor's wire format a pair of pure functions, used for calling upstreams and for serving programs alike. It sees a
+session through five lines (`loop/interpreter.py`), of which `interpreters/` has three kinds. What happened is a *trace*
+(`traces/`); `chats/` runs loops over a node's sessions for the API and `sandbox chat` over an engine's.
+
+Imports point one way: cli → api → chats → node → engine → loop → session → pool → kernel → runtime, with stores, values
+and errors at the bottom; `guest` is an island.
 """
 
 from sandbox.engine import Engine, run

@@ -1,6 +1,7 @@
 """What is written about the program is what the program does."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from sandbox.execution import Execution, Status
 from sandbox.image import Image
 from sandbox.node import Node
 from tests.server import serving
+from tests.upstreams import Says, Scripted, runs
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -138,8 +140,8 @@ def _run(example: str, **env: str) -> str:
     return done.stdout
 
 
-def _examples() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
+def _examples(page: Path = DOCS.parent / "README.md") -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def test_the_example_of_the_readme_for_the_engine_does_what_it_says(root: None, python_image: Image) -> None:
@@ -156,3 +158,28 @@ def test_the_example_of_the_readme_for_the_client_does_what_it_says(
     assert re.match(r"""ok a +4\nb +6\ndtype: int64 b'{"a":{"0":1,"1":3},"b":{"0":2,"1":4}}'\nStarted""", told)
     assert "".join(re.findall(r"^Stream\(name='stdout', text='(.*)'\)$", told, re.MULTILINE)) == r"0\n1\n2\n"
     assert "status=<Status.OK: 'ok'>" in told.splitlines()[-1]
+
+
+FIBONACCI = (runs("a, b = 0, 1\nfor _ in range(30): a, b = b, a + b\nprint(a)"), Says("It is 832040."))
+
+
+def test_the_example_of_the_loop_for_the_endpoint_does_what_it_says(
+    root: None, python_image: Image, tmp_path: Path
+) -> None:
+    [example] = [example for example in _examples(DOCS / "chat.md") if "OpenAI" in example]
+    with Scripted("openai", *FIBONACCI, models=("gpt-5-mini",)) as upstream:
+        tables = {"SANDBOX_UPSTREAMS": json.dumps({"openai": {"url": upstream.url}})}
+        with serving(tmp_path, env=tables) as server:
+            told = _run(example.replace("http://127.0.0.1:8000", server.url))
+    answer, executions = told.splitlines()
+    assert answer == "It is 832040."
+    assert "'stdout': '832040\\n'" in executions
+
+
+def test_the_example_of_the_loop_in_python_does_what_it_says(root: None, python_image: Image) -> None:
+    [example] = [example for example in _examples(DOCS / "chat.md") if "Engine" in example]
+    with Scripted("openai", *FIBONACCI) as upstream:
+        told = _run(example, OPENAI_BASE_URL=upstream.url)
+    assert told.startswith("ok a, b = 0, 1\n")
+    assert "It is 832040." in told
+    assert "answered Spent(turns=2" in told

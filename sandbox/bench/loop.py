@@ -20,7 +20,7 @@ from sandbox.errors import SandboxFailed
 from sandbox.interpreters.session import SessionInterpreter
 from sandbox.loop.events import Ending, Finished
 from sandbox.loop.loop import Loop
-from sandbox.loop.messages import Message, Request, Text
+from sandbox.loop.messages import Message, Request
 from sandbox.tables import UpstreamTable
 
 _PROGRAMS = 4
@@ -29,7 +29,7 @@ _POOL = 20
 _LATENCY_MS = 50.0
 _SLOTS = 256
 _MODEL = "bench/bench"
-_REQUEST = Request(_MODEL, (Message("user", (Text("How much is it?"),)),))
+_REQUEST = Request(_MODEL, (Message.of("user", "How much is it?"),))
 _ASKED = json.dumps(
     {
         "model": _MODEL,

@@ -32,7 +32,7 @@ from sandbox.keys import LOCAL
 from sandbox.loop.events import Ending, Finished, Ran
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Loop, Options
-from sandbox.loop.messages import Message, Request, Text
+from sandbox.loop.messages import Message, Request
 from sandbox.plans import budget, known_secrets
 from sandbox.store import Store
 from sandbox.traces import Recorder, Secrets
@@ -127,7 +127,7 @@ async def _chat(settings: Settings, asked: Asked) -> int:
         store = await stack.enter_async_context(Store.open(settings.database))
         models = await stack.enter_async_context(open_models(settings))
         plan = await models.chosen(asked.model)
-        request = Request(plan.name, (Message("user", (Text(asked.question),)),))
+        request = Request(plan.name, (Message.of("user", asked.question),))
         options = Options(
             budget=budget(settings),
             fenced=plan.fenced if asked.fenced is None else asked.fenced,

@@ -119,7 +119,7 @@ class _Run:
         options, request = self._options, self._request
         facts, files = self._interpreter.facts, await self._interpreter.files()
         if options.fenced:
-            system = Message("system", (Text(fence.instruction(facts, files)),))
+            system = Message.of("system", fence.instruction(facts, files))
             self._request = replace(request, messages=(system, *request.messages), functions=options.functions)
         else:
             self._request = replace(request, functions=(tool.function(facts, files), *options.functions))
@@ -340,13 +340,13 @@ class _Run:
             return self._speak(Ending.FILTERED, "The model's answer was held back by a filter of its server.")
         self._empty += 1
         if self._empty < _EMPTY_TURNS:
-            self._said.append(Message("user", (Text(_NUDGE),)))
+            self._said.append(Message.of("user", _NUDGE))
             return ()
         return self._speak(Ending.EMPTY, "The model gave no answer.")
 
     async def _last_word(self, over: Ending) -> AsyncGenerator[Event, None]:
         """The model's own honest answer after the budget; ours, where it has none."""
-        self._said.append(Message("user", (Text(_LAST_WORD.format(reason=self._reason(over))),)))
+        self._said.append(Message.of("user", _LAST_WORD.format(reason=self._reason(over))))
         try:
             async for event in self._ask(self._messages(), choice="none"):
                 yield event
@@ -368,7 +368,7 @@ class _Run:
 
     def _speak(self, why: Ending, words: str) -> tuple[Event, ...]:
         """Answer in our own words."""
-        answer = Message("assistant", (Text(words),))
+        answer = Message.of("assistant", words)
         self._said.append(answer)
         return (Said(words), *self._finish(why, answer))
 

@@ -80,6 +80,11 @@ class Message:
     role: Role
     parts: tuple[Part, ...]
 
+    @classmethod
+    def of(cls, role: Role, text: str) -> "Message":
+        """One that is words alone."""
+        return cls(role, (Text(text),))
+
     @property
     def text(self) -> str:
         """Its words, without what lies between them."""
