@@ -22,7 +22,7 @@ RUN if [ -f ca-bundle.crt ]; then cat ca-bundle.crt >>/etc/ssl/certs/ca-certific
 # What pip and uv trust is otherwise a list of their own.
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 RUN python3 -m venv /opt/sandbox && \
-    /opt/sandbox/bin/pip install --no-cache-dir --disable-pip-version-check '.[docker,mcp,otel,postgresql]' && \
+    /opt/sandbox/bin/pip install --no-cache-dir --disable-pip-version-check '.[docker,mcp,models,otel,postgresql]' && \
     /opt/sandbox/bin/pip uninstall --yes pip setuptools
 RUN SANDBOX_IMAGES_DIR=/opt/libraries /opt/sandbox/bin/sandbox image build "${IMAGE}"
 

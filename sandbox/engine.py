@@ -244,12 +244,20 @@ def _models(settings: Settings, clock: Clock | None = None) -> "Models":
 
 
 def _connect(plan: UpstreamPlan) -> Upstream:
-    """By the vendor's own library, of which loading takes a second or two: only what is needed, and only then."""
+    """By the vendor's own library, of which loading takes a second or two: only what is needed, and only then.
+
+    Raises `HostUnfit` when it is not installed.
+    """
     kind: Callable[..., Upstream]
-    if plan.dialect == "openai":
-        from sandbox.loop.upstream.openai import OpenAIUpstream as kind
-    else:
-        from sandbox.loop.upstream.anthropic import AnthropicUpstream as kind
+    try:
+        if plan.dialect == "openai":
+            from sandbox.loop.upstream.openai import OpenAIUpstream as kind
+        else:
+            from sandbox.loop.upstream.anthropic import AnthropicUpstream as kind
+    except ImportError as error:
+        raise HostUnfit(
+            f"asking the models of {plan.name} needs {error.name}: pip install 'sandbox-engine[models]'"
+        ) from error
     return kind(
         plan.name,
         base_url=plan.address,

@@ -13,9 +13,10 @@ from pydantic import SecretStr
 from sandbox import tables
 from sandbox.config import Settings
 from sandbox.engine import open_models
-from sandbox.errors import InvalidSetting
+from sandbox.errors import HostUnfit, InvalidSetting
 from sandbox.loop.attempt import OUTCOMES
 from sandbox.loop.catalogue import CacheRule, Catalogue, ModelPlan, Policy, Prices, Route, Shadow, UpstreamPlan
+from sandbox.loop.messages import Message, Request
 from sandbox.metrics import Metrics
 from sandbox.plans import catalogue
 from sandbox.tables import ModelTable
@@ -189,3 +190,12 @@ def test_every_metric_of_upstreams_is_documented() -> None:
 def test_the_policies_of_the_settings_are_those_of_the_loop() -> None:
     assert get_args(tables.Policy) == get_args(Policy)
     assert get_args(ModelTable.model_fields["cache"].annotation) == get_args(CacheRule)
+
+
+async def test_without_the_vendors_library_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "sandbox.loop.upstream.openai", raising=False)
+    async with open_models(Settings(upstreams={"local": {"url": "http://127.0.0.1:1/v1"}})) as models:
+        request = Request("local/m", (Message.of("user", "hi"),))
+        with pytest.raises(HostUnfit, match=r"needs openai: pip install 'sandbox-engine\[models\]'"):
+            await anext(models.stream(request, whole=True))
