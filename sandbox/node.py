@@ -13,7 +13,16 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -56,6 +65,8 @@ _COLLECT_S = 600.0
 """Bytes that no row names may stay so long: to find them, the store is asked about everything that is kept."""
 _CLAIMS_KEPT_S = 24 * 3600.0
 """For how long an Idempotency-Key is remembered."""
+_PAUSES_KEPT_S = 24 * 3600.0
+"""For how long a chat that waits for its caller's functions can be gone on with."""
 SETTLE_S = 5.0
 """For storing what background processes wrote after the last executions, when the server stops."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -121,6 +132,7 @@ class Node:
         self._idle = asyncio.Event()
         self._idle.set()
         self._running = 0
+        self._chats = 0
         self._memory = Memory()
         self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory, parts.engine.models.states)
         self._collect_at = 0.0
@@ -385,8 +397,10 @@ class Node:
         *,
         timeout: float | None = None,
         once: Once | None = None,
+        begun: bool = False,
     ) -> EventLog:
-        """Accept an execution; it goes on whether or not anybody reads the log. timeout: seconds.
+        """Accept an execution; it goes on whether or not anybody reads the log. timeout: seconds. begun: it is part of
+        work that was accepted before, and goes on during a drain.
 
         Raises `InvalidCode`, `InvalidLimits`, `SessionMissing`, `SessionClosed`, `SessionExpired`, `QueueFull`,
         `RateLimited`, `Overloaded`, `IdempotencyConflict`.
@@ -396,7 +410,7 @@ class Node:
         async with self._one_with(owner, once) as claim:
             if claim is not None:
                 return await self._replay(owner, claim)
-            slot = await self._take_execution(owner)
+            slot = await self._take_execution(owner, begun=begun)
             try:
                 return await self._accept(owner, session, text, seconds, once, slot)
             except BaseException:
@@ -438,10 +452,11 @@ class Node:
             await session.end("closed")
         return await self._replay(owner, accepted)
 
-    async def _take_execution(self, owner: Owner) -> Slot:
+    async def _take_execution(self, owner: Owner, *, begun: bool = False) -> Slot:
         if owner.limits.stored_bytes is not None:  # a program may write more; the next one does not begin
             self.quota.check_stored(owner, await self.store.stored_bytes(owner.id))
-        self._check_admitting()
+        if not begun:
+            self._check_admitting()
         slot = self.quota.take_execution(owner)
         self._running += 1
         self._idle.clear()
@@ -450,8 +465,23 @@ class Node:
     def _give_back(self, slot: Slot, *, unused: bool = False) -> None:
         if slot.release(unused=unused):
             self._running -= 1
-            if not self._running:
-                self._idle.set()
+            self._rest()
+
+    @contextlib.contextmanager
+    def underway(self) -> Iterator[None]:
+        """Within the block a chat runs, for whose end a drain waits. Raises `Draining`, `Overloaded`."""
+        self._check_admitting()
+        self._chats += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._chats -= 1
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._running and not self._chats:
+            self._idle.set()
 
     async def follow(self, owner: Owner, session_id: str, execution_id: str) -> EventLog:
         """The log of an execution that runs, or has ended. Raises `SessionMissing`, `ExecutionMissing`."""
@@ -658,6 +688,7 @@ class Node:
         await self.store.purge(now - self.settings.retention_h * 3600)
         await self.store.purge_traces(now - self.settings.retention_h * 3600)
         await self.store.drop_claims(now - _CLAIMS_KEPT_S)
+        await self.store.purge_pauses(now - _PAUSES_KEPT_S)
         if now >= self._collect_at:
             self._collect_at = now + _COLLECT_S
             await self._files.collect(self.store.unreferenced)

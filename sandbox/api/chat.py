@@ -21,6 +21,7 @@ from sandbox.api.visit import Visit
 from sandbox.chats import Chat, Chats, Tool, resume
 from sandbox.errors import InvalidRequest, SandboxError, UnknownModel
 from sandbox.loop import openai_chat
+from sandbox.loop import tool as run_python
 from sandbox.loop.events import Ending, Finished, Ran, Replied, Said
 from sandbox.loop.messages import Delta, Message, Opaque, Reply, Text
 from sandbox.loop.messages import Request as Asked
@@ -44,7 +45,7 @@ def _chats(request: Request) -> Chats:
     summary="Complete a chat",
     description='As OpenAI\'s. A tool `{"type": "code_interpreter"}` (with `timeout_ms` for each program, '
     "`sandbox_timeout_ms` for all, `session_id` for a session of yours) lets the model run Python here; what ran is in "
-    "the field `sandbox` of the answer, and of the chunks of a stream. Other tools are the caller's own. All other "
+    "the field `sandbox` of the answer, and of the chunks of a stream. Functions are the caller's own. All other "
     "fields go to the model's server as they are.",
     operation_id="complete_chat",
     response_class=Response,
@@ -117,14 +118,16 @@ def _interpreter(asked: Asked) -> tuple[Asked, Tool | None]:
     ours = [tool for tool in tools if tool.get("type") == _TOOL]
     if not ours:
         return asked, None
+    if others := [str(tool.get("type")) for tool in tools if tool.get("type") != _TOOL]:
+        raise InvalidRequest(f"tools: beside {_TOOL} there can be functions, and not {others[0]!r}")
+    if any(function.name == run_python.NAME for function in asked.functions):
+        raise InvalidRequest(f"tools: {run_python.NAME} is the name of the {_TOOL}'s own function; choose another")
     extra = {name: value for name, value in asked.extra.items() if name != "tools"}
-    if others := [tool for tool in tools if tool.get("type") != _TOOL]:
-        extra["tools"] = others
     choice = asked.tool_choice
     chosen = extra.get("tool_choice")
     if isinstance(chosen, Mapping) and chosen.get("type") == _TOOL:
         del extra["tool_choice"]
-        choice = "run_python"
+        choice = run_python.NAME
     tool = ours[0]
     session_id = tool.get("session_id")
     if session_id is not None and not isinstance(session_id, str):

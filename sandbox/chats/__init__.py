@@ -11,21 +11,24 @@ import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
-from sandbox import telemetry
+from sandbox import logs, telemetry
 from sandbox.chats import resume
-from sandbox.errors import InvalidLimits, SandboxError
+from sandbox.errors import SandboxError, SessionClosed, SessionExpired, SessionMissing
 from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.node import NodeInterpreter, facts
 from sandbox.keys import Owner
 from sandbox.loop.budget import Budget
 from sandbox.loop.events import Ending, Finished, Repair
 from sandbox.loop.interpreter import Interpreter
-from sandbox.loop.loop import Event, Loop, Options
+from sandbox.loop.loop import Event, Loop
 from sandbox.loop.messages import Delta, Reply, Request
 from sandbox.loop.models import Models, Shadowed
+from sandbox.loop.options import Options
 from sandbox.node import Node
+from sandbox.store.rows import PauseRow, SessionRow
 from sandbox.traces import Recorder, Secrets
 
+_logger = logs.logger(__name__)
 _NOBODY = "shadow"
 """No key's id: those who asked are not told of second opinions."""
 
@@ -59,26 +62,27 @@ class Chats:
         self._node.background(self._node.store.add_trace(recorder.row()), f"keep {recorder.id}")
 
     async def pass_through(self, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Reply, None]:
-        """A request that wants no tool of ours. See `Models.stream`."""
-        async with contextlib.aclosing(self.models.stream(request, whole=whole)) as items:
-            async for item in items:
-                if isinstance(item, Delta | Reply):
-                    yield item
+        """A request that wants no tool of ours. See `Models.stream`; raises `Draining`, `Overloaded`, too."""
+        with self._node.underway():
+            async with contextlib.aclosing(self.models.stream(request, whole=whole)) as items:
+                async for item in items:
+                    if isinstance(item, Delta | Reply):
+                        yield item
 
     async def begin(self, owner: Owner, request: Request, tool: Tool, *, whole: bool) -> "Chat":
         """A run that is ready to go; `request.functions` are the caller's own.
 
-        Raises `UnknownModel`, `InvalidLimits`, `SessionMissing`, `SessionClosed`, `TraceMissing`.
+        Raises `UnknownModel`, `InvalidLimits`, `SessionMissing`, `SessionClosed`, `SessionExpired`.
         """
         node, plan = self._node, self.models.plan(request.model)
         if tool.timeout_s is not None:
             node.engine.checked_timeout(tool.timeout_s)
         budget = self._budget
         if tool.lifetime_s is not None:
-            if tool.lifetime_s <= 0:
-                raise InvalidLimits(f"the sandbox's lifetime is {tool.lifetime_s:g} s; choose a value above 0")
             budget = replace(budget, seconds=min(tool.lifetime_s, budget.seconds or tool.lifetime_s))
-        messages, former = await resume.expanded(node.store, owner.id, request.messages)
+        resumed = await resume.resumed(node.store, owner.id, request.messages)
+        hold = _Hold(node, owner)
+        interpreter = await hold.interpreter(tool.session_id, resumed.pause)
         options = Options(
             budget=budget,
             functions=request.functions,
@@ -86,12 +90,11 @@ class Chats:
             pictures=plan.pictures,
             whole=whole,
             timeout_s=tool.timeout_s,
+            lost=hold.lost,
         )
-        hold = _Hold(node, owner, tool.session_id or former, is_callers=tool.session_id is not None)
-        interpreter = await hold.interpreter()
-        recorder = Recorder(replace(request, messages=messages), owner.id, self._secrets)
-        loop = Loop(self.models, interpreter, options)
-        return Chat(node, loop, replace(request, messages=messages), recorder, hold, fenced=plan.fenced)
+        request = replace(request, messages=resumed.messages)
+        recorder = Recorder(request, owner.id, self._secrets)
+        return Chat(node, Loop(self.models, interpreter, options), request, recorder, hold, fenced=plan.fenced)
 
 
 class Chat:
@@ -110,6 +113,7 @@ class Chat:
         self._request = request
         self._recorder = recorder
         self._hold = hold
+        self._finished: Finished | None = None
 
     @property
     def session_id(self) -> str | None:
@@ -117,24 +121,34 @@ class Chat:
         return self._hold.session_id
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """See `Loop.run`. Closing it early ends the program that runs, and the trace is kept as cancelled."""
-        keep = False
-        with telemetry.span("invoke_agent sandbox", **self._attributes()) as span:
+        """See `Loop.run`. Closing it early ends the program that runs, and the trace is kept as cancelled.
+
+        Raises `Draining`, `Overloaded`, and what `Loop.run` raises.
+        """
+        with self._node.underway(), telemetry.span("invoke_agent sandbox", **self._attributes()) as span:
             try:
                 async with contextlib.aclosing(self._loop.run(self._request)) as events:
                     async for event in events:
                         self._recorder.add(event)
                         self._count(event)
                         if isinstance(event, Finished):
-                            keep = event.why is Ending.CALLS
+                            self._finished = event
                             span.set(**_finished_attributes(event))
+                            await self._pause(event)
                         yield event
-            except SandboxError as error:
+            except Exception as error:
                 self._recorder.fail(error)
                 raise
             finally:
                 # Whoever reads this may be on the way out; the trace and the session are not theirs to lose.
-                await asyncio.shield(self._node.background(self._end(keep=keep), f"end of {self.trace_id}"))
+                await asyncio.shield(self._node.background(self._end(), f"end of {self.trace_id}"))
+
+    async def _pause(self, finished: Finished) -> None:
+        """Keep what the next request goes on with, before the caller knows of it."""
+        if finished.why is Ending.CALLS:
+            hold = self._hold
+            pause = resume.pause(self.trace_id, hold.owner, hold.session_id, made=hold.is_ours, said=finished.said)
+            await self._node.store.add_pause(pause)
 
     def _attributes(self) -> dict[str, telemetry.Attribute | None]:
         return {
@@ -144,10 +158,13 @@ class Chat:
             "sandbox.trace.id": self.trace_id,
         }
 
-    async def _end(self, *, keep: bool) -> None:
-        await self._node.store.add_trace(self._recorder.row())
-        if not keep:
-            await self._hold.release()
+    async def _end(self) -> None:
+        try:
+            await self._node.store.add_trace(self._recorder.row())
+        except SandboxError as error:  # the answer is good without it
+            _logger.warning("trace_lost", trace_id=self.trace_id, error=str(error))
+        finally:
+            await self._hold.release(self._finished)
 
     def _count(self, event: Event) -> None:
         metrics = self._node.metrics
@@ -170,27 +187,60 @@ def _finished_attributes(finished: Finished) -> dict[str, telemetry.Attribute | 
 class _Hold:
     """A run's session: the caller's, one of a run before, or one that is opened when code has to run."""
 
-    def __init__(self, node: Node, owner: Owner, session_id: str | None, *, is_callers: bool) -> None:
-        self.session_id = session_id
+    def __init__(self, node: Node, owner: Owner) -> None:
+        self.session_id: str | None = None
+        self.is_ours = False
+        """It was made for this run, or one that this goes on with, and nobody else knows of it."""
+        self.lost = False
+        """The one that this run was to go on with is gone."""
         self._node = node
         self._owner = owner
-        self._is_callers = is_callers
+        self._is_new = False
 
-    async def interpreter(self) -> Interpreter:
-        if self.session_id is not None:
-            row = await self._node.session(self._owner, self.session_id)
-            if self._is_callers or row.status == "active":
-                return await NodeInterpreter.of(self._node, self._owner, row)
+    @property
+    def owner(self) -> str:
+        return self._owner.id
+
+    async def interpreter(self, wanted: str | None, pause: PauseRow | None) -> Interpreter:
+        """wanted: the caller's session. pause: what this run goes on with.
+
+        Raises `SessionMissing`, `SessionClosed`, `SessionExpired`.
+        """
+        if wanted is not None:
+            return await self._at(await self._open_one(wanted))
+        if pause is not None and pause.session_id is not None:
+            try:
+                row = await self._open_one(pause.session_id)
+            except (SessionMissing, SessionClosed, SessionExpired):
+                self.lost = True
+            else:
+                self.is_ours = pause.made
+                return await self._at(row)
         return LazyInterpreter(await facts(self._node), self._open)
+
+    async def release(self, finished: Finished | None) -> None:
+        """End what is ours alone, when nobody goes on with it; its files stay for a while."""
+        if not self.is_ours or self.session_id is None:
+            return
+        # One that an earlier run has left is kept when this one fails: the caller may send the same again.
+        over = self._is_new if finished is None else finished.why is not Ending.CALLS
+        if over:
+            with contextlib.suppress(SandboxError):  # it has expired, or somebody has closed it
+                await self._node.retire_session(self._owner, self.session_id)
+
+    async def _open_one(self, session_id: str) -> SessionRow:
+        row = await self._node.session(self._owner, session_id)
+        if row.status == "expired":
+            raise SessionExpired(f"session {session_id} has expired; open a new one")
+        if row.status != "active":
+            raise SessionClosed(f"session {session_id} is closed; open a new one")
+        return row
 
     async def _open(self) -> Interpreter:
         row = await self._node.open_session(self._owner)
-        self.session_id = row.id
-        return await NodeInterpreter.of(self._node, self._owner, row)
+        self.is_ours = self._is_new = True
+        return await self._at(row)
 
-    async def release(self) -> None:
-        """End what was opened for this run alone; its files stay for a while."""
-        if self.session_id is None or self._is_callers:
-            return
-        with contextlib.suppress(SandboxError):  # it has expired, or somebody has closed it
-            await self._node.retire_session(self._owner, self.session_id)
+    async def _at(self, row: SessionRow) -> Interpreter:
+        self.session_id = row.id
+        return await NodeInterpreter.of(self._node, self._owner, row, begun=True)

@@ -31,8 +31,9 @@ from sandbox.interpreters.session import SessionInterpreter
 from sandbox.keys import LOCAL
 from sandbox.loop.events import Ending, Finished, Ran
 from sandbox.loop.interpreter import Interpreter
-from sandbox.loop.loop import Loop, Options
+from sandbox.loop.loop import Loop
 from sandbox.loop.messages import Message, Request
+from sandbox.loop.options import Options
 from sandbox.plans import budget, known_secrets
 from sandbox.store import Store
 from sandbox.traces import Recorder, Secrets

@@ -59,7 +59,7 @@ def show(trace_id: Annotated[str, typer.Argument(metavar="ID", help="From `sandb
     """One trace, as it happened."""
     row = asyncio.run(_one(trace_id))
     cost = "" if row.cost is None else f", {row.cost:.4f} USD"
-    line((row.id, "bold"), f"  {row.model}  {row.ending}  {_time(row.created_at)}")
+    line((row.id, "bold"), f"  {printable(row.model)}  {row.ending}  {_time(row.created_at)}")
     line(
         f"{row.turns} turns, {row.executions} executions, {row.failures} failures, {row.input_tokens} tokens in, "
         f"{row.output_tokens} out{cost}, {row.ended_at - row.created_at:.1f} s"

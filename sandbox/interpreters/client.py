@@ -32,6 +32,9 @@ class ClientInterpreter:
         """See `Interpreter`."""
         return self._facts
 
+    async def ready(self) -> None:
+        """See `Interpreter`."""
+
     async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
         """See `Interpreter`. Leaving early interrupts whatever runs in the session."""
         ended = False

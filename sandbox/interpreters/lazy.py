@@ -25,6 +25,10 @@ class LazyInterpreter:
         """See `Interpreter`."""
         return self._facts
 
+    async def ready(self) -> None:
+        """See `Interpreter`. Raises what opening raises."""
+        await self._interpreter()
+
     async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
         """See `Interpreter`. Raises what opening raises."""
         interpreter = await self._interpreter()

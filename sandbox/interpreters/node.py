@@ -19,26 +19,34 @@ from sandbox.store.rows import SessionRow
 class NodeInterpreter:
     """An `Interpreter`. The session stays its maker's to close."""
 
-    def __init__(self, node: Node, owner: Owner, session_id: str, facts: Facts) -> None:
+    def __init__(self, node: Node, owner: Owner, session_id: str, facts: Facts, *, begun: bool = False) -> None:
+        """begun: what runs is part of work that was accepted before, and goes on during a drain."""
         self.session_id = session_id
+        self._begun = begun
         self._node = node
         self._owner = owner
         self._facts = facts
         self._leaving: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def of(cls, node: Node, owner: Owner, row: SessionRow) -> Self:
-        """For that session. Raises `InvalidLimits` when this host no longer allows its limits, and as `facts_of`."""
-        return cls(node, owner, row.id, await facts(node, image=row.image, memory_mb=row.memory_mb))
+    async def of(cls, node: Node, owner: Owner, row: SessionRow, *, begun: bool = False) -> Self:
+        """For that session. begun: see the constructor.
+
+        Raises `InvalidLimits` when this host no longer allows its limits, and as `facts_of`."""
+        told = await facts(node, image=row.image, memory_mb=row.memory_mb)
+        return cls(node, owner, row.id, told, begun=begun)
 
     @property
     def facts(self) -> Facts:
         """See `Interpreter`."""
         return self._facts
 
+    async def ready(self) -> None:
+        """See `Interpreter`."""
+
     async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
         """See `Interpreter`. Raises what `Node.execute` raises."""
-        log = await self._node.execute(self._owner, self.session_id, code, timeout=timeout)
+        log = await self._node.execute(self._owner, self.session_id, code, timeout=timeout, begun=self._begun)
         ended = False
         try:
             async with contextlib.aclosing(log.follow()) as events:

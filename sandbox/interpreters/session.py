@@ -27,6 +27,9 @@ class SessionInterpreter:
         """See `Interpreter`."""
         return self._facts
 
+    async def ready(self) -> None:
+        """See `Interpreter`."""
+
     def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
         """See `Interpreter`."""
         return self.session.stream(code, timeout)

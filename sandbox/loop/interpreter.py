@@ -30,6 +30,9 @@ class Interpreter(Protocol):
     def facts(self) -> Facts:
         """Do not change while it lives."""
 
+    async def ready(self) -> None:
+        """Have a sandbox, if there is none yet: what follows is the program's own time. Raises what opening raises."""
+
     def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
         """Run code; outputs as they come, and the whole `Execution` last. timeout: seconds.
 

@@ -14,20 +14,21 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from sandbox import telemetry
 from sandbox.errors import InvalidCode, SandboxError
 from sandbox.execution import Execution, Status
-from sandbox.loop import fence, spans, tool
+from sandbox.loop import fence, spans, tool, words
 from sandbox.loop.attempt import Attempt
-from sandbox.loop.budget import Budget, Spent
-from sandbox.loop.deadline import Late, until
+from sandbox.loop.budget import Spent
+from sandbox.loop.deadline import Late, timeout_at, until
 from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.hints import error_class
 from sandbox.loop.interpreter import Interpreter
-from sandbox.loop.messages import Delta, Function, Message, Reply, Request, Text, ToolCall, ToolResult
+from sandbox.loop.messages import Delta, Message, Reply, Request, Text, ToolCall, ToolResult
+from sandbox.loop.options import Options
 from sandbox.loop.repairs import Streak
 from sandbox.loop.told import told
 from sandbox.remote import File
@@ -39,13 +40,8 @@ _LEAST_S = 0.1
 _EMPTY_TURNS = 2
 _AGAIN = 3
 """From how many runs of the same code with the same outcome on the model is told that it repeats itself."""
-_NUDGE = "Your last message was empty. Write your answer, or call run_python."
-_LAST_WORD = (
-    "{reason} No more code can be run. Answer now from what you have seen. Say plainly what could not be done, and do "
-    "not make up results."
-)
-_REPEATED = "This is run {count} of the same code with the same outcome. It will not change: answer, or do otherwise."
-_CUT_OFF = "Your call was cut off because the answer became too long. Write a shorter program, or do it in steps."
+_CALLS = 32
+"""Calls of one turn that are executed."""
 
 
 class Asks(Protocol):
@@ -53,23 +49,6 @@ class Asks(Protocol):
 
     def stream(self, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Attempt | Reply, None]:
         """See `Models.stream`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a run is to go."""
-
-    budget: Budget = field(default_factory=Budget)
-    functions: tuple[Function, ...] = ()
-    """The caller's own. A call of one ends the run with `Ending.CALLS`."""
-    fenced: bool = False
-    """For models without tool calls: code comes in a Markdown fence, and what came of it goes back as the user's."""
-    pictures: bool = True
-    """Whether the model can see images."""
-    whole: bool = True
-    """Nobody watches the words come, so a turn that breaks off can be asked again from its start."""
-    timeout_s: float | None = None
-    """Of each execution; None is the interpreter's own."""
 
 
 class Loop:
@@ -107,22 +86,24 @@ class _Run:
         self._said: list[Message] = []
         self._spent = Spent()
         self._streak = Streak(time.monotonic)
-        self._outcomes: dict[tuple[str, ...], int] = {}
+        self._outcomes: dict[tuple[str, ...], list[str]] = {}
         self._last_failure = ""
         self._reply: Reply | None = None
         self._empty = 0
-        self._lost = False
+        self._lost = options.lost
         """An execution of this run has cost the session its variables."""
+        facts = interpreter.facts
+        self._facts = facts if options.timeout_s is None else replace(facts, timeout_s=options.timeout_s)
 
     async def begin(self) -> None:
         """Tell the model of its tool."""
         options, request = self._options, self._request
-        facts, files = self._interpreter.facts, await self._interpreter.files()
+        files = await self._interpreter.files()
         if options.fenced:
-            system = Message.of("system", fence.instruction(facts, files))
+            system = Message.of("system", fence.instruction(self._facts, files))
             self._request = replace(request, messages=(system, *request.messages), functions=options.functions)
         else:
-            self._request = replace(request, functions=(tool.function(facts, files), *options.functions))
+            self._request = replace(request, functions=(tool.function(self._facts, files), *options.functions))
 
     async def events(self) -> AsyncGenerator[Event, None]:
         while (over := self._over()) is None:
@@ -158,56 +139,68 @@ class _Run:
 
     async def _turn(self) -> AsyncGenerator[Event, None]:
         """One turn; ends with `Finished` when it was the last."""
-        async for event in self._ask(self._messages()):
-            yield event
+        async with contextlib.aclosing(self._ask(self._messages())) as events:
+            async for event in events:
+                yield event
         reply = self._answered()
         calls = self._calls(reply)
         self._say(reply.message)
         if not calls:
-            for event in self._conclude(reply):
-                yield event
+            for ended in self._conclude(reply):
+                yield ended
             return
         self._empty = 0
         theirs = {function.name for function in self._options.functions}
         results = []
-        for call in calls:
-            if call.name in theirs:
-                continue
-            async for event in self._use(call, cut_off=reply.finish == "length"):
-                yield event
-                if isinstance(event, Ran):
-                    results.append(ToolResult(call.id, event.told, event.execution.status is not Status.OK))
-                elif isinstance(event, Unusable):
-                    results.append(ToolResult(call.id, (Text(event.told),), failed=True))
+        for number, call in enumerate(call for call in calls if call.name not in theirs):
+            async with contextlib.aclosing(self._use(call, number, cut_off=reply.finish == "length")) as events:
+                async for event in events:
+                    yield event
+                    if isinstance(event, Ran):
+                        results.append(ToolResult(call.id, event.told, event.execution.status is not Status.OK))
+                    elif isinstance(event, Unusable):
+                        results.append(ToolResult(call.id, (Text(event.told),), failed=True))
         if results:
             self._tell(results)
         if any(call.name in theirs for call in calls):
-            for event in self._finish(Ending.CALLS, reply.message):
-                yield event
+            for ended in self._finish(Ending.CALLS, reply.message):
+                yield ended
 
-    async def _ask(self, messages: tuple[Message, ...], *, choice: str | None = None) -> AsyncGenerator[Event, None]:
-        """The model, with what was said so far; `self._reply` is what came."""
+    async def _ask(self, messages: tuple[Message, ...], *, last: bool = False) -> AsyncGenerator[Event, None]:
+        """The model, with what was said so far; `self._reply` is what came. last: it must not call any more."""
         turn = self._spent.turns + 1
         yield Asked(turn)
         began = time.monotonic()
-        if choice is None:  # what the caller wants is for the first turn: a model that must call never answers
-            choice = self._request.tool_choice if turn == 1 or self._request.tool_choice == "none" else None
-        choice = choice if self._request.functions else None
-        request = replace(self._request, messages=messages, tool_choice=choice)
+        request = self._asking(messages, first=turn == 1, last=last)
+        items = until(self._models.stream(request, whole=self._options.whole), self._deadline)
         with telemetry.span(f"chat {request.model}", "client", None, **spans.asked(request)) as span:
-            async for item in until(self._models.stream(request, whole=self._options.whole), self._deadline):
-                if isinstance(item, Delta):
-                    if item.text:
-                        yield Said(item.text)
-                elif isinstance(item, Reply):
-                    self._reply = item
-                    self._count(item)
-                    span.set(**spans.replied(item))
-                    if self._options.whole and item.message.text:
-                        yield Said(item.message.text)
-                    yield Replied(turn, item, time.monotonic() - began)
-                else:
-                    yield item
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    if isinstance(item, Delta):
+                        if item.text:
+                            yield Said(item.text)
+                    elif isinstance(item, Reply):
+                        self._reply = item
+                        self._count(item)
+                        span.set(**spans.replied(item))
+                        if self._options.whole and item.message.text:
+                            yield Said(item.message.text)
+                        yield Replied(turn, item, time.monotonic() - began)
+                    else:
+                        yield item
+
+    def _asking(self, messages: tuple[Message, ...], *, first: bool, last: bool) -> Request:
+        """A turn's request. What the caller wants called is for the first: a model that must call never answers."""
+        asked = self._request
+        choice = asked.tool_choice if first or asked.tool_choice == "none" else None
+        if last:
+            choice = "none"
+        if not asked.functions or (self._options.fenced and choice == tool.NAME):
+            choice = None
+        extra = asked.extra
+        if last or not first:
+            extra = {name: value for name, value in extra.items() if name != "tool_choice"}
+        return replace(asked, messages=messages, tool_choice=choice, extra=extra)
 
     def _messages(self) -> tuple[Message, ...]:
         return (*self._request.messages, *self._said)
@@ -223,9 +216,9 @@ class _Run:
 
     def _calls(self, reply: Reply) -> tuple[ToolCall, ...]:
         """What the model wants done; of a fenced model, the program in its words."""
-        if reply.message.calls or not self._options.fenced:
+        if reply.message.calls or not self._options.fenced or self._request.tool_choice == "none":
             return reply.message.calls
-        code = fence.program(reply.message.text)
+        code = fence.program(reply.message.text, whole=reply.finish == "length")
         if code is None:
             return ()
         return (ToolCall(f"call_{self._spent.turns}", tool.NAME, json.dumps({"code": code})),)
@@ -243,16 +236,26 @@ class _Run:
         else:
             self._said.append(Message("tool", tuple(results)))
 
-    async def _use(self, call: ToolCall, *, cut_off: bool) -> AsyncGenerator[Event, None]:
-        """Execute one call: `Running`, what it shows and `Ran`, or `Unusable`; and a `Repair` when a streak is over."""
+    async def _use(self, call: ToolCall, number: int, *, cut_off: bool) -> AsyncGenerator[Event, None]:
+        """Execute one call: `Running`, what it shows and `Ran`, or `Unusable`; and a `Repair` when a streak is over.
+
+        number: of the turn's calls, from 0.
+        """
+        if number >= _CALLS or self._streak.failures >= self._options.budget.attempts:
+            # Not a failure of its own: the model could not know.
+            yield Unusable(call, words.TOO_MANY if number >= _CALLS else words.NO_ATTEMPT)
+            return
         try:
             code = self._code(call, cut_off=cut_off)
         except tool.Unusable as error:
             yield self._unusable(call, str(error))
             return
         yield Running(call, code)
+        async with timeout_at(self._deadline):
+            await self._interpreter.ready()
+        timeout = self._timeout()
         try:
-            async with contextlib.aclosing(self._interpreter.stream(code, self._timeout())) as items:
+            async with contextlib.aclosing(self._interpreter.stream(code, timeout)) as items:
                 async for item in items:
                     if isinstance(item, Execution):
                         break
@@ -262,7 +265,7 @@ class _Run:
         except InvalidCode as error:  # the model's mistake, not ours
             yield self._unusable(call, str(error))
             return
-        yield await self._ran(call, code, item)
+        yield await self._ran(call, code, timeout, item)
         if item.status is Status.OK and (repair := self._streak.end(self._spent.usage, repaired=True)):
             yield repair
 
@@ -271,60 +274,62 @@ class _Run:
         if call.name != tool.NAME:
             known = ", ".join([tool.NAME, *(function.name for function in self._options.functions)])
             raise tool.Unusable(f"There is no tool {call.name!r}. There are: {known}.")
-        if self._deadline is not None and self._deadline - time.monotonic() < _LEAST_S:
-            raise Late
         try:
-            return tool.code_of(call.arguments)
+            return tool.code_of(call.arguments, whole=cut_off)
         except tool.Unusable as error:
             if cut_off:
-                raise tool.Unusable(_CUT_OFF) from error
+                raise tool.Unusable(words.CUT_OFF) from error
             raise
 
-    def _timeout(self) -> float | None:
-        """Seconds for the next execution: its own bound, or what is left of the run's."""
-        own = self._options.timeout_s
+    def _timeout(self) -> float:
+        """Seconds for the next execution: its own bound, or what is left of the run's. Raises `Late`."""
         if self._deadline is None:
-            return own
-        return min(own or self._interpreter.facts.timeout_s, self._deadline - time.monotonic())
+            return self._facts.timeout_s
+        left = self._deadline - time.monotonic()
+        if left < _LEAST_S:
+            raise Late
+        return min(self._facts.timeout_s, left)
 
-    def _unusable(self, call: ToolCall, words: str) -> Unusable:
+    def _unusable(self, call: ToolCall, why: str) -> Unusable:
         self._streak.fail("unusable_call", self._spent.usage)
         self._spent = replace(self._spent, failures=self._spent.failures + 1)
-        self._last_failure = words
-        return Unusable(call, words)
+        self._last_failure = why
+        return Unusable(call, why)
 
-    async def _ran(self, call: ToolCall, code: str, execution: Execution) -> Ran:
+    async def _ran(self, call: ToolCall, code: str, timeout: float, execution: Execution) -> Ran:
         failed = execution.status is not Status.OK
         spent = self._spent
         self._spent = replace(spent, executions=spent.executions + 1, failures=spent.failures + failed)
         if failed:
             self._streak.fail(error_class(execution), spent.usage)
             self._last_failure = _in_a_line(execution)
-        seen = self._seen(code, execution)
-        words = told(
+        seen, same_code = self._seen(code, execution)
+        parts = told(
             execution,
-            self._interpreter.facts,
+            replace(self._facts, timeout_s=timeout),
             await self._files() if failed else (),
             code=code,
             pictures=self._options.pictures,
             again=seen - 1 if failed else 0,
+            same_code=same_code,
             left=self._options.budget.attempts - self._streak.failures if failed else None,
             lost=self._lost,
         )
         self._lost = self._lost or execution.state_lost
         if not failed and seen >= _AGAIN:
-            words = (*words, Text(_REPEATED.format(count=seen)))
-        return Ran(call, code, execution, words)
+            parts = (*parts, Text(words.REPEATED.format(count=seen)))
+        return Ran(call, code, execution, parts)
 
-    def _seen(self, code: str, execution: Execution) -> int:
-        """How often this outcome has been seen in this run, this time included."""
+    def _seen(self, code: str, execution: Execution) -> tuple[int, bool]:
+        """How often this outcome has been seen in this run, this time included, and whether of the same code."""
         if execution.status is Status.OK:
             outcome: tuple[str, ...] = (code, execution.stdout, execution.stderr)
         else:
             error = execution.error
             outcome = (execution.status, error.name, error.value) if error else (execution.status, code)
-        self._outcomes[outcome] = seen = self._outcomes.get(outcome, 0) + 1
-        return seen
+        seen = self._outcomes.setdefault(outcome, [])
+        seen.append(code)
+        return len(seen), seen.count(code) == len(seen)
 
     async def _files(self) -> Sequence[File]:
         with contextlib.suppress(SandboxError):  # the sandbox may have died of it; there is enough to tell without
@@ -340,16 +345,17 @@ class _Run:
             return self._speak(Ending.FILTERED, "The model's answer was held back by a filter of its server.")
         self._empty += 1
         if self._empty < _EMPTY_TURNS:
-            self._said.append(Message.of("user", _NUDGE))
+            self._said.append(Message.of("user", words.NUDGE))
             return ()
         return self._speak(Ending.EMPTY, "The model gave no answer.")
 
     async def _last_word(self, over: Ending) -> AsyncGenerator[Event, None]:
         """The model's own honest answer after the budget; ours, where it has none."""
-        self._said.append(Message.of("user", _LAST_WORD.format(reason=self._reason(over))))
+        self._said.append(Message.of("user", words.LAST_WORD.format(reason=self._reason(over))))
         try:
-            async for event in self._ask(self._messages(), choice="none"):
-                yield event
+            async with contextlib.aclosing(self._ask(self._messages(), last=True)) as events:
+                async for event in events:
+                    yield event
         except Late:
             over = Ending.SECONDS
         else:
@@ -366,11 +372,11 @@ class _Run:
         last = f" The last failure was: {self._last_failure}" if self._last_failure and self._streak.failures else ""
         return self._speak(over, f"This could not be finished. {self._reason(over)}{last}")
 
-    def _speak(self, why: Ending, words: str) -> tuple[Event, ...]:
+    def _speak(self, why: Ending, text: str) -> tuple[Event, ...]:
         """Answer in our own words."""
-        answer = Message.of("assistant", words)
+        answer = Message.of("assistant", text)
         self._said.append(answer)
-        return (Said(words), *self._finish(why, answer))
+        return (Said(text), *self._finish(why, answer))
 
     def _reason(self, over: Ending) -> str:
         budget = self._options.budget

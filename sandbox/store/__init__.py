@@ -25,18 +25,31 @@ from sandbox.store.rows import (
     FileRow,
     KeyRow,
     Page,
+    PauseRow,
     SessionChanges,
     SessionRow,
     TraceRow,
     execution_row,
     key_row,
     outcome,
+    pause_row,
     trace_row,
     values,
 )
 from sandbox.store.writer import Writer
 
-__all__ = ["Claim", "ExecutionRow", "FileRow", "KeyRow", "Page", "SessionChanges", "SessionRow", "Store", "TraceRow"]
+__all__ = [
+    "Claim",
+    "ExecutionRow",
+    "FileRow",
+    "KeyRow",
+    "Page",
+    "PauseRow",
+    "SessionChanges",
+    "SessionRow",
+    "Store",
+    "TraceRow",
+]
 
 T = TypeVar("T")
 Row = TypeVar("Row", SessionRow, ExecutionRow, TraceRow)
@@ -262,6 +275,21 @@ class Store:
     async def purge_traces(self, before: float) -> int:
         """Forget the traces that began before this time, in small writes; how many."""
         return await self._drain(sql.DELETE_TRACES, {"before": before})
+
+    # Pauses.
+
+    async def add_pause(self, row: PauseRow) -> None:
+        """Insert it."""
+        await self._execute(sql.ADD_PAUSE, values(row))
+
+    async def pause(self, owner: str, pause_id: str) -> PauseRow | None:
+        """A pause of this owner."""
+        row = await self._first(sql.PAUSE, {"owner": owner, "id": pause_id})
+        return pause_row(row) if row is not None else None
+
+    async def purge_pauses(self, before: float) -> int:
+        """Forget the pauses that began before this time, in small writes; how many."""
+        return await self._drain(sql.DELETE_PAUSES, {"before": before})
 
     # Nodes.
 

@@ -16,6 +16,7 @@ __all__ = [
     "FileRow",
     "KeyRow",
     "Page",
+    "PauseRow",
     "SessionChanges",
     "SessionRow",
     "SessionStatus",
@@ -117,6 +118,22 @@ class TraceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseRow:
+    """A run of a loop that waits for its caller's functions."""
+
+    id: str
+    """Of its trace."""
+    owner: str
+    session_id: str | None
+    """None when no code was run."""
+    made: bool
+    """The session was made for the run, and nobody else goes on with it."""
+    said: tuple[Mapping[str, Any], ...]
+    """The messages of the run as they were, secrets included, because the model has to see them again."""
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """An Idempotency-Key, what was asked with it, and the id of what it made."""
 
@@ -139,7 +156,7 @@ OUTCOME = tuple(field for field in dataclasses.fields(Execution) if field.name n
 _DEFAULTS = {field.name: field.default for field in OUTCOME}
 
 
-def values(row: SessionRow | ExecutionRow | FileRow | KeyRow | TraceRow | Claim) -> dict[str, Any]:
+def values(row: SessionRow | ExecutionRow | FileRow | KeyRow | TraceRow | PauseRow | Claim) -> dict[str, Any]:
     """A row's fields by name. Unlike `asdict` it copies nothing."""
     return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "execution"}
 
@@ -164,6 +181,11 @@ def execution_row(columns: RowMapping) -> ExecutionRow:
 def trace_row(columns: RowMapping) -> TraceRow:
     """From all columns, by name; without `records` from a list."""
     return TraceRow(**{**columns, "records": tuple(columns.get("records", ()))})
+
+
+def pause_row(columns: RowMapping) -> PauseRow:
+    """From all columns, by name."""
+    return PauseRow(**{**columns, "said": tuple(columns["said"])})
 
 
 def key_row(columns: RowMapping) -> KeyRow:

@@ -207,6 +207,18 @@ traces = Table(
     Index(None, "created_at", "id"),
 )
 
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("owner", Words, nullable=False),
+    Column("session_id", Words),
+    Column("made", Boolean, nullable=False),
+    Column("said", Json, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "created_at"),
+)
+
 keys = Table(
     "keys",
     metadata,

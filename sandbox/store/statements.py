@@ -11,7 +11,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import BindParameter, ColumnElement, Select
 
 from sandbox.execution import Status
-from sandbox.store.schema import claims, executions, files, keys, nodes, sessions, traces
+from sandbox.store.schema import claims, executions, files, keys, nodes, pauses, sessions, traces
 
 BATCH = 500
 """Rows that one deletion takes at most, because everybody who writes waits for it."""
@@ -152,6 +152,12 @@ TRACES = _listing(traces, without="records", owner=traces.c.owner)
 TRACES_OF_ALL = _listing(traces, without="records")
 DELETE_TRACES = delete(traces).where(
     traces.c.id.in_(select(traces.c.id).where(traces.c.created_at < bindparam("before")).limit(BATCH))
+)
+# Pauses.
+ADD_PAUSE = insert(pauses)
+PAUSE = select(pauses).where(_is(pauses.c.id, "id"), _is(pauses.c.owner, "owner"))
+DELETE_PAUSES = delete(pauses).where(
+    pauses.c.id.in_(select(pauses.c.id).where(pauses.c.created_at < bindparam("before")).limit(BATCH))
 )
 
 

@@ -4,7 +4,7 @@ A trace's records are JSON objects, each with a `kind` and the time `at` (second
 
     message    `role` and `text` of what the caller sent; `parts` as they were
     turn       the model's: `turn`, `model`, `upstream`, `seconds`, `usage`, `cost`, `finish`, `text`, `calls`, `parts`
-    attempt    of an upstream that did not answer: `upstream`, `model`, `outcome`, `seconds`
+    attempt    a try at an upstream: `upstream`, `model`, `outcome`, `seconds`
     execution  `call_id`, `code`, `execution` as in the HTTP API, `told`: what the model was told of it
     unusable   a call that could not be executed: `call_id`, `name`, `arguments`, `told`
     repair     failures in a row that are over: `error_class`, `failures`, `repaired`, `tokens`, `seconds`

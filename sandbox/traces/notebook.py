@@ -68,10 +68,10 @@ def _outputs(execution: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"output_type": "error", "ename": execution["status"], "evalue": reason, "traceback": [reason]}
 
 
-def _content(mime: str, content: Any) -> Any:
-    if isinstance(content, str):
-        return _lines(content) if mime.startswith(_LINES) else content
-    return content if mime.endswith("json") else json.dumps(content)
+def _content(mime: str, content: str) -> Any:
+    if mime.endswith("json"):  # which a trace keeps as text
+        return json.loads(content)
+    return _lines(content) if mime.startswith(_LINES) else content
 
 
 def _count(value: Any) -> int | None:

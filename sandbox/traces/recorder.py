@@ -1,6 +1,7 @@
 """From what happens in a run to its trace."""
 
 import dataclasses
+import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -72,8 +73,7 @@ class Recorder:
             self._keep("repair", **told)
         elif isinstance(event, Finished):
             self._ending = event.why.value
-            said = [parts.message_to_json(message) for message in event.said]
-            self._keep("end", why=event.why.value, answer=event.answer.text, said=said)
+            self._keep("end", why=event.why.value, answer=event.answer.text)
 
     def fail(self, error: Exception) -> None:
         """We or the upstream failed."""
@@ -137,6 +137,7 @@ class Recorder:
         self._session_id = event.execution.session_id
         told = "\n".join(part.text for part in event.told if isinstance(part, Text))
         outcome = execution_to_json(event.execution)
+        outcome["results"] = [_texts(bundle) for bundle in outcome["results"]]
         self._keep("execution", call_id=event.call.id, code=event.code, execution=outcome, told=told)
 
     def _keep(self, kind: str, **fields: Any) -> None:
@@ -157,8 +158,16 @@ class Recorder:
 
 def execution_to_json(execution: Execution) -> dict[str, Any]:
     """As the HTTP API has it, apart from the time."""
-    told: dict[str, Any] = dataclasses.asdict(execution)
-    return told | {"status": execution.status.value, "results": [dict(bundle) for bundle in execution.results]}
+    # Not `asdict`, which goes down into what a program has nested as deeply as it liked.
+    told = {field.name: getattr(execution, field.name) for field in dataclasses.fields(execution)}
+    return told | {
+        "status": execution.status.value,
+        "error": None if execution.error is None else dataclasses.asdict(execution.error),
+        "artifacts": [dataclasses.asdict(artifact) for artifact in execution.artifacts],
+        "removed": list(execution.removed),
+        "truncated": dataclasses.asdict(execution.truncated),
+        "results": [dict(bundle) for bundle in execution.results],
+    }
 
 
 def _prompt(messages: tuple[Message, ...]) -> str:
@@ -167,12 +176,13 @@ def _prompt(messages: tuple[Message, ...]) -> str:
     return words if len(words) <= _PROMPT else words[: _PROMPT - 1] + "…"
 
 
-def caller_messages(records: tuple[Mapping[str, Any], ...]) -> tuple[Message, ...]:
-    """What the caller had said when the run began."""
-    return tuple(parts.message_from_json(record) for record in records if record["kind"] == "message")
+def _texts(bundle: Mapping[str, Any]) -> dict[str, str]:
+    """A result with JSON as text: it can be nested more deeply than what goes through a trace."""
+    return {mime: content if isinstance(content, str) else _json(content) for mime, content in bundle.items()}
 
 
-def said_messages(records: tuple[Mapping[str, Any], ...]) -> tuple[Message, ...]:
-    """What was said in the run, which the caller of a chat completion has not seen all of."""
-    ends = [record for record in records if record["kind"] == "end" and "said" in record]
-    return tuple(parts.message_from_json(each) for each in ends[-1]["said"]) if ends else ()
+def _json(content: Any) -> str:
+    try:
+        return json.dumps(content)
+    except RecursionError:
+        return "null"

@@ -15,8 +15,9 @@ from sandbox.interpreters.session import SessionInterpreter
 from sandbox.loop.budget import Budget
 from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.interpreter import Interpreter
-from sandbox.loop.loop import Event, Loop, Options
+from sandbox.loop.loop import Event, Loop
 from sandbox.loop.messages import Function, Image, Message, Part, Request, Text, ToolCall, ToolResult
+from sandbox.loop.options import Options
 from sandbox.session import Session
 from tests.loop.models import Scene, ScriptedModels, a_call, cut_off, runs, says
 

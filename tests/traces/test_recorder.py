@@ -12,8 +12,7 @@ from sandbox.loop.events import Ending, Finished, Ran, Repair, Replied, Unusable
 from sandbox.loop.loop import Event
 from sandbox.loop.messages import Image, Message, Opaque, Request, Text, ToolCall, ToolResult, Usage
 from sandbox.store import TraceRow
-from sandbox.traces import Recorder, Secrets, to_lines, to_notebook, to_otlp
-from sandbox.traces.recorder import caller_messages, said_messages
+from sandbox.traces import Recorder, Secrets, parts, to_lines, to_notebook, to_otlp
 from tests.loop.models import a_call, runs, says
 
 QUESTION = Message("user", (Text("How much is it? My key is sk-abcdefghijklmnop1234"), Image("image/png", "aGk=")))
@@ -89,16 +88,24 @@ def test_a_run_that_nobody_waited_for_was_cancelled_and_one_that_failed_says_why
 
 
 def test_messages_come_back_as_they_were() -> None:
-    asked = Message("user", (Text("hi"), Image("image/png", "aGk="), Opaque("openai", {"type": "input_audio"})))
-    recorder = Recorder(Request("m", (asked,)), "me", Secrets())
-    said = (
-        says("", a_call("print(1)")).message,
+    for message in (
+        Message("user", (Text("hi"), Image("image/png", "aGk="), Opaque("openai", {"type": "input_audio"}))),
+        says("", a_call("print('sk-abcdefghijklmnop1234')")).message,
         Message("tool", (ToolResult("call_1", (Text("1"), Image("image/png", "aGk=")), failed=True),)),
-    )
-    recorder.add(Finished(Ending.CALLS, said[0], said, Spent(), "m"))
-    records = tuple(json.loads(json.dumps(recorder.row().records)))
-    assert caller_messages(records) == (asked,)
-    assert said_messages(records) == said
+    ):
+        assert parts.message_from_json(json.loads(json.dumps(parts.message_to_json(message)))) == message
+
+
+def test_a_result_that_is_nested_without_end_is_kept_as_text() -> None:
+    nested: Any = []
+    for _ in range(500):
+        nested = [nested]
+    (record,) = [
+        each
+        for each in recorded(ran(execution(results=({"application/json": nested},)))).records
+        if "execution" in each
+    ]
+    assert record["execution"]["results"] == [{"application/json": "[" * 501 + "]" * 501}]
 
 
 def test_pictures_beyond_what_a_trace_keeps_are_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Traces: what happened in the runs of the model loop."""
+"""The model loop: traces of its runs, and pauses of those that wait for their caller."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Make the tables."""
     op.create_table(
         "traces",
         sa.Column("id", sa.Text(), nullable=False),
@@ -30,3 +30,14 @@ def upgrade() -> None:
     )
     op.create_index("traces_owner_created_at_id", "traces", ["owner", "created_at", "id"])
     op.create_index("traces_created_at_id", "traces", ["created_at", "id"])
+    op.create_table(
+        "pauses",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("session_id", sa.Text()),
+        sa.Column("made", sa.Boolean(), nullable=False),
+        sa.Column("said", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pauses_pkey"),
+    )
+    op.create_index("pauses_created_at", "pauses", ["created_at"])

@@ -1,0 +1,25 @@
+"""How a run of a loop is to go."""
+
+from dataclasses import dataclass, field
+
+from sandbox.loop.budget import Budget
+from sandbox.loop.messages import Function
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run is to go."""
+
+    budget: Budget = field(default_factory=Budget)
+    functions: tuple[Function, ...] = ()
+    """The caller's own. A call of one ends the run with `Ending.CALLS`."""
+    fenced: bool = False
+    """For models without tool calls: code comes in a Markdown fence, and what came of it goes back as the user's."""
+    pictures: bool = True
+    """Whether the model can see images."""
+    whole: bool = True
+    """Nobody watches the words come, so a turn that breaks off can be asked again from its start."""
+    timeout_s: float | None = None
+    """Of each execution; None is the interpreter's own."""
+    lost: bool = False
+    """The messages speak of variables that are gone with their session."""

@@ -1,0 +1,11 @@
+"""What a loop says to a model besides what came of its code."""
+
+NUDGE = "Your last message was empty. Write your answer, or call run_python."
+LAST_WORD = (
+    "{reason} No more code can be run. Answer now from what you have seen. Say plainly what could not be done, and do "
+    "not make up results."
+)
+REPEATED = "This is run {count} of the same code with the same outcome. It will not change: answer, or do otherwise."
+TOO_MANY = "Not run: these are too many calls at once. Write one program."
+NO_ATTEMPT = "Not run: no attempt is left."
+CUT_OFF = "Your call was cut off because the answer became too long. Write a shorter program, or do it in steps."
