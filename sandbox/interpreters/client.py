@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
-from sandbox.client import AsyncClient, AsyncSession, Started
+from sandbox.client import AsyncClient, AsyncSession, ImageInfo, SessionInfo, Started
+from sandbox.client import File as Listed
 from sandbox.errors import SandboxError
 from sandbox.execution import Artifact, Execution, Output
 from sandbox.loop.interpreter import Facts
@@ -24,8 +25,7 @@ class ClientInterpreter:
     async def of(cls, client: AsyncClient, session: AsyncSession) -> Self:
         """Asks the server what is true of it. Raises what the client raises."""
         info = await session.info()
-        image = await client.image(info.image)
-        return cls(session, Facts(image.python, image.libraries, info.memory_mb, info.disk_mb, info.timeout_s))
+        return cls(session, facts_of(info, await client.image(info.image)))
 
     @property
     def facts(self) -> Facts:
@@ -65,9 +65,18 @@ class ClientInterpreter:
 
     async def files(self) -> Sequence[File]:
         """See `Interpreter`."""
-        found = await self.session.files()
-        return [File(file.path, file.size, file.modified_at.timestamp(), file.digest) for file in found]
+        return workspace(await self.session.files())
 
     async def download(self, path: str) -> bytes:
         """See `Interpreter`."""
         return await self.session.download(path)
+
+
+def facts_of(info: SessionInfo, image: ImageInfo) -> Facts:
+    """What is true of a session on a server. image: the session's."""
+    return Facts(image.python, image.libraries, info.memory_mb, info.disk_mb, info.timeout_s)
+
+
+def workspace(files: Sequence[Listed]) -> list[File]:
+    """What a client lists, as a loop takes it."""
+    return [File(file.path, file.size, file.modified_at.timestamp(), file.digest) for file in files]
