@@ -2,6 +2,9 @@
 
 Small models write a fence whatever `tools` says. The protocol that serves them best: ask for one complete program in
 one fence, run it, on an error say `AFTER_ERROR` with what `told` tells, on success `AFTER_OUTPUT`.
+
+They do what was said last. Of eight questions a model of half a billion weights answered one with a program when only
+the instruction asked for it, and seven from nothing; with `ASK` below the question it wrote eight programs.
 """
 
 import ast
@@ -9,12 +12,14 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sandbox.loop.interpreter import Facts
+from sandbox.loop.messages import Message, Part, Text
 from sandbox.loop.tool import NAME, Unusable, code_of, description
 from sandbox.remote import File
 
+ASK = "Answer with one complete program in one ```python fence."
 AFTER_ERROR = "Fix the mistake. Answer with the complete corrected program in one ```python fence."
 AFTER_OUTPUT = "Answer the question in one or two sentences from this output, without code."
 
@@ -27,10 +32,24 @@ def instruction(facts: Facts, files: Sequence[File] = ()) -> str:
     """What such a model is told before the first turn."""
     about = description(facts, files).partition("\n")[2]
     return (
-        f"You answer questions by running Python {facts.python}. Write one complete program in one ```python fence and "
-        "nothing after it; it is run and you are given its output. Print what you need to know. When you have what you "
-        f"need, answer in words, without a fence.\n{about}"
+        f"You answer questions by running Python {facts.python}. Reply with one complete program in one ```python "
+        "fence and nothing else. Print what you need to know. It is run and you are given its output; do not guess it. "
+        f"When you have seen it, you answer in words, without a fence.\n{about}"
     )
+
+
+def asking(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation so far, with `ASK` below what the user has said last."""
+    if not messages or messages[-1].role != "user":
+        return tuple(messages)
+    return (*messages[:-1], replace(messages[-1], parts=below(messages[-1].parts, ASK)))
+
+
+def below(parts: tuple[Part, ...], words: str) -> tuple[Part, ...]:
+    """These with words below them; text alone stays one text, because simple servers read no lists of parts."""
+    if parts and isinstance(last := parts[-1], Text) and not last.extra:
+        return (*parts[:-1], Text(f"{last.text}\n\n{words}"))
+    return (*parts, Text(words))
 
 
 @dataclass(frozen=True, slots=True)

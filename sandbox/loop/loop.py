@@ -101,7 +101,8 @@ class _Run:
         files = await self._interpreter.files()
         if options.fenced:
             system = Message.of("system", fence.instruction(self._facts, files))
-            self._request = replace(request, messages=(system, *request.messages), functions=options.functions)
+            messages = (system, *fence.asking(request.messages))
+            self._request = replace(request, messages=messages, functions=options.functions)
         else:
             self._request = replace(request, functions=(tool.function(self._facts, files), *options.functions))
 
@@ -230,9 +231,9 @@ class _Run:
     def _tell(self, results: Sequence[ToolResult]) -> None:
         """Tell the model what came of its calls."""
         if self._options.fenced and not self._said[-1].calls:
-            parts = [part for result in results for part in result.parts]
+            parts = tuple(part for result in results for part in result.parts)
             after = fence.AFTER_ERROR if results[-1].failed else fence.AFTER_OUTPUT
-            self._said.append(Message("user", (*parts, Text(after))))
+            self._said.append(Message("user", fence.below(parts, after)))
         else:
             self._said.append(Message("tool", tuple(results)))
 

@@ -4,8 +4,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from sandbox.loop.fence import instruction, program
+from sandbox.loop.fence import ASK, asking, below, instruction, program
 from sandbox.loop.interpreter import Facts
+from sandbox.loop.messages import Image, Message, Text
 from sandbox.remote import File
 
 CODE = "import math\nprint(math.pi)"
@@ -97,3 +98,15 @@ def test_the_instruction_tells_the_protocol_and_the_sandbox() -> None:
     for words in ("one ```python fence", "in words", "pandas 3.1.1", "no network", "/mnt/data holds a.csv (10 bytes)"):
         assert words in text
     assert len(text) < 1500
+
+
+def test_a_program_is_asked_for_below_what_the_user_says_last() -> None:
+    first, answer, last = (Message(role, (Text(role),)) for role in ("user", "assistant", "user"))
+    assert asking([first, answer, last]) == (first, answer, Message("user", (Text(f"user\n\n{ASK}"),)))
+    assert asking([first, answer]) == (first, answer)
+    assert asking([]) == ()
+
+
+def test_a_picture_stays_a_part_of_its_own() -> None:
+    picture = Image(data="aGk=", mime="image/png")
+    assert below((Text("ok"), picture), ASK) == (Text("ok"), picture, Text(ASK))

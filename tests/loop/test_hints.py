@@ -191,6 +191,13 @@ class TestEndings:
     def test_an_installer_that_only_printed_its_failure_is_explained(self) -> None:
         assert "Nothing can be installed" in hint(Execution("exe_1", "ses_1", Status.OK), "!pip install requests")
 
+    def test_a_figure_that_was_saved_after_it_was_closed_is_told_to_be_empty(self) -> None:
+        results = ({"image/png": "…"}, {"text/plain": "<Figure size 640x480 with 0 Axes>"})
+        late = Execution("exe_1", "ses_1", Status.OK, results=results)
+        assert "call savefig() before show()" in hint(late, "plt.show()\nplt.savefig('a.png')")
+        assert hint(late, "plt.figure()") == ""
+        assert hint(Execution("exe_1", "ses_1", Status.OK, results=results[:1]), "plt.savefig('a.png')") == ""
+
 
 @pytest.mark.parametrize(
     ("execution", "label"),

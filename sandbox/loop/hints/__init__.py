@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sandbox.execution import Execution, Status
 from sandbox.loop.hints.case import HINT, Case, Rule, last_line, versions
 from sandbox.loop.hints.endings import (
+    closed_figure,
     interrupted,
     killed,
     left,
@@ -48,7 +49,10 @@ _HINTS = 3
 def hints(
     execution: Execution, code: str, facts: Facts, files: Sequence[File] = (), *, lost: bool = False
 ) -> tuple[str, ...]:
-    """One or two short sentences each; none for what succeeded. lost: variables went with an earlier execution."""
+    """One or two short sentences each; of what succeeded, only what went wrong in silence.
+
+    lost: variables went with an earlier execution.
+    """
     case = Case(execution, code, facts, files, lost)
     told: dict[str, None] = {}
     for rules in _rules(execution):
@@ -82,7 +86,7 @@ def removed(case: Case) -> Iterator[str]:
 # Which rules are asked about what.
 
 _BY_STATUS: Mapping[Status, tuple[Rule, ...]] = {
-    Status.OK: (no_pip,),
+    Status.OK: (no_pip, closed_figure),
     Status.OOM: (out_of_memory,),
     Status.TIMEOUT: (overdue,),
     Status.KILLED: (killed,),

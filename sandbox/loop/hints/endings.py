@@ -85,6 +85,13 @@ def no_pip(case: Case) -> Iterator[str]:
         yield "Nothing can be installed here: use the libraries that are there."
 
 
+def closed_figure(case: Case) -> Iterator[str]:
+    """plt.show() closes the figures; what is saved after it is a new one, which shows itself without axes."""
+    texts = (str(data.get("text/plain", "")) for data in case.execution.results)
+    if ".savefig(" in case.code and any(re.fullmatch(r"<Figure size \w+ with 0 Axes>", text) for text in texts):
+        yield "What was saved is an empty figure, because plt.show() closes figures: call savefig() before show()."
+
+
 def no_stdin(case: Case) -> Iterator[str]:
     if "nobody to ask" not in case.value:
         yield "There is no stdin: put the value into the code."
