@@ -21,7 +21,7 @@ from sandbox.errors import InvalidRequest, InvalidSetting, SandboxError, Session
 from sandbox.execution import Artifact, Error, Execution, Status, Truncated
 from sandbox.guest.frames import Frame, decode_json, encode_json
 from sandbox.keys import KeyLimits, new_key
-from sandbox.store import Claim, ExecutionRow, FileRow, SessionRow, Store, TraceRow, statements
+from sandbox.store import Claim, ExecutionRow, FileRow, PauseRow, SessionRow, Store, TraceRow, statements
 from sandbox.store.database import connect
 from sandbox.store.schema import metadata
 from sandbox.store.statements import Listing
@@ -660,6 +660,15 @@ async def test_traces_are_listed_newest_first_without_their_records(store: Store
     assert [(row.id, row.records) for row in first.items] == [("trc_2", ())]
     assert [row.id for row in (await store.traces("me", limit=9, after=first.next)).items] == ["trc_0"]
     assert [row.id for row in (await store.traces(None, limit=9)).items] == ["trc_2", "trc_1", "trc_0"]
+
+
+async def test_a_pause_comes_back_as_it_was_and_is_its_owners_until_it_is_purged(store: Store) -> None:
+    row = PauseRow("trc_1", "me", "ses_1", True, ({"role": "user", "parts": [{"type": "text", "text": ODD}]},), 1.0)
+    await store.add_pause(row)
+    assert await store.pause("me", "trc_1") == row
+    assert await store.pause("you", "trc_1") is None
+    assert await store.purge_pauses(2.0) == 1
+    assert await store.pause("me", "trc_1") is None
 
 
 async def test_old_traces_are_purged(store: Store) -> None:

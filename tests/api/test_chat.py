@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -173,6 +174,76 @@ async def test_functions_of_the_callers_go_back_to_it_and_the_run_goes_on_in_the
     assert roles == ["user", "assistant", "tool", "assistant", "tool", "tool"]
     assert ran(second)["executions"][0]["stdout"] == "42\n"
     assert ran(second)["session_id"] == ran(first)["session_id"]
+
+
+def goes_on(first: ChatCompletion, answer: str = "sunny") -> list[Any]:
+    """The messages of the request after one that ended with a call of the caller's function."""
+    message = first.choices[0].message
+    assert message.tool_calls is not None
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": answer}
+    return [*QUESTION, message.model_dump(exclude_none=True), result]
+
+
+WANTS_WEATHER = Says("", (Call("run_python", {"code": "x = 'password=hunter2222'"}), Call("weather", {"city": "Bonn"})))
+
+
+async def test_a_run_that_fails_while_it_goes_on_keeps_the_variables_for_the_next_try(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    upstream.then(WANTS_WEATHER, Fails(500), runs("print(x)"), Says("done"))
+    first = await ask(sdk, tools=[INTERPRETER, WEATHER])
+    with pytest.raises(openai.InternalServerError):
+        await ask(sdk, tools=[INTERPRETER, WEATHER], messages=goes_on(first))
+    again = await ask(sdk, tools=[INTERPRETER, WEATHER], messages=goes_on(first))
+    assert ran(again)["executions"][0]["stdout"] == "password=hunter2222\n"
+    # The model sees its own words as they were, although a trace would not have them.
+    assert "hunter2222" in upstream.asked[-2].body["messages"][1]["tool_calls"][0]["function"]["arguments"]
+
+
+async def test_variables_that_went_with_their_session_are_told_to_be_lost(
+    sdk: openai.AsyncOpenAI, upstream: Scripted, chatting: Served
+) -> None:
+    upstream.then(WANTS_WEATHER, runs("print(x)"), Says("gone"))
+    first = await ask(sdk, tools=[INTERPRETER, WEATHER])
+    async with chatting.client() as client:
+        await client.delete(f"/v1/sessions/{ran(first)['session_id']}")
+    await ask(sdk, tools=[INTERPRETER, WEATHER], messages=goes_on(first))
+    assert "lost" in told(upstream.asked[2])
+
+
+async def test_a_session_of_the_callers_stays_open_when_a_run_goes_on_in_it(
+    sdk: openai.AsyncOpenAI, upstream: Scripted, chatting: Served
+) -> None:
+    async with chatting.client() as client:
+        session = (await client.post("/v1/sessions", json={})).json()["id"]
+        upstream.then(WANTS_WEATHER, runs("print(x)"), Says("done"))
+        first = await ask(sdk, tools=[INTERPRETER | {"session_id": session}, WEATHER])
+        second = await ask(sdk, tools=[INTERPRETER, WEATHER], messages=goes_on(first))
+        assert ran(second)["session_id"] == session
+        assert (await client.get(f"/v1/sessions/{session}")).json()["status"] == "active"
+        await client.delete(f"/v1/sessions/{session}")
+
+
+@pytest.mark.parametrize(
+    "other", [{"type": "custom", "custom": {"name": "x"}}, {"type": "function", "function": {"name": "run_python"}}]
+)
+async def test_what_cannot_stand_beside_the_interpreter_is_refused(sdk: openai.AsyncOpenAI, other: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match="tools"):
+        await ask(sdk, tools=[INTERPRETER, other])
+
+
+async def test_a_server_that_is_told_to_stop_lets_a_chat_end(new_data_dir: NewDataDir) -> None:
+    async with Scripted("openai", runs("print(6 * 7)"), Says("It is 42.", delay=1.0)) as upstream:
+        tables = json.dumps({"scripted": {"url": upstream.url}})
+        async with serving(new_data_dir(), upstreams=tables) as served, served.client() as client:
+            body = {"model": "scripted", "messages": QUESTION, "tools": [INTERPRETER]}
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            async with asyncio.timeout(WAIT_SECONDS):
+                while len(upstream.asked) < 2:
+                    await client.get("/health/live")
+            served.signal(signal.SIGTERM)
+            assert (await asking).json()["choices"][0]["message"]["content"] == "It is 42."
+            assert await served.ended() == 0
 
 
 async def test_a_session_of_the_callers_is_used_and_stays_open(

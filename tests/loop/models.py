@@ -16,19 +16,25 @@ class ScriptedModels:
     def __init__(self, *scenes: Scene) -> None:
         self._scenes = list(scenes)
         self.asked: list[Request] = []
+        self.open = 0
+        """Streams that are neither at their end nor closed."""
 
     async def stream(self, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Attempt | Reply, None]:
         """See `Models.stream`."""
         self.asked.append(request)
-        scene = self._scenes.pop(0)
-        if isinstance(scene, Exception):
-            raise scene
-        reply = scene if isinstance(scene, Reply) else scene(request)
-        if not whole:
-            for word in reply.message.text.split(" "):
-                yield Delta(word)
-        yield Attempt("scripted", reply.model, "answered")
-        yield reply
+        self.open += 1
+        try:
+            scene = self._scenes.pop(0)
+            if isinstance(scene, Exception):
+                raise scene
+            reply = scene if isinstance(scene, Reply) else scene(request)
+            if not whole:
+                for word in reply.message.text.split(" "):
+                    yield Delta(word)
+            yield Attempt("scripted", reply.model, "answered")
+            yield reply
+        finally:
+            self.open -= 1
 
 
 def says(text: str, *calls: ToolCall) -> Reply:

@@ -1,7 +1,9 @@
 """Turns until an answer: a scripted model, real sandboxes."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from sandbox import telemetry
 from sandbox.engine import Engine
 from sandbox.errors import UpstreamFailed
 from sandbox.execution import Status
+from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.session import SessionInterpreter
 from sandbox.loop.budget import Budget
 from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
@@ -252,6 +255,63 @@ async def test_leaving_early_ends_the_program(interpreter: Interpreter, session:
             break
     await events.aclose()  # type: ignore[attr-defined]
     assert (await session.execute("print(1)")).stdout == "1\n"
+
+
+async def test_attempts_bound_the_calls_of_one_turn_too(interpreter: Interpreter) -> None:
+    done = await run(interpreter, runs(*["1 / 0"] * 6), says("It cannot be."), budget=Budget(attempts=2))
+    assert (done.finished.spent.executions, done.finished.why) == (2, Ending.ATTEMPTS)
+    assert [event.told for event in done.of(Unusable)] == ["Not run: no attempt is left."] * 4
+    (results,) = [message for message in done.finished.said if message.role == "tool"]
+    assert len(results.parts) == 6  # every call is answered, or upstreams refuse the history
+
+
+async def test_the_time_limit_that_the_model_is_told_is_the_one_that_holds(interpreter: Interpreter) -> None:
+    done = await run(interpreter, runs("import time\ntime.sleep(60)"), says("too slow"), timeout_s=0.5)
+    assert "0.5 s per call" in done.models.asked[0].functions[0].description
+    assert "0.5 s" in done.told(2)
+    assert "30 s" not in done.told(2)
+
+
+async def test_what_the_caller_wants_called_is_for_the_first_turn(interpreter: Interpreter) -> None:
+    wanted = replace(QUESTION, tool_choice="required", extra={"tool_choice": {"type": "allowed_tools"}, "seed": 1})
+    done = await run(interpreter, runs("1"), says("1"), request=wanted)
+    assert [(each.tool_choice, dict(each.extra)) for each in done.models.asked] == [
+        ("required", {"tool_choice": {"type": "allowed_tools"}, "seed": 1}),
+        (None, {"seed": 1}),
+    ]
+
+
+async def test_waiting_for_a_sandbox_is_part_of_the_runs_seconds(interpreter: Interpreter) -> None:
+    async def never() -> Interpreter:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    lazy = LazyInterpreter(interpreter.facts, never)
+    done = await run(lazy, runs("print(1)"), budget=Budget(seconds=0.3))
+    assert done.finished.why is Ending.SECONDS
+
+
+async def test_another_program_that_fails_alike_is_not_called_the_same_code(interpreter: Interpreter) -> None:
+    done = await run(interpreter, runs("{}['a']"), runs("d = {}\nd['a']"), runs("d = {}\nd['a']"), says("no"))
+    assert "same code" not in done.told(3)
+
+
+async def test_leaving_early_closes_the_models_stream_at_once(interpreter: Interpreter) -> None:
+    models = ScriptedModels(says("one two three"))
+    events = Loop(models, interpreter, Options(whole=False)).run(QUESTION)
+    async for event in events:
+        if isinstance(event, Said):
+            break
+    assert models.open == 1
+    await events.aclose()
+    assert models.open == 0
+
+
+async def test_half_a_program_is_not_run(interpreter: Interpreter) -> None:
+    bare = cut_off(says("", ToolCall("call_1", "run_python", "import os\nfor name in os.listdir('.'):\n    print(")))
+    assert (await run(interpreter, bare, says("ok"))).finished.spent.executions == 0
+    fence = cut_off(says("```python\nimport os\nprint(1)\n"))
+    assert (await run(interpreter, fence, says("ok"), fenced=True)).finished.spent.executions == 0
 
 
 async def test_each_turn_is_a_span_below_the_one_that_is_current(interpreter: Interpreter) -> None:
