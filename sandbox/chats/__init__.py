@@ -18,9 +18,9 @@ from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.node import NodeInterpreter, facts
 from sandbox.keys import Owner
 from sandbox.loop.budget import Budget
-from sandbox.loop.events import Ending, Finished, Repair
+from sandbox.loop.events import Ending, Event, Finished, Repair
 from sandbox.loop.interpreter import Interpreter
-from sandbox.loop.loop import Event, Loop
+from sandbox.loop.loop import Loop
 from sandbox.loop.messages import Delta, Reply, Request
 from sandbox.loop.models import Models, Shadowed
 from sandbox.loop.options import Options

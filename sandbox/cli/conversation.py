@@ -9,8 +9,7 @@ from rich.syntax import Syntax
 from sandbox.cli.view import View, note, printable, write
 from sandbox.execution import Execution, Status
 from sandbox.loop.attempt import Attempt
-from sandbox.loop.events import Ending, Finished, Ran, Running, Said, Showed, Unusable
-from sandbox.loop.loop import Event
+from sandbox.loop.events import Ending, Event, Finished, Ran, Running, Said, Showed, Unusable
 
 _QUIET = frozenset({"answered", "cached", "cancelled"})
 

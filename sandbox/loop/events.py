@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sandbox.execution import Execution, Output
+from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Spent
 from sandbox.loop.messages import Image, Message, Reply, Text, ToolCall, Usage
 
@@ -114,3 +115,6 @@ class Finished:
     spent: Spent
     model: str
     """As the upstream names it; empty when none has answered."""
+
+
+Event = Asked | Attempt | Said | Replied | Running | Showed | Ran | Unusable | Repair | Finished

@@ -24,7 +24,7 @@ from sandbox.loop import fence, spans, tool, words
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Spent
 from sandbox.loop.deadline import Late, timeout_at, until
-from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
+from sandbox.loop.events import Asked, Ending, Event, Finished, Ran, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.hints import error_class
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.messages import Delta, Message, Reply, Request, Text, ToolCall, ToolResult
@@ -32,8 +32,6 @@ from sandbox.loop.options import Options
 from sandbox.loop.repairs import Streak
 from sandbox.loop.told import told
 from sandbox.remote import File
-
-Event = Asked | Attempt | Said | Replied | Running | Showed | Ran | Unusable | Repair | Finished
 
 _LEAST_S = 0.1
 """What an execution needs to be worth a start."""
@@ -303,7 +301,7 @@ class _Run:
         self._spent = replace(spent, executions=spent.executions + 1, failures=spent.failures + failed)
         if failed:
             self._streak.fail(error_class(execution), spent.usage)
-            self._last_failure = _in_a_line(execution)
+            self._last_failure = words.in_a_line(execution)
         seen, same_code = self._seen(code, execution)
         parts = told(
             execution,
@@ -396,9 +394,3 @@ class _Run:
         repair = self._streak.end(self._spent.usage, repaired=False)
         finished = Finished(why, answer, tuple(self._said), spent, model)
         return (repair, finished) if repair else (finished,)
-
-
-def _in_a_line(execution: Execution) -> str:
-    error = execution.error
-    words = f"{error.name}: {error.value}" if error else f"{execution.status}: {execution.reason}"
-    return words.strip().partition("\n")[0][:300]

@@ -1,5 +1,7 @@
 """What a loop says to a model besides what came of its code."""
 
+from sandbox.execution import Execution
+
 NUDGE = "Your last message was empty. Write your answer, or call run_python."
 LAST_WORD = (
     "{reason} No more code can be run. Answer now from what you have seen. Say plainly what could not be done, and do "
@@ -9,3 +11,10 @@ REPEATED = "This is run {count} of the same code with the same outcome. It will 
 TOO_MANY = "Not run: these are too many calls at once. Write one program."
 NO_ATTEMPT = "Not run: no attempt is left."
 CUT_OFF = "Your call was cut off because the answer became too long. Write a shorter program, or do it in steps."
+
+
+def in_a_line(execution: Execution) -> str:
+    """How it failed, in short."""
+    error = execution.error
+    words = f"{error.name}: {error.value}" if error else f"{execution.status}: {execution.reason}"
+    return words.strip().partition("\n")[0][:300]

@@ -9,8 +9,7 @@ from typing import Any
 
 from sandbox.execution import Execution
 from sandbox.loop.attempt import Attempt
-from sandbox.loop.events import Finished, Ran, Repair, Replied, Unusable
-from sandbox.loop.loop import Event
+from sandbox.loop.events import Event, Finished, Ran, Repair, Replied, Unusable
 from sandbox.loop.messages import Message, Request, Text
 from sandbox.loop.shadow import Shadowed
 from sandbox.store.rows import TraceRow

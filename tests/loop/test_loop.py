@@ -16,9 +16,9 @@ from sandbox.execution import Status
 from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.session import SessionInterpreter
 from sandbox.loop.budget import Budget
-from sandbox.loop.events import Asked, Ending, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
+from sandbox.loop.events import Asked, Ending, Event, Finished, Ran, Repair, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.interpreter import Interpreter
-from sandbox.loop.loop import Event, Loop
+from sandbox.loop.loop import Loop
 from sandbox.loop.messages import Function, Image, Message, Part, Request, Text, ToolCall, ToolResult
 from sandbox.loop.options import Options
 from sandbox.session import Session

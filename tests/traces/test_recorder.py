@@ -8,8 +8,7 @@ import nbformat
 from sandbox.execution import Artifact, Error, Execution, Status
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Spent
-from sandbox.loop.events import Ending, Finished, Ran, Repair, Replied, Unusable
-from sandbox.loop.loop import Event
+from sandbox.loop.events import Ending, Event, Finished, Ran, Repair, Replied, Unusable
 from sandbox.loop.messages import Image, Message, Opaque, Request, Text, ToolCall, ToolResult, Usage
 from sandbox.store import TraceRow
 from sandbox.traces import Recorder, Secrets, parts, to_lines, to_notebook, to_otlp
