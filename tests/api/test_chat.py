@@ -231,6 +231,20 @@ async def test_without_the_tool_a_stream_is_the_upstreams_own(sdk: openai.AsyncO
     assert {chunk.model for chunk in chunks} == {"scripted"}
 
 
+async def test_half_a_character_of_the_callers_and_of_the_models_is_replaced(
+    chatting: Served, upstream: Scripted
+) -> None:
+    upstream.asked.clear()
+    upstream.then(Says("a\ud83db"))
+    question = {"model": "scripted", "messages": [{"role": "user", "content": "\ud83d"}]}
+    async with chatting.client() as client:
+        sent = {"content-type": "application/json"}
+        answer = await client.post("/v1/chat/completions", content=json.dumps(question), headers=sent)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "a\ufffdb"
+    assert told(upstream.asked[0]) == "\ufffd"
+
+
 async def test_models_are_listed_and_found(sdk: openai.AsyncOpenAI) -> None:
     names = {model.id async for model in sdk.models.list()}
     assert {"small", "scripted", "other"} <= names

@@ -120,6 +120,35 @@ def test_malformed_arguments_go_back_as_json_because_servers_put_them_into_templ
     ]
 
 
+def test_arguments_that_are_nested_beyond_reading_go_back_as_text() -> None:
+    deep = "[" * 100_000
+    made = openai_chat.body(Request("m", (Message("assistant", (ToolCall("1", "f", deep),)),)))["messages"]
+    assert json.loads(made[0]["tool_calls"][0]["function"]["arguments"]) == {"invalid": deep}
+
+
+def test_half_a_character_goes_nowhere() -> None:
+    asked = ASKED | {"user": "\ud83d", "messages": [{"role": "user", "content": "a\ud83db \ud83d\ude00"}]}
+    request = openai_chat.request(asked)
+    assert request.messages == (Message.of("user", "a\ufffdb \U0001f600"),)
+    assert request.extra == {"user": "\ufffd"}
+    body = openai_chat.body(Request("m", (Message.of("user", "\ude00"),)))
+    assert body["messages"] == [{"role": "user", "content": "\ufffd"}]
+    reading = openai_chat.Reading()
+    told = reading.feed(delta(content="\ud83d"))
+    assert (told.text, reading.reply().message.text) == ("\ufffd", "\ufffd")
+    assert json.dumps(told.raw, ensure_ascii=False).encode()
+
+
+def test_what_is_nested_too_deeply_is_refused_and_not_understood() -> None:
+    deep: list[Any] = []
+    for _ in range(500):
+        deep = [deep]
+    with pytest.raises(InvalidRequest, match=r"^metadata: it is nested too deeply"):
+        openai_chat.request(ASKED | {"metadata": deep})
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read(delta(reasoning_details=deep))
+
+
 def test_the_limit_has_the_name_that_the_program_or_the_server_wants() -> None:
     assert openai_chat.body(Request("m", (), max_tokens=5))["max_tokens"] == 5
     assert openai_chat.body(Request("m", (), max_tokens=5), limit=openai_chat.LIMIT)["max_completion_tokens"] == 5
@@ -316,6 +345,10 @@ def test_text_and_calls_may_come_mixed() -> None:
     reply = read(delta(content="a"), call(0, "a", name="f", arguments="{}"), delta(content="b"), finish("tool_calls"))
     assert reply.message.text == "ab"
     assert len(reply.message.calls) == 1
+
+
+def test_a_count_that_is_no_number_counts_as_none() -> None:
+    assert openai_chat.usage({"prompt_tokens": float("inf"), "completion_tokens": float("nan")}) == Usage()
 
 
 def test_no_usage_is_none_and_the_last_one_counts() -> None:

@@ -201,6 +201,27 @@ async def test_whatever_else_goes_wrong_has_failed(dialect: Dialect, scene: Scen
 
 
 @both
+@pytest.mark.parametrize("levels", [500, 940, 960, 980, 100_000])
+async def test_json_that_is_nested_beyond_reading_has_failed(dialect: Dialect, levels: int) -> None:
+    deep = b'{"error": ' * levels + b"1" + b"}" * levels
+    for scene in (Raw(deep, "application/json"), Raw(b"data: " + deep + b"\n\n", "text/event-stream")):
+        assert isinstance(await failure(dialect, scene), UpstreamFailed)
+    assert isinstance(await failure(dialect, Raw(deep, "application/json", 400)), UpstreamError)
+
+
+@both
+async def test_half_a_character_neither_reaches_a_server_nor_comes_from_one(dialect: Dialect) -> None:
+    wire = openai if dialect == "openai" else anthropic
+    cut = b"".join(wire.events(Says("a\ud83db"), Asked("POST", "/", {}, {}), 1))
+    async with scripted(dialect, Raw(cut, "text/event-stream"), Fails(400, "no \ud83d")) as (server, opened):
+        request = Request("m", (Message.of("user", "\ud83d"),))
+        assert (await turn(opened, request)).message.text == "a\ufffdb"
+        assert "\ufffd" in str(server.asked[0].body["messages"])
+        with pytest.raises(UpstreamRefused, match="no \ufffd"):
+            await turn(opened)
+
+
+@both
 @pytest.mark.parametrize("scene", [Silent(), Breaks("stall"), Breaks("stall", after=0)])
 async def test_silence_has_failed_in_the_end(dialect: Dialect, scene: Scene) -> None:
     told = await failure(dialect, scene, SHORT_S)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sandbox.loop.messages import Function, Image, Message, Opaque, Part, Request, Text, ToolCall, ToolResult
 from sandbox.loop.openai_chat.fields import joined
+from sandbox.loop.surrogates import LEVELS, encodable
 
 LIMIT = "max_completion_tokens"
 """What `max_tokens` is called since there are models that think."""
@@ -30,7 +31,8 @@ def body(request: Request, *, upstream: str = "", limit: str = "max_tokens") -> 
         made["temperature"] = request.temperature
     if request.stop:
         made["stop"] = list(request.stop)
-    return made | extra
+    body: dict[str, Any] = encodable(made | extra, 2 * LEVELS)
+    return body
 
 
 def _messages(messages: Sequence[Message], upstream: str) -> list[dict[str, Any]]:
@@ -119,7 +121,7 @@ def _sound(arguments: str) -> str:
         return "{}"
     try:
         json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return json.dumps({"invalid": arguments})
     return arguments
 

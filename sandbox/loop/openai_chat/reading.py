@@ -1,6 +1,7 @@
 """What an upstream answers."""
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 from sandbox.loop.messages import Delta, Finish, Message, Opaque, Reply, Text, ToolCall, Usage
 from sandbox.loop.openai_chat.fields import rest, written_out
+from sandbox.loop.surrogates import encodable
 
 _FINISHES: Mapping[Any, Finish] = {
     "length": "length",
@@ -56,6 +58,7 @@ class Reading:
         """Take a chunk. Raises `ValueError` for what is none; ask `error` first."""
         if not isinstance(chunk, Mapping):
             raise ValueError(f"a JSON object was expected, and not {str(chunk)[:100]!r}")
+        chunk = encodable(chunk)
         self._id = self._id or str(chunk.get("id") or "")
         self._model = self._model or str(chunk.get("model") or "")
         if isinstance(chunk.get("usage"), Mapping):
@@ -197,7 +200,7 @@ def _begins(last: _Call, name: str, function: str, index: int | None) -> bool:
 def _ended(arguments: str) -> bool:
     try:
         json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -228,4 +231,4 @@ def _mapping(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 < value < math.inf else 0

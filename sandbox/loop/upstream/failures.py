@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sandbox.errors import UpstreamBusy, UpstreamError, UpstreamFailed, UpstreamRefused
+from sandbox.loop.surrogates import encodable
 
 _MOST_WORDS = 500
 """Characters of an upstream's own."""
@@ -63,7 +64,7 @@ class Failures:
         names = [str(error.get(name)) for name in ("type", "code") if error.get(name) is not None]
         status = next((_STATUS_OF[name] for name in names if name in _STATUS_OF), None)
         # Gateways have the status that they got themselves as the code.
-        numbers = (int(name) for name in names if name.isdecimal() and 400 <= int(name) < 600)
+        numbers = (int(name) for name in names if re.fullmatch("[45][0-9]{2}", name))
         return self._error(status or next(numbers, None), self._words(error), error, None)
 
     def away(self, cause: BaseException) -> UpstreamFailed:
@@ -129,13 +130,17 @@ class Failures:
         return self._clean(str(root) or type(root).__name__)
 
     def _words(self, said: object) -> str:
-        return self._clean(_message(said) or "it did not say why")
+        try:
+            words = _message(said)
+        except RecursionError:  # it is nested that deeply
+            words = ""
+        return self._clean(words or "it did not say why")
 
     def _clean(self, words: str) -> str:
         """Words without the key, in one line of bounded length."""
         if self.key:
             words = words.replace(self.key, "…")
-        words = " ".join(words.split())
+        words = " ".join(encodable(words).split())
         words = words if len(words) <= _MOST_WORDS else words[:_MOST_WORDS] + "…"
         return words if words.endswith((".", "!", "?", "…")) else words + "."
 
