@@ -12,7 +12,7 @@ from sandbox.loop.clock import Clock
 from sandbox.loop.messages import Dialect, Reply
 from sandbox.loop.models import Models
 from tests.loop.scripted import Time, ask, settle, tell
-from tests.upstreams import PAGE, Breaks, Fails, Says, Scripted, Silent, busy
+from tests.upstreams import PAGE, Breaks, Fails, Raw, Says, Scripted, Silent, busy
 
 DIALECTS: tuple[Dialect, ...] = ("openai", "anthropic")
 both = pytest.mark.parametrize("dialect", DIALECTS)
@@ -129,6 +129,17 @@ async def test_the_models_of_servers_are_listed_by_names_that_lead_to_them(diale
     async with Scripted(dialect, models=("x", "y")) as server, opened(server, clock=Clock()) as models:
         listed = [model.name for model in await models.list()]
         assert listed == (["m", "x", "y"] if dialect == "openai" else ["m", "a/x", "a/y"])
+
+
+@both
+async def test_a_server_that_shows_a_page_instead_of_its_models_is_left_out(
+    dialect: Dialect, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = Raw(b"<html><title>Log in</title></html>")
+    async with Scripted(dialect, models=page) as a, Scripted("openai", models=("x",)) as b:
+        async with opened(a, b, clock=Clock()) as models:
+            assert [model.name for model in await models.list()] == ["m", "x" if dialect == "anthropic" else "b/x"]
+    assert "an upstream does not list its models" in caplog.text
 
 
 async def test_a_local_servers_first_model_is_chosen_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,30 @@ async def test_nobody_there_has_failed(dialect: Dialect) -> None:
 
 
 @both
+@pytest.mark.parametrize(
+    "said",
+    [
+        Raw(b"<html><title>Log in</title></html>"),
+        Raw(b"[", "application/json"),
+        Raw(b"[" * 100_000, "application/json"),
+        Raw(b'"models"', "application/json"),
+        Raw(b'{"data": 5}', "application/json"),
+    ],
+)
+async def test_what_is_no_list_of_models_has_failed(dialect: Dialect, said: Raw) -> None:
+    async with Scripted(dialect, models=said) as server, upstream(dialect, server.url) as opened:
+        with pytest.raises(UpstreamFailed, match="what should list its models does not"):
+            await opened.models()
+
+
+@both
+async def test_of_a_list_of_models_the_names_are_taken(dialect: Dialect) -> None:
+    said = Raw(b'{"data": [{"id": 5}, {}, {"id": null}, {"id": ""}, {"id": "m"}]}', "application/json")
+    async with Scripted(dialect, models=said) as server, upstream(dialect, server.url) as opened:
+        assert await opened.models() == ["m"]
+
+
+@both
 async def test_no_key_is_sent_where_none_is_set(dialect: Dialect) -> None:
     async with Scripted(dialect, Says("hi")) as server, upstream(dialect, server.url, key="") as opened:
         assert (await turn(opened)).message.text == "hi"
