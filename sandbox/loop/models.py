@@ -372,7 +372,7 @@ class Models:
             async with self._clock.timeout(_LIST_WAIT_S):
                 models = tuple(await upstream.models())
         except (UpstreamError, TimeoutError) as error:
-            log.warning("an upstream does not list its models", upstream=name, error=str(error) or "it takes too long")
+            log.info("an upstream does not list its models", upstream=name, error=str(error) or "it takes too long")
         self._listings[name] = models
         return models
 

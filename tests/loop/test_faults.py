@@ -1,6 +1,7 @@
 """The controls over real servers: the vendors' libraries, real sockets, and faults on the wire."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -135,6 +136,7 @@ async def test_the_models_of_servers_are_listed_by_names_that_lead_to_them(diale
 async def test_a_server_that_shows_a_page_instead_of_its_models_is_left_out(
     dialect: Dialect, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "sandbox")
     page = Raw(b"<html><title>Log in</title></html>")
     async with Scripted(dialect, models=page) as a, Scripted("openai", models=("x",)) as b:
         async with opened(a, b, clock=Clock()) as models:

@@ -160,6 +160,27 @@ async def test_a_wrong_key_is_named_by_where_it_comes_from(dialect: Dialect) -> 
 
 
 @both
+async def test_what_headers_say_and_where_a_server_is_nobody_is_told(
+    dialect: Dialect, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"x-gateway": "Bearer gw-0123456789"}
+    kind = OpenAIUpstream if dialect == "openai" else AnthropicUpstream
+    refusal = Fails(400, "Bearer gw-0123456789, gw-0123456789 or pass-word-1?", "gw-0123456789")
+    caplog.set_level(logging.INFO, "sandbox")
+    async with Scripted(dialect, refusal) as server:
+        opened = kind("up", base_url=server.url.replace("//", "//user:pass-word-1@"), headers=headers)
+        with pytest.raises(UpstreamRefused, match="…, … or …") as refused:
+            await turn(opened)
+    with pytest.raises(UpstreamFailed, match="The upstream 'up' does not answer: ") as failed:
+        await turn(opened)
+    await opened.aclose()
+    told = f"{refused.value} {refused.value.code} {failed.value}"
+    assert not [secret for secret in ("0123456789", "pass-word-1", "user", "127.0.0.1") if secret in told]
+    assert "127.0.0.1" in caplog.text
+    assert not [secret for secret in ("0123456789", "pass-word-1") if secret in caplog.text]
+
+
+@both
 async def test_a_missing_key_is_asked_for_by_name(dialect: Dialect) -> None:
     async with Scripted(dialect, key=KEY) as server, upstream(dialect, server.url, key="") as opened:
         with pytest.raises(UpstreamRefused, match="set UP_API_KEY"):
@@ -252,9 +273,9 @@ async def test_nobody_there_has_failed(dialect: Dialect) -> None:
     async with Scripted(dialect) as server:
         url = server.url
     async with upstream(dialect, url) as opened:
-        with pytest.raises(UpstreamFailed, match="does not answer at http://127"):
+        with pytest.raises(UpstreamFailed, match="does not answer: All connection attempts failed"):
             await turn(opened)
-        with pytest.raises(UpstreamFailed, match="does not answer at http://127"):
+        with pytest.raises(UpstreamFailed, match="does not answer: All connection attempts failed"):
             await opened.models()
 
 

@@ -43,7 +43,7 @@ class AnthropicUpstream:
         """
         self.name = name
         self._silence_s = silence_s
-        self._failures = Failures(name, base_url, key, key_name)
+        self._failures = Failures(name, base_url, key, key_name, headers or {})
         self._wire = Wire(
             reading=partial(anthropic_messages.Reading, name),
             whole=partial(anthropic_messages.whole, upstream=name),

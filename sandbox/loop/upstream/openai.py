@@ -41,7 +41,7 @@ class OpenAIUpstream:
         """
         self.name = name
         self._silence_s = silence_s
-        self._failures = Failures(name, base_url, key, key_name)
+        self._failures = Failures(name, base_url, key, key_name, headers or {})
         self._wire = Wire(
             reading=partial(openai_chat.Reading, name),
             whole=partial(openai_chat.whole, upstream=name),
