@@ -138,9 +138,9 @@ async def test_a_server_that_shows_a_page_instead_of_its_models_is_left_out(
 ) -> None:
     caplog.set_level(logging.INFO, "sandbox")
     page = Raw(b"<html><title>Log in</title></html>")
-    async with Scripted(dialect, models=page) as a, Scripted("openai", models=("x",)) as b:
-        async with opened(a, b, clock=Clock()) as models:
-            assert [model.name for model in await models.list()] == ["m", "x" if dialect == "anthropic" else "b/x"]
+    listing = Scripted("openai", models=("x",))
+    async with Scripted(dialect, models=page) as a, listing as b, opened(a, b, clock=Clock()) as models:
+        assert [model.name for model in await models.list()] == ["m", "x" if dialect == "anthropic" else "b/x"]
     assert "an upstream does not list its models" in caplog.text
 
 

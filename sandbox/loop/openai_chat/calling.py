@@ -109,7 +109,9 @@ def calls(message: Message, upstream: str) -> list[dict[str, Any]]:
     for part in message.parts:
         if isinstance(part, ToolCall):
             function = {"name": part.name, "arguments": _sound(part.arguments)}
-            made.append(joined({"id": part.id, "type": "function", "function": function}, part.extra, "function"))
+            # A program, which is no upstream, gets everything: it has to give it back.
+            extra = part.extra if part.upstream in ("", upstream) or not upstream else {}
+            made.append(joined({"id": part.id, "type": "function", "function": function}, extra, "function"))
         elif isinstance(part, Opaque) and _theirs(part, upstream) and _kind(part) == "custom":
             made.append(dict(part.value))
     return made
