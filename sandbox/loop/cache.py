@@ -11,6 +11,7 @@ from cachetools import TTLCache
 from sandbox.loop.catalogue import ModelPlan
 from sandbox.loop.clock import Clock
 from sandbox.loop.messages import Reply, Request, Usage
+from sandbox.loop.openai_chat import is_plural
 
 
 class Replies:
@@ -38,6 +39,8 @@ class Replies:
 def _digest(plan: ModelPlan, request: Request) -> str | None:
     """Equal for equal requests alone; None for one that is not to be cached."""
     if plan.cache == "never" or (plan.cache == "temperature_0" and request.temperature != 0):
+        return None
+    if is_plural(request):  # a reply holds one choice, without log probabilities
         return None
     asked = dataclasses.replace(request, model=plan.name)  # the default model may be asked for with and without a name
     try:

@@ -45,6 +45,8 @@ class ToolCall:
     """As the model wrote them. Meant to be a JSON object, and not always one."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Further fields of its form in OpenAI's dialect, nested as there; given back to upstreams that speak it."""
+    upstream: str = ""
+    """Who alone wants `extra` back, because it has said it; empty for what a caller gave, which is anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,5 +182,11 @@ class Reply:
     """Who said it, by its name in the settings."""
     cost: float | None = None
     """US dollars; None when no price is known."""
+    refusal: str = ""
+    """Those of its words that OpenAI's dialect has in a field of their own, because the model will not do it."""
+    refused_as: str = ""
+    """Why a refusal ended, in the upstream's word; `finish` is `content_filter` then."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of an answer in OpenAI's dialect, for whoever it is passed on to."""
     cached: bool = False
     """It was answered from our cache, and cost nothing."""

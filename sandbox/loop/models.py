@@ -18,6 +18,7 @@ from typing import Self
 from cachetools import TTLCache
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
+from sandbox import logs
 from sandbox.errors import UpstreamBusy, UpstreamError, UpstreamFailed, UpstreamRefused
 from sandbox.loop.attempt import Attempt, Outcome
 from sandbox.loop.breaker import State
@@ -32,6 +33,8 @@ from sandbox.loop.shadow import Shadowed, Shadows
 from sandbox.loop.upstream import Upstream
 
 __all__ = ["Attempt", "Listed", "Models", "Shadowed"]
+
+log = logs.logger(__name__)
 
 _backoff = wait_random_exponential(multiplier=0.5, max=8.0)
 """Full jitter: any time up to 0.5, 1, 2, 4, 8 s."""
@@ -364,9 +367,12 @@ class Models:
         if (known := self._listings.get(name)) is not None:
             return known
         models: tuple[str, ...] = ()
-        with contextlib.suppress(UpstreamError, TimeoutError):
+        upstream = self._upstream(name)
+        try:
             async with self._clock.timeout(_LIST_WAIT_S):
-                models = tuple(await self._upstream(name).models())
+                models = tuple(await upstream.models())
+        except (UpstreamError, TimeoutError) as error:
+            log.info("an upstream does not list its models", upstream=name, error=str(error) or "it takes too long")
         self._listings[name] = models
         return models
 

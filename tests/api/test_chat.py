@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from sandbox.store import Store
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import WAIT_SECONDS, Served, logged, serving
-from tests.upstreams import Asked, Breaks, Call, Fails, Says, Scripted, busy, runs
+from tests.upstreams import Asked, Breaks, Call, Fails, Raw, Says, Scripted, busy, runs
 
 INTERPRETER: Any = {"type": "code_interpreter"}
 WEATHER: Any = {
@@ -300,6 +300,55 @@ async def test_without_the_tool_a_stream_is_the_upstreams_own(sdk: openai.AsyncO
     chunks = await stream(sdk, tools=openai.omit)
     assert words(chunks) == "one two three"
     assert {chunk.model for chunk in chunks} == {"scripted"}
+
+
+async def test_chunks_that_are_not_quite_openais_are_joined_by_the_sdk_all_the_same(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    deltas = [
+        {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "weather", "arguments": '{"city":'}}]},
+        {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "weather", "arguments": '"Bonn"}'}}]},
+        {"role": "assistant", "tool_calls": [{"id": "b", "function": {"name": "weather", "arguments": "{}"}}]},
+    ]
+    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    said = "".join(f"data: {json.dumps({'id': '1', 'system_fingerprint': 'fp_1', **chunk})}\n\n" for chunk in chunks)
+    odd = Raw((said + "data: [DONE]\n\n").encode(), "text/event-stream")
+    upstream.then(odd, odd, odd)
+    asked: dict[str, Any] = {"model": "scripted", "messages": QUESTION, "tools": [WEATHER]}
+    async with sdk.chat.completions.stream(**asked) as events:
+        async for _ in events:
+            pass
+        streamed = await events.get_final_completion()
+    for answer in (streamed, await ask(sdk, tools=[WEATHER]), await ask(sdk, tools=[WEATHER], logprobs=True)):
+        [choice] = answer.choices
+        calls: Any = choice.message.tool_calls
+        called = [(each.id, each.function.name, each.function.arguments) for each in calls]
+        assert called == [("a", "weather", '{"city":"Bonn"}'), ("b", "weather", "{}")]
+        assert (choice.message.role, choice.finish_reason) == ("assistant", "tool_calls")
+        assert answer.system_fingerprint == "fp_1"
+
+
+async def test_a_refusal_comes_back_as_one(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
+    chunk = {"id": "1", "choices": [{"index": 0, "delta": {"refusal": "I will not."}, "finish_reason": "stop"}]}
+    upstream.then(Raw(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode(), "text/event-stream"))
+    [choice] = (await ask(sdk, tools=openai.omit)).choices
+    assert (choice.message.content, choice.message.refusal) == (None, "I will not.")
+    assert choice.finish_reason == "stop"
+
+
+async def test_half_a_character_of_the_callers_and_of_the_models_is_replaced(
+    chatting: Served, upstream: Scripted
+) -> None:
+    upstream.asked.clear()
+    upstream.then(Says("a\ud83db"))
+    question = {"model": "scripted", "messages": [{"role": "user", "content": "\ud83d"}]}
+    async with chatting.client() as client:
+        sent = {"content-type": "application/json"}
+        answer = await client.post("/v1/chat/completions", content=json.dumps(question), headers=sent)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "a\ufffdb"
+    assert told(upstream.asked[0]) == "\ufffd"
 
 
 async def test_models_are_listed_and_found(sdk: openai.AsyncOpenAI) -> None:

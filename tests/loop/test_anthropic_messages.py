@@ -120,9 +120,12 @@ def test_what_several_say_in_a_row_becomes_one_message() -> None:
 
 
 def test_arguments_that_are_no_object_go_as_one() -> None:
-    called = tuple(ToolCall(str(at), "f", text) for at, text in enumerate(["", '{"x', "[1]", '{"x": 1}']))
+    written = ["", '{"x', "[1]", '{"x": 1}', "[" * 100_000, '{"x": "\\ud83d"}']
+    called = tuple(ToolCall(str(at), "f", text) for at, text in enumerate(written))
     turns = anthropic_messages.body(Request("m", (HELLO, Message("assistant", called))))["messages"]
-    assert [block["input"] for block in turns[1]["content"]] == [{}, {"invalid": '{"x'}, {"invalid": "[1]"}, {"x": 1}]
+    inputs = [block["input"] for block in turns[1]["content"]]
+    assert inputs[:4] == [{}, {"invalid": '{"x'}, {"invalid": "[1]"}, {"x": 1}]
+    assert inputs[4:] == [{"invalid": "[" * 100_000}, {"x": "\ufffd"}]
 
 
 def test_ids_of_other_servers_are_made_fit_on_both_sides() -> None:
@@ -185,6 +188,28 @@ def test_a_stream_of_text_and_a_call() -> None:
     called = ToolCall("toolu_1", "run_python", '{"code": "1"}')
     message = Message("assistant", (Text("I run."), called))
     assert reply == Reply(message, "tool_calls", Usage(17, 50, 5, 2, 7), "m", "msg_1")
+
+
+def test_half_a_character_goes_nowhere() -> None:
+    body = anthropic_messages.body(Request("m", (Message.of("user", "\ud83d"),)))
+    assert body["messages"][0]["content"][0]["text"] == "\ufffd"
+    reading = anthropic_messages.Reading()
+    reading.feed(opened(0, type="text", text=""))
+    assert reading.feed(added(0, "text_delta", text="\ud83d")).text == "\ufffd"
+    assert reading.reply().message.text == "\ufffd"
+
+
+@pytest.mark.parametrize("written", ["[" * 100_000, '{"x": ' + "[" * 500 + "]" * 500 + "}"])
+def test_input_of_an_unknown_block_that_is_nested_too_deeply_is_empty(written: str) -> None:
+    reply = read(
+        start(),
+        opened(0, type="server_tool_use", id="srvtoolu_1", input={}),
+        added(0, "input_json_delta", partial_json=written),
+        ended(),
+    )
+    [part] = reply.message.parts
+    assert isinstance(part, Opaque)
+    assert part.value["input"] == {}
 
 
 def test_thinking_is_no_text_and_is_kept_with_its_signature() -> None:

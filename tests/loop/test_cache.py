@@ -107,6 +107,15 @@ async def test_failures_and_odd_values_are_not_kept() -> None:
     assert (await tell(mine, odd)).outcomes == ["a answered"]
 
 
+@pytest.mark.parametrize("extra", [{"n": 2}, {"logprobs": True}, {"top_logprobs": 3}])
+async def test_an_answer_that_is_more_than_a_reply_is_not_kept(extra: dict[str, object]) -> None:
+    a = Scripted()
+    mine = models(plans(A), a, cache_entries=9)
+    for _ in range(2):
+        await tell(mine, dataclasses.replace(COLD, extra=extra))
+    assert len(a.asked) == 2
+
+
 async def test_the_least_recently_used_leaves_first_and_each_after_its_time() -> None:
     time, a = Time(), Scripted()
     mine = models(plans(A), a, time=time, cache_entries=2, cache_s=60)

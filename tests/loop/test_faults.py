@@ -1,6 +1,7 @@
 """The controls over real servers: the vendors' libraries, real sockets, and faults on the wire."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,7 +13,7 @@ from sandbox.loop.clock import Clock
 from sandbox.loop.messages import Dialect, Reply
 from sandbox.loop.models import Models
 from tests.loop.scripted import Time, ask, settle, tell
-from tests.upstreams import PAGE, Breaks, Fails, Says, Scripted, Silent, busy
+from tests.upstreams import PAGE, Breaks, Fails, Raw, Says, Scripted, Silent, busy
 
 DIALECTS: tuple[Dialect, ...] = ("openai", "anthropic")
 both = pytest.mark.parametrize("dialect", DIALECTS)
@@ -129,6 +130,18 @@ async def test_the_models_of_servers_are_listed_by_names_that_lead_to_them(diale
     async with Scripted(dialect, models=("x", "y")) as server, opened(server, clock=Clock()) as models:
         listed = [model.name for model in await models.list()]
         assert listed == (["m", "x", "y"] if dialect == "openai" else ["m", "a/x", "a/y"])
+
+
+@both
+async def test_a_server_that_shows_a_page_instead_of_its_models_is_left_out(
+    dialect: Dialect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "sandbox")
+    page = Raw(b"<html><title>Log in</title></html>")
+    listing = Scripted("openai", models=("x",))
+    async with Scripted(dialect, models=page) as a, listing as b, opened(a, b, clock=Clock()) as models:
+        assert [model.name for model in await models.list()] == ["m", "x" if dialect == "anthropic" else "b/x"]
+    assert "an upstream does not list its models" in caplog.text
 
 
 async def test_a_local_servers_first_model_is_chosen_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

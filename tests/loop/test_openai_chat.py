@@ -120,6 +120,49 @@ def test_malformed_arguments_go_back_as_json_because_servers_put_them_into_templ
     ]
 
 
+def test_arguments_that_are_nested_beyond_reading_go_back_as_text() -> None:
+    deep = "[" * 100_000
+    made = openai_chat.body(Request("m", (Message("assistant", (ToolCall("1", "f", deep),)),)))["messages"]
+    assert json.loads(made[0]["tool_calls"][0]["function"]["arguments"]) == {"invalid": deep}
+
+
+def test_half_a_character_goes_nowhere() -> None:
+    asked = ASKED | {"user": "\ud83d", "messages": [{"role": "user", "content": "a\ud83db \ud83d\ude00"}]}
+    request = openai_chat.request(asked)
+    assert request.messages == (Message.of("user", "a\ufffdb \U0001f600"),)
+    assert request.extra == {"user": "\ufffd"}
+    body = openai_chat.body(Request("m", (Message.of("user", "\ude00"),)))
+    assert body["messages"] == [{"role": "user", "content": "\ufffd"}]
+    reading = openai_chat.Reading()
+    told = reading.feed(delta(content="\ud83d"))
+    assert (told.text, reading.reply().message.text) == ("\ufffd", "\ufffd")
+    assert json.dumps(told.raw, ensure_ascii=False).encode()
+
+
+def test_what_is_nested_too_deeply_is_refused_and_not_understood() -> None:
+    deep: list[Any] = []
+    for _ in range(500):
+        deep = [deep]
+    with pytest.raises(InvalidRequest, match=r"^metadata: it is nested too deeply"):
+        openai_chat.request(ASKED | {"metadata": deep})
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read(delta(reasoning_details=deep))
+
+
+def test_what_one_upstream_has_put_into_a_call_no_other_hears_but_every_program() -> None:
+    signed = {"extra_content": {"google": {"thought_signature": "s"}}}
+    function = {"name": "f", "arguments": "{}"}
+    message = {"tool_calls": [{"id": "1", "type": "function", "function": function, **signed}]}
+    reply = openai_chat.whole({"choices": [{"message": message}]}, upstream="gemini")
+    request = Request("m", (reply.message,))
+    [mine] = openai_chat.body(request, upstream="gemini")["messages"][0]["tool_calls"]
+    [others] = openai_chat.body(request, upstream="strict")["messages"][0]["tool_calls"]
+    assert (mine["extra_content"], "extra_content" in others) == (signed["extra_content"], False)
+    run = Reply(reply.message, "tool_calls", Usage(), "m")
+    [told] = openai_chat.answer(run, id="1", created=1)["choices"][0]["message"]["tool_calls"]
+    assert told["extra_content"] == signed["extra_content"]
+
+
 def test_the_limit_has_the_name_that_the_program_or_the_server_wants() -> None:
     assert openai_chat.body(Request("m", (), max_tokens=5))["max_tokens"] == 5
     assert openai_chat.body(Request("m", (), max_tokens=5), limit=openai_chat.LIMIT)["max_completion_tokens"] == 5
@@ -279,6 +322,18 @@ def test_calls_that_all_have_the_same_id() -> None:
     assert pairs(reply) == [("a", "f", "{}"), ("call_chatcmpl-1_1", "g", "{}")]
 
 
+def test_calls_that_all_have_the_same_id_and_no_index() -> None:
+    reply = read(call(id="a", name="f", arguments="{}"), call(id="a", name="f", arguments='{"x":1}'))
+    assert pairs(reply) == [("a", "f", "{}"), ("call_chatcmpl-1_1", "f", '{"x":1}')]
+    pieces = [call(id="a", name="f", arguments=words) for words in ('{"x"', ":1}", "")]
+    assert pairs(read(*pieces)) == [("a", "f", '{"x":1}')]
+
+
+def test_more_calls_than_anybody_wants_are_nonsense() -> None:
+    with pytest.raises(ValueError, match="more than 128 tool calls"):
+        read(*[call(at, name="f", arguments="{}") for at in range(129)])
+
+
 def test_id_and_name_that_are_repeated_in_every_piece() -> None:
     reply = read(call(0, "a", name="f", arguments='{"x"'), call(0, "a", name="f", arguments=":1}"))
     assert pairs(reply) == [("a", "f", '{"x":1}')]
@@ -318,6 +373,10 @@ def test_text_and_calls_may_come_mixed() -> None:
     assert len(reply.message.calls) == 1
 
 
+def test_a_count_that_is_no_number_counts_as_none() -> None:
+    assert openai_chat.usage({"prompt_tokens": float("inf"), "completion_tokens": float("nan")}) == Usage()
+
+
 def test_no_usage_is_none_and_the_last_one_counts() -> None:
     assert read(delta(content="x"), finish("stop")).usage == Usage()
     counting = [delta(content="x") | {"usage": {"prompt_tokens": 9, "completion_tokens": n}} for n in (1, 2)]
@@ -347,6 +406,28 @@ def test_reasoning_is_no_text() -> None:
 def test_a_refusal_is_what_the_model_says() -> None:
     reply = read(delta(refusal="I will "), delta(refusal="not."), finish("stop"))
     assert (reply.message.text, reply.finish) == ("I will not.", "content_filter")
+
+
+def test_a_refusal_is_told_as_one_with_the_reason_that_was_given() -> None:
+    told = openai_chat.answer(read(delta(refusal="I will "), delta(refusal="not."), finish("stop")), id="1", created=1)
+    [choice] = told["choices"]
+    assert (choice["message"]["content"], choice["message"]["refusal"]) == (None, "I will not.")
+    assert choice["finish_reason"] == "stop"
+    assert openai_chat.answer(read(delta(content="x", refusal="")), id="1", created=1)["choices"][0] == {
+        "index": 0,
+        "message": {"role": "assistant", "content": "x", "refusal": None},
+        "logprobs": None,
+        "finish_reason": "stop",
+    }
+
+
+def test_what_else_an_answer_has_is_kept() -> None:
+    extra = {"system_fingerprint": "fp_1", "service_tier": "default"}
+    reply = read(delta(content="x") | extra, finish("stop"))
+    assert extra.items() <= openai_chat.answer(reply, id="1", created=1).items()
+    gathering = openai_chat.Gathering(id="1", created=1, model="m")
+    gathering.feed(delta(content="x") | extra)
+    assert extra.items() <= gathering.answer(reply).items()
 
 
 def test_empty_choices_are_passed_over_and_an_answer_without_any_is_none() -> None:
@@ -419,3 +500,64 @@ def test_what_is_told_at_once_is_what_was_said(text: str, called: tuple[ToolCall
     told = openai_chat.answer(reply, id=id, created=1)
     ChatCompletion.model_validate(told)
     assert openai_chat.whole(told) == reply
+
+
+ODD = {
+    "without index, id and the right reason": [
+        call(name="f", arguments='{"x":'),
+        call(arguments="1}"),
+        call(name="g", arguments="{}"),
+        finish("stop"),
+    ],
+    "with the same id and name in every piece": [
+        call(0, "a", name="f", arguments='{"x":'),
+        call(0, "a", name="f", arguments="1}"),
+        call(1, "b", name="g", arguments={}),
+        finish("tool_calls"),
+    ],
+    "with the same index and id": [
+        call(0, "a", name="f", arguments='{"x":1}'),
+        call(0, "b", name="g", arguments="{}"),
+        finish("stop"),
+    ],
+    "with indices that make no sense": [
+        call(3_000_000, "a", name="f", arguments='{"x":1}'),
+        {"choices": [{"delta": {"tool_calls": [{"index": "x", "id": "b", "function": {"name": "g"}}, 5]}}]},
+        call(-1, "c", name="h", arguments="{}"),
+        finish("stop"),
+    ],
+}
+"""Chunks of servers that call themselves compatible."""
+
+
+@pytest.mark.parametrize("chunks", ODD.values(), ids=ODD)
+def test_odd_chunks_are_passed_on_as_openai_would_send_them(chunks: list[dict[str, Any]]) -> None:
+    writing = openai_chat.Writing(id="1", created=1, model="m")
+    gathering = openai_chat.Gathering(id="1", created=1, model="m")
+    names: dict[int, str] = {}
+    ids: dict[int, str] = {}
+    for chunk in chunks:
+        gathering.feed(chunk)
+        told = writing.given(chunk)
+        ChatCompletionChunk.model_validate(told)
+        for piece in told["choices"][0]["delta"].get("tool_calls", ()):
+            assert (piece["index"] in ids) is ("id" not in piece)
+            ids.setdefault(piece["index"], piece.get("id"))
+            names[piece["index"]] = names.get(piece["index"], "") + piece["function"].get("name", "")
+    assert list(names.values()) == ["f", "g", "h"][: len(names)]
+    assert list(names) == list(range(len(names)))
+    assert len(set(ids.values())) == len(names) >= 2
+    assert told["choices"][0]["finish_reason"] == "tool_calls"
+    answer = gathering.answer(read(*chunks))
+    ChatCompletion.model_validate(answer)
+    [choice] = answer["choices"]
+    assert [each["function"]["name"] for each in choice["message"]["tool_calls"]] == list(names.values())
+    assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]) == {"x": 1}
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_of_choices_that_nobody_asked_for_some_are_kept() -> None:
+    gathering = openai_chat.Gathering(id="1", created=1, model="m")
+    for at in range(1000):
+        gathering.feed({"choices": [{"index": at, "delta": {"content": "x"}, "logprobs": 5}, None]})
+    assert len(gathering.answer(read(delta(content="x")))["choices"]) == 128

@@ -160,6 +160,27 @@ async def test_a_wrong_key_is_named_by_where_it_comes_from(dialect: Dialect) -> 
 
 
 @both
+async def test_what_headers_say_and_where_a_server_is_nobody_is_told(
+    dialect: Dialect, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"x-gateway": "Bearer gw-0123456789"}
+    kind = OpenAIUpstream if dialect == "openai" else AnthropicUpstream
+    refusal = Fails(400, "Bearer gw-0123456789, gw-0123456789 or pass-word-1?", "gw-0123456789")
+    caplog.set_level(logging.INFO, "sandbox")
+    async with Scripted(dialect, refusal) as server:
+        opened = kind("up", base_url=server.url.replace("//", "//user:pass-word-1@"), headers=headers)
+        with pytest.raises(UpstreamRefused, match="…, … or …") as refused:
+            await turn(opened)
+    with pytest.raises(UpstreamFailed, match="The upstream 'up' does not answer: ") as failed:
+        await turn(opened)
+    await opened.aclose()
+    told = f"{refused.value} {refused.value.code} {failed.value}"
+    assert not [secret for secret in ("0123456789", "pass-word-1", "user", "127.0.0.1") if secret in told]
+    assert "127.0.0.1" in caplog.text
+    assert not [secret for secret in ("0123456789", "pass-word-1") if secret in caplog.text]
+
+
+@both
 async def test_a_missing_key_is_asked_for_by_name(dialect: Dialect) -> None:
     async with Scripted(dialect, key=KEY) as server, upstream(dialect, server.url, key="") as opened:
         with pytest.raises(UpstreamRefused, match="set UP_API_KEY"):
@@ -201,6 +222,27 @@ async def test_whatever_else_goes_wrong_has_failed(dialect: Dialect, scene: Scen
 
 
 @both
+@pytest.mark.parametrize("levels", [500, 940, 960, 980, 100_000])
+async def test_json_that_is_nested_beyond_reading_has_failed(dialect: Dialect, levels: int) -> None:
+    deep = b'{"error": ' * levels + b"1" + b"}" * levels
+    for scene in (Raw(deep, "application/json"), Raw(b"data: " + deep + b"\n\n", "text/event-stream")):
+        assert isinstance(await failure(dialect, scene), UpstreamFailed)
+    assert isinstance(await failure(dialect, Raw(deep, "application/json", 400)), UpstreamError)
+
+
+@both
+async def test_half_a_character_neither_reaches_a_server_nor_comes_from_one(dialect: Dialect) -> None:
+    wire = openai if dialect == "openai" else anthropic
+    cut = b"".join(wire.events(Says("a\ud83db"), Asked("POST", "/", {}, {}), 1))
+    async with scripted(dialect, Raw(cut, "text/event-stream"), Fails(400, "no \ud83d")) as (server, opened):
+        request = Request("m", (Message.of("user", "\ud83d"),))
+        assert (await turn(opened, request)).message.text == "a\ufffdb"
+        assert "\ufffd" in str(server.asked[0].body["messages"])
+        with pytest.raises(UpstreamRefused, match="no \ufffd"):
+            await turn(opened)
+
+
+@both
 @pytest.mark.parametrize("scene", [Silent(), Breaks("stall"), Breaks("stall", after=0)])
 async def test_silence_has_failed_in_the_end(dialect: Dialect, scene: Scene) -> None:
     told = await failure(dialect, scene, SHORT_S)
@@ -231,10 +273,34 @@ async def test_nobody_there_has_failed(dialect: Dialect) -> None:
     async with Scripted(dialect) as server:
         url = server.url
     async with upstream(dialect, url) as opened:
-        with pytest.raises(UpstreamFailed, match="does not answer at http://127"):
+        with pytest.raises(UpstreamFailed, match="does not answer: All connection attempts failed"):
             await turn(opened)
-        with pytest.raises(UpstreamFailed, match="does not answer at http://127"):
+        with pytest.raises(UpstreamFailed, match="does not answer: All connection attempts failed"):
             await opened.models()
+
+
+@both
+@pytest.mark.parametrize(
+    "said",
+    [
+        Raw(b"<html><title>Log in</title></html>"),
+        Raw(b"[", "application/json"),
+        Raw(b"[" * 100_000, "application/json"),
+        Raw(b'"models"', "application/json"),
+        Raw(b'{"data": 5}', "application/json"),
+    ],
+)
+async def test_what_is_no_list_of_models_has_failed(dialect: Dialect, said: Raw) -> None:
+    async with Scripted(dialect, models=said) as server, upstream(dialect, server.url) as opened:
+        with pytest.raises(UpstreamFailed, match="what should list its models does not"):
+            await opened.models()
+
+
+@both
+async def test_of_a_list_of_models_the_names_are_taken(dialect: Dialect) -> None:
+    said = Raw(b'{"data": [{"id": 5}, {}, {"id": null}, {"id": ""}, {"id": "m"}]}', "application/json")
+    async with Scripted(dialect, models=said) as server, upstream(dialect, server.url) as opened:
+        assert await opened.models() == ["m"]
 
 
 @both

@@ -26,9 +26,13 @@ class Scripted:
     """
 
     def __init__(
-        self, dialect: Dialect, *scenes: Scene | Script, key: str = "", models: tuple[str, ...] = ("scripted",)
+        self,
+        dialect: Dialect,
+        *scenes: Scene | Script,
+        key: str = "",
+        models: tuple[str, ...] | Raw = ("scripted",),
     ) -> None:
-        """key: requests without it get a 401."""
+        """key: requests without it get a 401. models: their names, or what is said instead of a list."""
         self.dialect = dialect
         self.url = ""
         """What the dialect's SDK takes as its base URL."""
@@ -115,7 +119,8 @@ class Scripted:
             return Fails(401, "Incorrect API key provided.", "invalid_api_key")
         path = asked.path.partition("?")[0]
         if path == self._wire.MODELS:
-            return Raw(self._wire.models(self._models), _JSON)
+            models = self._models
+            return models if isinstance(models, Raw) else Raw(self._wire.models(models), _JSON)
         if path != self._wire.PATH:
             return Fails(404, f"There is no {path}.")
         self.asked.append(asked)

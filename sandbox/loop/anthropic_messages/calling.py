@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from sandbox.loop.messages import Function, Image, Message, Opaque, Part, Request, Text, ToolCall, ToolResult
+from sandbox.loop.surrogates import LEVELS, encodable
 
 MAX_TOKENS = 8192
 """Of a request that names no limit: this dialect demands one, and its models of the last years all can."""
@@ -37,7 +38,8 @@ def body(request: Request, *, upstream: str = "") -> dict[str, Any]:
             made["tool_choice"] = choice
     if stops := [stop for stop in request.stop if stop.strip()]:
         made["stop_sequences"] = stops
-    return made | _sampling(request)
+    body: dict[str, Any] = encodable(made | _sampling(request), 2 * LEVELS)
+    return body
 
 
 def _sampling(request: Request) -> dict[str, Any]:
@@ -118,8 +120,8 @@ def _input(arguments: str) -> dict[str, Any]:
     if not arguments.strip():
         return {}
     try:
-        read = json.loads(arguments)
-    except ValueError:
+        read = encodable(json.loads(arguments))
+    except (ValueError, RecursionError):
         read = None
     return read if isinstance(read, dict) else {"invalid": arguments}
 

@@ -1,10 +1,12 @@
 """What an upstream answers."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from sandbox.loop.messages import Delta, Finish, Message, Opaque, Part, Reply, Text, ToolCall, Usage
+from sandbox.loop.surrogates import encodable
 
 _FINISHES: Mapping[Any, Finish] = {
     "max_tokens": "length",
@@ -54,6 +56,7 @@ class Reading:
         """Take an event. Raises `ValueError` for what is none; ask `error` first."""
         if not isinstance(event, Mapping):
             raise ValueError(f"a JSON object was expected, and not {str(event)[:100]!r}")
+        event = encodable(event)
         match event.get("type"):
             case "message_start":
                 self._start(_mapping(event, "message"))
@@ -146,8 +149,8 @@ class _Block:
         value |= {name: self._text(name) for name in self._added if name != "partial_json"}
         if "partial_json" in self._added:
             try:
-                value["input"] = json.loads(self._arguments())
-            except ValueError:
+                value["input"] = encodable(json.loads(self._arguments()))
+            except (ValueError, RecursionError):
                 value["input"] = {}  # it has been cut off
         return value
 
@@ -166,7 +169,7 @@ def usage(said: Mapping[str, Any]) -> Usage:
 
 def _count(said: Mapping[str, Any], name: str) -> int:
     value = said.get(name)
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 < value < math.inf else 0
 
 
 def _mapping(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 calling   ⎫ for an upstream: `body` makes a request, `Reading` a reply of a stream's chunks, `whole` one of an answer
 reading   ⎭ in one piece, `error` finds what either says went wrong
 asked     ⎫ for a program: `request` reads what it asks, `answer` and `Writing` make what it is told
-writing   ⎭
+writing   ⎭ and of an upstream's own chunks `Gathering` a whole answer, `passing` chunks as OpenAI's own would be
 
 What is written is what OpenAI's specification says. What is read is whatever servers that call themselves compatible
 send: tool calls without index or id, arguments in one piece, as an object or as a legacy `function_call`, a

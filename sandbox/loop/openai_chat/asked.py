@@ -7,6 +7,7 @@ from sandbox.errors import InvalidRequest
 from sandbox.loop.messages import Function, Image, Message, Opaque, Part, Request, Role, Text, ToolCall, ToolResult
 from sandbox.loop.openai_chat.calling import LIMIT
 from sandbox.loop.openai_chat.fields import rest, written_out
+from sandbox.loop.surrogates import encodable
 
 _ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -26,6 +27,7 @@ def request(asked: Mapping[str, Any]) -> Request:
     Tools that are no functions stay in `extra["tools"]`, and a choice among them in `extra["tool_choice"]`. Raises
     `InvalidRequest`, whose message begins with the field.
     """
+    asked = {name: _encodable(value, name) for name, value in asked.items()}
     functions, tools = _tools(asked.get("tools"))
     choice, chosen = _chosen(asked.get("tool_choice"))
     limit = asked.get(LIMIT) if asked.get(LIMIT) is not None else asked.get("max_tokens")
@@ -42,6 +44,13 @@ def request(asked: Mapping[str, Any]) -> Request:
         stop=_stops(asked.get("stop")),
         extra=extra,
     )
+
+
+def _encodable(value: Any, where: str) -> Any:
+    try:
+        return encodable(value)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: {error}.") from error
 
 
 def _conversation(messages: Any) -> tuple[Message, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sandbox.loop.messages import Function, Image, Message, Opaque, Part, Request, Text, ToolCall, ToolResult
 from sandbox.loop.openai_chat.fields import joined
+from sandbox.loop.surrogates import LEVELS, encodable
 
 LIMIT = "max_completion_tokens"
 """What `max_tokens` is called since there are models that think."""
@@ -30,7 +31,8 @@ def body(request: Request, *, upstream: str = "", limit: str = "max_tokens") -> 
         made["temperature"] = request.temperature
     if request.stop:
         made["stop"] = list(request.stop)
-    return made | extra
+    body: dict[str, Any] = encodable(made | extra, 2 * LEVELS)
+    return body
 
 
 def _messages(messages: Sequence[Message], upstream: str) -> list[dict[str, Any]]:
@@ -107,7 +109,9 @@ def calls(message: Message, upstream: str) -> list[dict[str, Any]]:
     for part in message.parts:
         if isinstance(part, ToolCall):
             function = {"name": part.name, "arguments": _sound(part.arguments)}
-            made.append(joined({"id": part.id, "type": "function", "function": function}, part.extra, "function"))
+            # A program, which is no upstream, gets everything: it has to give it back.
+            extra = part.extra if part.upstream in ("", upstream) or not upstream else {}
+            made.append(joined({"id": part.id, "type": "function", "function": function}, extra, "function"))
         elif isinstance(part, Opaque) and _theirs(part, upstream) and _kind(part) == "custom":
             made.append(dict(part.value))
     return made
@@ -119,7 +123,7 @@ def _sound(arguments: str) -> str:
         return "{}"
     try:
         json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return json.dumps({"invalid": arguments})
     return arguments
 

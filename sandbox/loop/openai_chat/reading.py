@@ -1,6 +1,7 @@
 """What an upstream answers."""
 
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Any
 
 from sandbox.loop.messages import Delta, Finish, Message, Opaque, Reply, Text, ToolCall, Usage
 from sandbox.loop.openai_chat.fields import rest, written_out
+from sandbox.loop.surrogates import encodable
 
 _FINISHES: Mapping[Any, Finish] = {
     "length": "length",
@@ -16,6 +18,9 @@ _FINISHES: Mapping[Any, Finish] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+_PASSED = ("system_fingerprint", "service_tier")
+_MOST_CALLS = 128
+"""In one answer: a model that wants more goes round in circles."""
 _KNOWN_OF_DELTAS = frozenset({"role", "content", "refusal", "tool_calls", "function_call"})
 
 
@@ -46,20 +51,23 @@ class Reading:
         self._model = ""
         self._begun = False
         self._text: list[str] = []
-        self._refusal = False
+        self._refusal: list[str] = []
         self._finish: Any = None
         self._usage = Usage()
-        self._calls = _Calls()
+        self._calls = Calls()
         self._fields: dict[str, Any] = {}
+        self._extra: dict[str, Any] = {}
 
     def feed(self, chunk: Any) -> Delta:
         """Take a chunk. Raises `ValueError` for what is none; ask `error` first."""
         if not isinstance(chunk, Mapping):
             raise ValueError(f"a JSON object was expected, and not {str(chunk)[:100]!r}")
+        chunk = encodable(chunk)
         self._id = self._id or str(chunk.get("id") or "")
         self._model = self._model or str(chunk.get("model") or "")
         if isinstance(chunk.get("usage"), Mapping):
             self._usage = usage(chunk["usage"])
+        self._extra |= {name: chunk[name] for name in _PASSED if isinstance(chunk.get(name), str)}
         choices = chunk.get("choices")
         words = "".join([self._choose(choice) for choice in choices]) if isinstance(choices, list) else ""
         return Delta(words, chunk)
@@ -68,12 +76,20 @@ class Reading:
         """All of it. Raises `ValueError` when no chunk had an answer."""
         if not self._begun:
             raise ValueError("the answer has no choices")
-        calls = self._calls.all(self._id)
+        calls = self._calls.all(self._id, self._upstream)
         text = "".join(self._text)
         fields = Opaque("openai", self._fields, self._upstream)
         parts = (*((Text(text),) if text else ()), *calls, *((fields,) if self._fields else ()))
         return Reply(
-            Message("assistant", parts), self._reason(bool(calls)), self._usage, self._model, self._id, self._upstream
+            Message("assistant", parts),
+            self._reason(bool(calls)),
+            self._usage,
+            self._model,
+            self._id,
+            self._upstream,
+            refusal="".join(self._refusal),
+            refused_as=str(self._finish or "stop") if self._refusal else "",
+            extra=self._extra,
         )
 
     def _choose(self, choice: Any) -> str:
@@ -95,8 +111,9 @@ class Reading:
         for name in delta.keys() - _KNOWN_OF_DELTAS:
             self._keep(name, delta[name])
         words = _words(delta.get("content"))
-        if isinstance(delta.get("refusal"), str):
-            words, self._refusal = words + delta["refusal"], True
+        if isinstance(refused := delta.get("refusal"), str) and refused:
+            words += refused
+            self._refusal.append(refused)
         if words:
             self._text.append(words)
         return words
@@ -122,7 +139,11 @@ class Reading:
 
 
 @dataclass(slots=True)
-class _Call:
+class Call:
+    """One on its way."""
+
+    at: int
+    """Its place in the order of coming."""
     index: int | None
     id: str = ""
     name: str = ""
@@ -131,29 +152,31 @@ class _Call:
     custom: bool = False
 
 
-class _Calls:
+class Calls:
     """Tool calls from their pieces."""
 
     def __init__(self) -> None:
-        self._calls: list[_Call] = []
+        self._calls: list[Call] = []
 
-    def take(self, piece: Any) -> None:
-        """Add a piece to the call that it belongs to."""
+    def take(self, piece: Any) -> Call | None:
+        """Add a piece to the call that it belongs to; None for what is no piece. Raises `ValueError` for too many."""
         if not isinstance(piece, Mapping):
-            return
+            return None
         kind = "custom" if isinstance(piece.get("custom"), Mapping) else "function"
         function = piece.get(kind)
         function = function if isinstance(function, Mapping) else {}
         index = piece.get("index") if isinstance(piece.get("index"), int) else None
-        call = self._find(index, str(piece.get("id") or ""), str(function.get("name") or ""))
+        words = written_out(function.get("input" if kind == "custom" else "arguments"))
+        call = self._find(index, str(piece.get("id") or ""), str(function.get("name") or ""), words)
         call.id = call.id or str(piece.get("id") or "")
         call.name = call.name or str(function.get("name") or "")
         call.custom = call.custom or kind == "custom"
-        if words := written_out(function.get("input" if kind == "custom" else "arguments")):
+        if words:
             call.arguments.append(words)
         call.extra |= rest(piece, ("id", "type", "index", kind), kind, ("name", "arguments", "input"))
+        return call
 
-    def all(self, reply_id: str) -> list[ToolCall | Opaque]:
+    def all(self, reply_id: str, upstream: str) -> list[ToolCall | Opaque]:
         """The calls, in the order of their index, each with an id of its own."""
         calls = sorted(self._calls, key=lambda call: call.index or 0)
         made: list[ToolCall | Opaque] = []
@@ -166,38 +189,43 @@ class _Calls:
                 custom = {"name": call.name, "input": text}
                 made.append(Opaque("openai", {"id": name, "type": "custom", "custom": custom}))
             else:
-                made.append(ToolCall(name, call.name, text, call.extra))
+                made.append(ToolCall(name, call.name, text, call.extra, upstream if call.extra else ""))
         return made
 
-    def _find(self, index: int | None, name: str, function: str) -> _Call:
+    def _find(self, index: int | None, name: str, function: str, words: str) -> Call:
         """The call that a piece continues, or a new one."""
         fitting = [call for call in self._calls if index is None or call.index == index]
         known = [call for call in fitting if name and call.id == name]
-        if known:
-            return known[-1]
-        if fitting and not _begins(fitting[-1], name, function, index):
-            return fitting[-1]
+        last = (known or fitting)[-1:]
+        if last and not _begins(last[0], name, function, index, words):
+            return last[0]
+        at = len(self._calls)
+        if at == _MOST_CALLS:
+            raise ValueError(f"more than {_MOST_CALLS} tool calls")
         # Without an index a call is as late as it came.
-        self._calls.append(_Call(len(self._calls) if index is None else index))
+        self._calls.append(Call(at, at if index is None else index))
         return self._calls[-1]
 
 
-def _begins(last: _Call, name: str, function: str, index: int | None) -> bool:
+def _begins(last: Call, name: str, function: str, index: int | None, words: str) -> bool:
     """Whether a piece that bears this id and name is another call than the last one.
 
-    Some servers give every call the same index, others give none, and some repeat id or name in every piece.
+    Some servers give every call the same index, others give none or the same id, and some repeat id or name in every
+    piece, the empty last one included.
     """
     if not function:
         return False  # a call begins with its name; ids alone change with every piece of some servers
-    if name and last.id:
-        return name != last.id
-    return index is None and bool(last.name) and _ended("".join(last.arguments))
+    if name and last.id and name != last.id:
+        return True
+    if index is not None or not last.name or (name and function == last.name and not words):
+        return False
+    return _ended("".join(last.arguments))
 
 
 def _ended(arguments: str) -> bool:
     try:
         json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -228,4 +256,4 @@ def _mapping(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 < value < math.inf else 0

@@ -5,17 +5,20 @@ from typing import Any
 
 from sandbox.loop.messages import Reply, Usage
 from sandbox.loop.openai_chat.calling import calls, fields
+from sandbox.loop.openai_chat.passing import Passing
 
 
 def answer(reply: Reply, *, id: str, created: int, model: str | None = None) -> dict[str, Any]:
     """The whole answer. created: seconds since 1970. model: as the program named it; None for the upstream's name."""
-    message: dict[str, Any] = {"role": "assistant", "content": reply.message.text or None, "refusal": None}
+    content = reply.message.text.removesuffix(reply.refusal)
+    message: dict[str, Any] = {"role": "assistant", "content": content or None, "refusal": reply.refusal or None}
     if made := calls(reply.message, reply.upstream):
         message["tool_calls"] = made
     message |= fields(reply.message, reply.upstream)
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}
+    finish = reply.refused_as or reply.finish
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     head = {"id": id, "object": "chat.completion", "created": created, "model": model or reply.model}
-    return head | {"choices": [choice], "usage": counted(reply.usage)}
+    return {**head, "choices": [choice], "usage": counted(reply.usage), **reply.extra}
 
 
 def counted(usage: Usage) -> dict[str, Any]:
@@ -37,6 +40,7 @@ class Writing:
         self._head = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._counting = include_usage
         self._begun = False
+        self._passing = Passing()
 
     def text(self, words: str) -> Iterator[dict[str, Any]]:
         """Chunks that say these words."""
@@ -48,7 +52,8 @@ class Writing:
         """An upstream's own chunk, as one of this answer; without its usage, which `count` gives."""
         self._begun = True
         without_usage = {name: value for name, value in chunk.items() if name != "usage"}
-        return {**without_usage, **self._head} | ({"usage": None} if self._counting else {})
+        choices = {"choices": self._passing.choices(chunk)}
+        return {**without_usage, **self._head, **choices} | ({"usage": None} if self._counting else {})
 
     def note(self, **extra: Any) -> Iterator[dict[str, Any]]:
         """A chunk that says nothing, with further fields."""

@@ -112,7 +112,7 @@ class Answer:
         """JSON that does not say that something went wrong."""
         try:
             said = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.failures.nonsense(text) from error
         if (wrong := self.wire.error(said)) is not None:
             raise self.failures.said(wrong)

@@ -43,7 +43,7 @@ class AnthropicUpstream:
         """
         self.name = name
         self._silence_s = silence_s
-        self._failures = Failures(name, base_url, key, key_name)
+        self._failures = Failures(name, base_url, key, key_name, headers or {})
         self._wire = Wire(
             reading=partial(anthropic_messages.Reading, name),
             whole=partial(anthropic_messages.whole, upstream=name),
@@ -80,9 +80,12 @@ class AnthropicUpstream:
     async def models(self) -> list[str]:
         """See `Upstream`."""
         try:
-            return [model.id async for model in self._client.models.list(extra_headers=self._headers)]
+            models = [model async for model in self._client.models.list(extra_headers=self._headers)]
         except anthropic.APIError as error:
             raise self._failure(error) from error
+        except Exception as error:  # the SDK stumbles over whatever is no list of models, such as a page
+            raise self._failures.nonsense("what should list its models does not") from error
+        return [name for model in models if isinstance(name := getattr(model, "id", None), str) and name]
 
     async def aclose(self) -> None:
         """See `Upstream`."""

@@ -10,11 +10,18 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+from sandbox import logs
 from sandbox.errors import UpstreamBusy, UpstreamError, UpstreamFailed, UpstreamRefused
+from sandbox.loop.surrogates import encodable
+
+log = logs.logger(__name__)
 
 _MOST_WORDS = 500
 """Characters of an upstream's own."""
+_LEAST = 8
+"""Characters of a header's value, or of a word in it, that is masked: less would blot out harmless words."""
 _BUSY = frozenset({429, 503, 529})
 _PASSING = frozenset({408, 409, 425})
 """Of the 4xx, those that are about the moment and not about the request; both SDKs would try again."""
@@ -47,11 +54,14 @@ class Failures:
 
     upstream: str
     """Its name in the settings."""
-    url: str
+    url: str = field(repr=False)
+    """Never in a message, which anybody may read who has one of our keys: it is for the log, without its password."""
     key: str = field(default="", repr=False)
     """Never in a message: some servers repeat it."""
     key_name: str = ""
     """Where the key comes from, which is the name of an environment variable."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with every request. Their values are as secret as the key."""
 
     def answered(self, status: int, headers: Mapping[str, str], body: object) -> UpstreamError:
         """It answered with an error. body: JSON, or text."""
@@ -63,12 +73,15 @@ class Failures:
         names = [str(error.get(name)) for name in ("type", "code") if error.get(name) is not None]
         status = next((_STATUS_OF[name] for name in names if name in _STATUS_OF), None)
         # Gateways have the status that they got themselves as the code.
-        numbers = (int(name) for name in names if name.isdecimal() and 400 <= int(name) < 600)
+        numbers = (int(name) for name in names if re.fullmatch("[45][0-9]{2}", name))
         return self._error(status or next(numbers, None), self._words(error), error, None)
 
     def away(self, cause: BaseException) -> UpstreamFailed:
         """No connection to it could be made, or it broke before an answer."""
-        return self._failed(f"does not answer at {self.url}: {self._told(cause)}", "Look whether it runs there.")
+        why = self._told(cause)
+        host = urlsplit(self.url).netloc.rpartition("@")[2]
+        log.info("an upstream does not answer", upstream=self.upstream, host=host, error=why)
+        return self._failed(f"does not answer: {why}", "Look whether it runs.")
 
     def late(self, cause: BaseException, silence_s: float) -> UpstreamFailed:
         """No connection to it was made in time, or there was one and no answer came."""
@@ -107,8 +120,8 @@ class Failures:
             f"The upstream {self.upstream!r} refused the request{told} {self._way_out(status)}".rstrip(),
             upstream=self.upstream,
             status=status,
-            code=str(code) if code is not None else None,
-            param=str(param) if param is not None else None,
+            code=self._masked(str(code)) if code is not None else None,
+            param=self._masked(str(param)) if param is not None else None,
         )
 
     def _way_out(self, status: int) -> str:
@@ -126,18 +139,30 @@ class Failures:
     def _told(self, cause: BaseException) -> str:
         """What lies at the bottom: an SDK says `Connection error.` and no more."""
         *_, root = _chain(cause)
-        return self._clean(str(root) or type(root).__name__)
+        words, host = str(root) or type(root).__name__, urlsplit(self.url).hostname
+        return self._clean(re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", "…", words) if host else words)
 
     def _words(self, said: object) -> str:
-        return self._clean(_message(said) or "it did not say why")
+        try:
+            words = _message(said)
+        except RecursionError:  # it is nested that deeply
+            words = ""
+        return self._clean(words or "it did not say why")
 
     def _clean(self, words: str) -> str:
-        """Words without the key, in one line of bounded length."""
-        if self.key:
-            words = words.replace(self.key, "…")
-        words = " ".join(words.split())
+        """Words without secrets, in one line of bounded length."""
+        words = " ".join(encodable(self._masked(words)).split())
         words = words if len(words) <= _MOST_WORDS else words[:_MOST_WORDS] + "…"
         return words if words.endswith((".", "!", "?", "…")) else words + "."
+
+    def _masked(self, words: str) -> str:
+        """Words without the key, what the headers say, and who the URL names."""
+        at = urlsplit(self.url)
+        said = [word for value in self.headers.values() for word in (value, *value.split())]
+        long = [word for word in (*said, at.username, at.password) if word and len(word) >= _LEAST]
+        for secret in sorted({self.key, *long} - {""}, key=len, reverse=True):
+            words = words.replace(secret, "…")
+        return words
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

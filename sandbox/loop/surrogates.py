@@ -1,0 +1,37 @@
+"""Halves of characters, which JSON can say (`"\\ud83d"`) and no encoding can write: none comes in, none goes out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+LEVELS = 128
+"""How deep what comes in may be nested; what is made of it goes a little deeper, and must still be encodable."""
+
+
+def encodable(value: Any, levels: int = LEVELS) -> Any:
+    """The JSON value with U+FFFD for each half of a pair; two that belong together become their character.
+
+    Raises `ValueError` for what is nested deeper than that: an encoder would break at it later.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else _text(value)
+    if isinstance(value, Mapping | list | tuple) and not levels:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, Mapping):
+        made = {}
+        for name, each in value.items():
+            made[encodable(name)] = encodable(each, levels - 1)
+        return made
+    if isinstance(value, list | tuple):
+        found = []
+        for each in value:  # without a comprehension, which would take a second frame of the stack for each level
+            found.append(encodable(each, levels - 1))
+        return found
+    return value
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
