@@ -20,7 +20,9 @@ from sandbox.loop.tool import NAME, Unusable, code_of, description
 from sandbox.remote import File
 
 ASK = "Answer with one complete program in one ```python fence."
-AFTER_ERROR = "Fix the mistake. Answer with the complete corrected program in one ```python fence."
+_IN_A_FENCE = "Answer with the complete corrected program in one ```python fence."
+AFTER_ERROR = f"Do not repeat the program: change the line that failed. {_IN_A_FENCE}"
+"""Greedy as they are, they gladly say the same program again."""
 AFTER_OUTPUT = "Answer the question in one or two sentences from this output, without code."
 
 _PYTHON = frozenset({"python", "py", "python3", "ipython", "pycon", "python-repl", "code"})
