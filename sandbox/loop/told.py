@@ -28,6 +28,8 @@ RESULT = 2500
 """Characters of one result."""
 RESULTS = 5000
 """Characters of all results."""
+_HTML = 100_000
+"""Characters of a result in HTML of which the words are taken."""
 TRACEBACK = 2500
 TOTAL = 16_000
 """Characters of all the text."""
@@ -37,6 +39,8 @@ PICTURE_BYTES = 3_500_000
 """Bytes of an image in base64; larger ones are described. Upstreams refuse what is larger than 5 MB."""
 _VALUE = 400
 """Characters of what an error says."""
+_QUOTED_WITHIN = 50
+"""Lines after a cause in which the error may quote it."""
 _FILES = 12
 _SEEN = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
 """What models can see, and how its bytes begin."""
@@ -52,14 +56,15 @@ def told(
     code: str,
     pictures: bool,
     again: int = 0,
+    same_code: bool = True,
     left: int | None = None,
     lost: bool = False,
 ) -> tuple[Text | Image, ...]:
     """The status first, then what came out of it, then hints.
 
     files: what lies in `/mnt/data` now. pictures: the model sees images. again: how often exactly this failure has been
-    told before. left: attempts that remain after this one; None says nothing about it. lost: variables went with an
-    earlier execution of this session.
+    told before; same_code: each time of this very code. left: attempts that remain after this one; None says nothing
+    about it. lost: variables went with an earlier execution of this session.
     """
     shown = _pictures(execution) if pictures else ()
     # A failure comes before what was printed until then, so that nothing stands between it and what it is called.
@@ -69,7 +74,7 @@ def told(
         [
             *_state(execution),
             *(f"Hint: {hint}" for hint in hints(execution, code, facts, files, lost=lost)),
-            *_attempts(execution, again, left),
+            *_attempts(execution, again, left, same_code=same_code),
         ]
     )
     text = cut(body, max(TOTAL - len(ending) - 1, TOTAL // 2))
@@ -139,7 +144,7 @@ def _result(data: Mapping[str, Any], seen: int) -> str:
     value = data[texts[0]]
     text = "".join(map(str, value)) if isinstance(value, list) else str(value)
     if texts[0] == "text/html":
-        text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text))
+        text = re.sub(r"\s+", " ", re.sub(r"<[^<>]*>", " ", cut(text, _HTML)))
     return f"result:\n{text}" if "\n" in text else f"result: {text}"
 
 
@@ -183,10 +188,11 @@ def _failure(execution: Execution) -> Iterator[str]:
 
 
 _FRAME = re.compile(
-    r"^(?P<indent>[ |]*)  (?:Cell In\[(?P<cell>\d+)\]|File \"(?P<file>[^\"]*)\"), line (?P<line>\d+), in (?P<of>.+)$"
+    r"^(?P<indent>[ |]*)  (?:Cell In\[(?P<cell>\d{1,9})\]|File \"(?P<file>[^\"]*)\"), line (?P<line>\d+), "
+    r"in (?P<of>.+)$"
 )
 _SYNTAX = re.compile(r'^([ |]*)  File "(?:Cell In\[\d+\])", line (\d+)$')
-_NO_NEWS = re.compile(r" \(/opt/venv/[^)]*\)|\(Cell In\[\d+\], line \d+\)")
+_NO_NEWS = re.compile(r" \(/opt/venv/[^()\n]*\)|\(Cell In\[\d+\], line \d+\)")
 """Where a library lies, and what a SyntaxError says of itself twice."""
 
 
@@ -230,7 +236,8 @@ def _without_repeats(lines: list[str]) -> Iterator[str]:
     """Without causes whose words the error itself quotes."""
     for at, line in enumerate(lines):
         words = line.partition(": ")[2]
-        if line.startswith("Caused by ") and words and any(words in later for later in lines[at + 1 :]):
+        later = lines[at + 1 : at + 1 + _QUOTED_WITHIN] if line.startswith("Caused by ") and words else ()
+        if any(words in each for each in later):
             continue
         yield line
 
@@ -242,13 +249,14 @@ def _state(execution: Execution) -> Iterator[str]:
         yield "The kernel was new: variables of earlier calls are lost; the files in /mnt/data are still there."
 
 
-def _attempts(execution: Execution, again: int, left: int | None) -> Iterator[str]:
+def _attempts(execution: Execution, again: int, left: int | None, *, same_code: bool) -> Iterator[str]:
     if not failed(execution):
         return
     if again > 0:
         times = "once" if again == 1 else f"{again} times"
-        yield f"Exactly this failure has come {times} before. The same code fails the same way: change it."
-    if left == 0:
+        how = "The same code fails the same way: change it." if same_code else "Try another way."
+        yield f"Exactly this failure has come {times} before. {how}"
+    if left is not None and left <= 0:
         yield "No attempt is left. Say honestly what failed and what is known; do not make up a result."
     elif left is not None:
         yield f"{left} attempt{'s' if left != 1 else ''} left."

@@ -113,41 +113,73 @@ def size(count: int) -> str:
 # Reading what models write.
 
 _KEYS = ("code", "python", "source", "input", "script", "program", "python_code", "content", "text", "cell", "command")
-_FENCE = re.compile(r"\A\s*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)(?:\n[ \t]*\1[`~]*\s*|\s*)\Z", re.DOTALL)
+_FENCE = re.compile(r"(`{3,}+|~{3,}+)[^\n]*+\n")
+_WRAPPERS = ("arguments", "parameters", "args", "kwargs")
 _WRAPPED = re.compile(r'\A\s*\{\s*["\']?(?:' + "|".join(_KEYS) + r')["\']?\s*:\s*(["\'`]{1,3})(.*)\Z', re.DOTALL)
 _DEPTH = 4
 """How often JSON may be wrapped in JSON."""
+LARGEST = 256 << 10
+"""Characters of arguments. Who writes more writes data, and reading it would keep everybody else waiting."""
 
 
-def code_of(arguments: str) -> str:
+def code_of(arguments: str, *, whole: bool = False) -> str:
     """The code in a call's arguments, however they are written. Raises `Unusable`.
 
     Read are, besides the object that was asked for: raw line ends in its strings, trailing commas, another key,
     a list of lines, JSON within a string of JSON, code in a fence, quotes left bare, and code that is no JSON at all.
+
+    whole: read only what is seen to be complete, which is JSON with the code in it. Of a reply that was cut off, all
+    else may be the first half of a program.
     """
-    code = _unwrapped(arguments, _DEPTH)
+    if len(arguments) > LARGEST:
+        raise Unusable(
+            f"the code is too long: {len(arguments):,} characters of arguments, {LARGEST:,} at most. Write data to "
+            f"files in several calls of {NAME}"
+        )
+    if whole and not _is_complete(arguments):
+        raise _broken_off()
+    code = _unwrapped(arguments, _DEPTH, whole)
     if code.strip() in ("", "null", "None"):
         raise Unusable(f'no code came. Call {NAME} with one JSON object: {{"code": "print(1)"}}')
     return code
 
 
-def _unwrapped(text: str, depth: int) -> str:
+def _is_complete(text: str) -> bool:
+    """Whether it is JSON of a kind that ends with a mark, as numbers do not."""
+    stripped = text.strip()
+    return stripped.startswith(("{", '"', "[")) and _json(stripped)[0]
+
+
+def _broken_off() -> Unusable:
+    return Unusable(f"the arguments break off before the code ends. Call {NAME} again, with shorter code")
+
+
+def _unwrapped(text: str, depth: int, whole: bool) -> str:
     inside = _without_fence(text)
     if inside != text:
-        return _unwrapped(inside, depth - 1) if depth else inside
+        return _unwrapped(inside, depth - 1, whole) if depth else inside
     stripped = text.strip()
     if not stripped.startswith(("{", '"', "[")):
         return text
     found, value = _json(stripped)
     if not found:
+        if whole:
+            raise _broken_off()
         return _salvaged(text)
     if isinstance(value, str):
         # A bare string of code is a string twice at most; a program that is one string literal is no program.
-        return _unwrapped(value, depth - 1) if depth else value
+        return _unwrapped(value, depth - 1, whole) if depth else value
     code = _from_object(value)
     if code is None:
-        return _refused_unless_code(text, value)
-    return _unwrapped(code, depth - 1) if depth and _is_wrapped(code) else _without_fence(code)
+        _refuse_unless_code(value)
+        if whole:
+            raise _broken_off()
+        return text  # a program that is one list or dict
+    if depth and _is_wrapped(code):
+        return _unwrapped(code, depth - 1, whole)
+    if whole and _WRAPPED.match(code):  # what it is wrapped in once more is not complete
+        raise _broken_off()
+    return _without_fence(code)
 
 
 def _is_wrapped(code: str) -> bool:
@@ -159,16 +191,15 @@ def _is_wrapped(code: str) -> bool:
 
 
 def _from_object(value: Any) -> str | None:
-    if isinstance(value, list):
-        return _lines(value)
-    if not isinstance(value, Mapping):
-        return None
-    for wrapper in ("arguments", "parameters", "args", "kwargs"):
-        inner = value.get(wrapper)
-        if isinstance(inner, Mapping):
-            return _from_object(inner)
+    while isinstance(value, Mapping):
+        inner = next((value[name] for name in _WRAPPERS if isinstance(value.get(name), Mapping | str)), None)
         if isinstance(inner, str) and not value.keys() & set(_KEYS):
             return inner
+        if not isinstance(inner, Mapping):
+            break
+        value = inner
+    if not isinstance(value, Mapping):
+        return _lines(value)
     named = {str(key).lower(): each for key, each in value.items()}
     for key in _KEYS:
         if key in named:
@@ -186,7 +217,7 @@ def _lines(value: Any) -> str | None:
     return None
 
 
-def _refused_unless_code(text: str, value: Any) -> str:
+def _refuse_unless_code(value: Any) -> None:
     if isinstance(value, Mapping) and value and all(isinstance(key, str) and key.isidentifier() for key in value):
         keys = ", ".join(repr(key[:40]) for key in list(value)[:5])
         raise Unusable(
@@ -194,7 +225,6 @@ def _refused_unless_code(text: str, value: Any) -> str:
         )
     if not value:
         raise Unusable(f'no code came. Call {NAME} with one JSON object: {{"code": "print(1)"}}')
-    return text  # a program that is one list or dict
 
 
 def _json(text: str) -> tuple[bool, Any]:
@@ -207,9 +237,13 @@ def _json(text: str) -> tuple[bool, Any]:
     return False, None
 
 
+_STRING = re.compile(r'("(?:[^"\\]+|\\.?)*(?:"|\Z))', re.DOTALL)
+"""Of JSON, or what is left of the text where it does not end: so that nothing is looked at twice."""
+
+
 def _without_trailing_commas(text: str) -> str:
     """Outside strings."""
-    pieces = re.split(r'("(?:[^"\\]|\\.)*")', text, flags=re.DOTALL)
+    pieces = _STRING.split(text)
     pieces[::2] = [re.sub(r",(\s*[}\]])", r"\1", piece) for piece in pieces[::2]]
     return "".join(pieces)
 
@@ -225,14 +259,19 @@ def _salvaged(text: str) -> str:
             )
         return text
     quote, rest = match[1], match[2]
-    end = re.search(r"(?<!\\)" + re.escape(quote) + r"\s*,?\s*\}?\s*\Z", rest)
-    if end is None:
+    end = rest.rstrip().removesuffix("}").rstrip().removesuffix(",").rstrip()
+    body = end.removesuffix(quote)
+    if body == end or _escapes(body):
         # Half a program may do half of the work, and nobody would know which.
-        raise Unusable(f"the arguments break off before the code ends. Call {NAME} again, with shorter code")
-    body = rest[: end.start()]
+        raise _broken_off()
     if quote == '"' or "\n" not in body:
         body = _unescaped(body)
     return _without_fence(body)
+
+
+def _escapes(body: str) -> bool:
+    """Whether its last backslash is for what comes after it."""
+    return (len(body) - len(body.rstrip("\\"))) % 2 == 1
 
 
 _ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/bfnrt])')
@@ -245,5 +284,11 @@ def _unescaped(body: str) -> str:
 
 
 def _without_fence(text: str) -> str:
-    match = _FENCE.match(text)
-    return match[3] if match else text
+    """What is in the fence that is all of the text; it may be left open."""
+    stripped = text.strip()
+    opening = _FENCE.match(stripped)
+    if opening is None:
+        return text
+    inside = stripped[opening.end() :]
+    code, _, last = inside.rpartition("\n")
+    return code if last.lstrip(" \t").startswith(opening[1]) and not last.strip("`~ \t") else inside

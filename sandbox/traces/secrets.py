@@ -4,37 +4,49 @@ The shapes are those that their issuers document, with a prefix of their own; a 
 Better a harmless word blotted out than a key in a trace that somebody mails around.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 BLOT = "[secret]"
+
+# What is looked through is hostile and long. So each pattern starts where few can (after what stands before a word, not
+# within a run of its own characters), ends where the next starts, or is bounded. And it may be JSON as it stands,
+# where quotes and line ends are written with backslashes, and must be JSON still when a secret is out of it.
+_START = r"(?:\b|(?<=\\[bfnrt]))"
+_QUOTE = r"""(?:\\*+["']){0,3}"""
+_ESCAPE = r"""\\++(?!["'])"""
 _SHAPES = re.compile(
-    "|".join(
+    _START
+    + "(?:"
+    + "|".join(
         (
-            r"\bsk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic and many who copy them
-            r"\bsbx_[A-Za-z0-9_-]{16,}",  # ours
-            r"\b(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}",
-            r"\bglpat-[A-Za-z0-9_-]{16,}",
-            r"\bxox[abprs]-[A-Za-z0-9-]{10,}",  # Slack
-            r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",  # AWS
-            r"\bAIza[A-Za-z0-9_-]{30,}",  # Google
-            r"\bhf_[A-Za-z0-9]{20,}",
-            r"\b(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
-            r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # a JSON web token
-            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----",
+            r"sk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic and many who copy them
+            r"sbx_[A-Za-z0-9_-]{16,}",  # ours
+            r"(?:ghp|gho|ghu|ghs|ghr)_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}",
+            r"glpat-[A-Za-z0-9_-]{16,}",
+            r"xox[abprs]-[A-Za-z0-9-]{10,}",  # Slack
+            r"(?:AKIA|ASIA)[A-Z0-9]{16}\b",  # AWS
+            r"AIza[A-Za-z0-9_-]{30,}",  # Google
+            r"hf_[A-Za-z0-9]{20,}",
+            r"(?:sk|rk)_(?:live|test)_[A-Za-z0-9]{16,}",  # Stripe
+            r"eyJ[A-Za-z0-9_-]{8,1024}+\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}",  # a JSON web token
         )
-    ),
-    re.DOTALL,
+    )
+    + ")"
+    + r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!-))*-----END [A-Z ]{0,40}PRIVATE KEY-----",
 )
-_BEARER = re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}")
+_BEARER = re.compile(rf"(?i)({_START}bearer\s+)[A-Za-z0-9._~+/=-]{{12,}}")
+_NAME = r"(?:password|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token)"
 _NAMED = re.compile(
-    r"""(?ix)(\b[\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token)["']?\s*[:=]\s*["']?)
-    [^\s"',;)}\]]{6,}"""
+    rf"""(?i)({_NAME}{_QUOTE}\s*+[:=]\s*+{_QUOTE})(?!{re.escape(BLOT)})(?:[^\s"',;)}}\]\\]|{_ESCAPE}){{6,}}"""
 )
-_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]+:)[^\s/@]+(?=@)")
+_NAMES = re.compile(rf"(?i){_NAME}\s*\Z")
+_IN_URL = re.compile(rf"""((?<=[A-Za-z0-9+.-]):(?:\\?/){{2}}[^\s/:@"']+:)(?:[^\s/@"\\]|{_ESCAPE})+(?=@)""")
 _LEAST = 8
 """A known secret shorter than this would blot out harmless words."""
+_LEAST_NAMED = 6
 _DATA = frozenset({"data", "image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"})
 """Fields whose text is base64: nothing to find, and long."""
 
@@ -44,7 +56,9 @@ class Secrets:
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         """known: secrets of this installation, whatever they look like."""
-        words = sorted({word for word in known if len(word) >= _LEAST}, key=len, reverse=True)
+        long = [word for word in known if len(word) >= _LEAST]
+        quoted = [json.dumps(word, ensure_ascii=plain)[1:-1] for word in long for plain in (True, False)]
+        words = sorted({*long, *quoted}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, words))) if words else None
 
     def blot(self, text: str) -> str:
@@ -56,12 +70,38 @@ class Secrets:
             text = shape.sub(rf"\g<1>{BLOT}", text)
         return text
 
+    def blot_json(self, text: str) -> str:
+        """A text that should be JSON, as a call's arguments are. What is JSON stays JSON; what is none is blotted, too.
+
+        The same text where there is nothing to blot, else written anew.
+        """
+        try:
+            value = json.loads(text, strict=False)
+            blotted = self._all(value, frozenset())
+            if blotted == value and self.blot(text) == text:
+                return text
+            return json.dumps(blotted)
+        except (ValueError, RecursionError):
+            return self.blot(text)
+
     def blot_all(self, value: Any) -> Any:
         """The same, for every text in a JSON value."""
+        return self._all(value, _DATA)
+
+    def _all(self, value: Any, data: frozenset[str]) -> Any:
         if isinstance(value, str):
             return self.blot(value)
         if isinstance(value, Mapping):
-            return {key: each if key in _DATA else self.blot_all(each) for key, each in value.items()}
+            return {
+                self.blot(key) if isinstance(key, str) else key: each if key in data else self._named(key, each, data)
+                for key, each in value.items()
+            }
         if isinstance(value, list | tuple):
-            return [self.blot_all(each) for each in value]
+            return [self._all(each, data) for each in value]
         return value
+
+    def _named(self, name: Any, value: Any, data: frozenset[str]) -> Any:
+        """A value that may be a secret because its name says so."""
+        if isinstance(name, str) and _NAMES.search(name) and isinstance(value, str | int | float):
+            return BLOT if len(str(value)) >= _LEAST_NAMED else value
+        return self._all(value, data)

@@ -87,6 +87,28 @@ def test_a_tool_call_written_out_as_text_is_taken(reply: str) -> None:
     assert program(reply) == "print(1)"
 
 
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        (f"```python\n{CODE}\n```\nThis prints", CODE),
+        (f"```python\n{CODE}", None),
+        (f"```python\n{CODE}\n```\nor\n```python\n{CODE}\nprint(", CODE),
+        ('```python\ntext = """\n```python\nx = 1\n```\nand\n```python\ny = 1\n```\nand', None),
+        ('{"name": "run_python", "arguments": {"code": "print(1)"}}', "print(1)"),
+        ('{"name": "run_python", "arguments": {"code": "print(1)"}', None),
+        ('{"name": "run_python", "arguments": "{\\"code\\": \\"print(1"}', None),
+    ],
+)
+def test_of_a_reply_that_was_cut_off_only_what_is_complete_is_a_program(reply: str, found: str | None) -> None:
+    assert program(reply, whole=True) == found
+
+
+@pytest.mark.parametrize("marks", [4, 9, 10, 40])
+def test_a_shorter_fence_closes_nothing(marks: int) -> None:
+    code = "# of Markdown:\n# ```\n%magic\n```\nx = 1"
+    assert program(f"{'`' * marks}python\n{code}\n{'`' * marks}\n") == code
+
+
 @hypothesis.given(strategies.text(alphabet="`~python\n '\"{}:1x"))
 def test_whatever_is_said_it_is_a_program_or_none(reply: str) -> None:
     found = program(reply)

@@ -149,6 +149,7 @@ FAILED = Execution("exe_1", "ses_1", Status.ERROR, error=Error("E", "x", "Traceb
         (0, None, "E: x"),
         (0, 2, "E: x\n2 attempts left."),
         (0, 1, "E: x\n1 attempt left."),
+        (0, -3, "E: x\nNo attempt is left."),
         (1, None, "E: x\nExactly this failure has come once before. The same code fails the same way: change it."),
         (
             2,
@@ -159,6 +160,19 @@ FAILED = Execution("exe_1", "ses_1", Status.ERROR, error=Error("E", "x", "Traceb
 )
 def test_repeated_failures_are_named_and_attempts_counted(again: int, left: int | None, ending: str) -> None:
     assert ending in text_of(FAILED, again=again, left=left)
+
+
+def test_of_other_code_it_is_not_said_that_it_is_the_same() -> None:
+    ending = "Exactly this failure has come 2 times before. Try another way."
+    assert text_of(FAILED, again=2, same_code=False).endswith(ending)
+
+
+def test_the_words_of_a_table_are_told_without_its_marks() -> None:
+    table = f"<table a='1'>{'<tr><td>a</td> <td>1 < 2</td></tr>' * 40_000}<p>end</p></table>"
+    text = text_of(Execution("e", "s", Status.OK, results=({"text/html": table},)))
+    assert text.startswith("ok\nresult:  a 1 < 2 a 1 < 2 ")
+    assert text.endswith(" end ")
+    assert len(text) < 2700
 
 
 def test_a_success_says_nothing_of_attempts() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies
 
 from sandbox.loop.interpreter import Facts
-from sandbox.loop.tool import NAME, Unusable, code_of, function
+from sandbox.loop.tool import LARGEST, NAME, Unusable, code_of, function
 from sandbox.remote import File
 
 LIBRARIES = {"numpy": "2.4.6", "pandas": "3.1.1", "pillow": "13.0.0", "scikit-learn": "1.9.1", "six": "1.17.0"}
@@ -88,6 +88,7 @@ CODE = 'a = "x"\nprint(a, {"b": 1})'
         CODE,
         f"```python\n{CODE}\n```",
         f"~~~\n{CODE}\n~~~\n",
+        f"```python\n{CODE}",
         json.dumps({"code": f"```py\n{CODE}\n```"}),
         f"```json\n{json.dumps({'code': CODE})}\n```",
         '{"code": "' + CODE.replace("\n", "\\n") + '"}',
@@ -124,6 +125,58 @@ def test_without_code_the_model_is_told_how_to_call(arguments: str, words: str) 
     with pytest.raises(Unusable, match=words) as raised:
         code_of(arguments)
     assert NAME in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        json.dumps({"code": CODE}),
+        json.dumps({"code": CODE}).replace("\\n", "\n"),
+        json.dumps({"code": CODE})[:-1] + ",}",
+        json.dumps({"code": CODE.splitlines()}),
+        json.dumps({"python": CODE}),
+        json.dumps({"name": NAME, "arguments": json.dumps({"code": CODE})}),
+        json.dumps(json.dumps({"code": CODE})),
+        json.dumps({"code": f"```python\n{CODE}\n```"}),
+        json.dumps(CODE),
+    ],
+)
+def test_of_a_reply_that_was_cut_off_complete_json_is_taken(arguments: str) -> None:
+    assert code_of(arguments, whole=True) == CODE
+    for end in range(len(arguments)):
+        with pytest.raises(Unusable):
+            code_of(arguments[:end], whole=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        CODE,
+        f"```python\n{CODE}\n```",
+        f"~~~python\n{CODE}",
+        "{'code': 'print(1)'}",
+        '{"code": """print(1)"""}',
+        json.dumps('{"code": "print(1)'),
+        json.dumps({"name": NAME, "arguments": '{"code": "print(1)'}),
+        "[1, 2]",
+        "5",
+    ],
+)
+def test_of_a_reply_that_was_cut_off_nothing_else_is_taken(arguments: str) -> None:
+    with pytest.raises(Unusable, match="break off"):
+        code_of(arguments, whole=True)
+
+
+def test_a_quote_after_a_backslash_ends_the_code_only_when_that_is_written_with_one_itself() -> None:
+    assert code_of(r"""{'code': "print('\\"}""") == "print('\\"
+    with pytest.raises(Unusable, match="break off"):
+        code_of(r"""{'code': "print('\"}""")
+
+
+def test_what_is_too_long_is_not_read() -> None:
+    assert code_of(json.dumps({"code": "x" * (LARGEST - 100)})) == "x" * (LARGEST - 100)
+    with pytest.raises(Unusable, match=f"262,244 characters of arguments, 262,144 at most.*{NAME}"):
+        code_of("x" * (LARGEST + 100))
 
 
 @hypothesis.given(strategies.text())

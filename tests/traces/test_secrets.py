@@ -1,6 +1,10 @@
 """What must not be kept."""
 
+import json
+
+import hypothesis
 import pytest
+from hypothesis import strategies
 
 from sandbox.traces.secrets import BLOT, Secrets
 
@@ -34,6 +38,16 @@ def test_what_looks_like_a_secret_is_blotted_out_and_nothing_else(secret: str) -
         ("Authorization: Bearer abcdefghijklmnop", f"Authorization: Bearer {BLOT}"),
         ("postgresql://me:swordfish@db/name", f"postgresql://me:{BLOT}@db/name"),
         ("DB_PASSWORD='correct horse'", f"DB_PASSWORD='{BLOT} horse'"),
+        (r'{"code": "password = \"s3cr3t-pass-word\""}', rf'{{"code": "password = \"{BLOT}\""}}'),
+        (r'{"code": "f(\"password=hunter2222\")"}', rf'{{"code": "f(\"password={BLOT}\")"}}'),
+        (r'{"code": "{\"api_key\": \"abc123def456\"}"}', rf'{{"code": "{{\"api_key\": \"{BLOT}\"}}"}}'),
+        (r'"{\"code\": \"x(password=\\\"hunter2222\\\")\"}"', rf'"{{\"code\": \"x(password=\\\"{BLOT}\\\")\"}}"'),
+        (r"password=hunter\2\222 x", f"password={BLOT} x"),
+        (r'"import x\nsk-abcdefghijklmnopqrst"', rf'"import x\n{BLOT}"'),
+        (r'{"url": "http:\/\/me:sword\/"}', r'{"url": "http:\/\/me:sword\/"}'),
+        (r'{"url": "http:\/\/me:sword@host\/"}', rf'{{"url": "http:\/\/me:{BLOT}@host\/"}}'),
+        ('{"url":"http://host:80","mail":"me@host"}', '{"url":"http://host:80","mail":"me@host"}'),
+        ("my-old-password: swordfish", f"my-old-password: {BLOT}"),
     ],
 )
 def test_what_is_called_a_secret_is_blotted_out(text: str, told: str) -> None:
@@ -48,6 +62,63 @@ def test_a_private_key_is_blotted_out_whole() -> None:
 def test_known_secrets_are_blotted_out_whatever_they_look_like() -> None:
     assert Secrets(["correct horse"]).blot("it is correct horse!") == f"it is {BLOT}!"
     assert Secrets(["", "short"]).blot("a short word") == "a short word"
+
+
+def test_known_secrets_are_found_as_json_writes_them() -> None:
+    secrets = Secrets(['correct "horse"', "übergeheim"])
+    for text in (json.dumps('it is correct "horse"'), json.dumps("übergeheim"), '"übergeheim"'):
+        assert json.loads(secrets.blot(text)).removeprefix("it is ") == BLOT
+
+
+def test_what_is_blotted_stays_as_it_is_when_blotted_again() -> None:
+    once = Secrets().blot(
+        'password=swordfish {"password": "swordfish"} http://me:swordfish@host bearer abcdefghijklmnop'
+    )
+    assert once.count(BLOT) == 4
+    assert Secrets().blot(once) == once
+
+
+def test_json_stays_json() -> None:
+    secrets = Secrets(["nothing-else"])
+    for value in (
+        {"code": 'f("password=hunter2222")\nx = {"api_key": "abc123def456"}'},
+        {"code": 'password = """hunter2222"""'},
+        {"password": "hunter2222", "secret": 12345678},
+        {"data": "password=hunter2222"},
+        {"code": "nothing-else"},
+        {SECRETS[0]: [SECRETS[1]]},
+    ):
+        blotted = secrets.blot_json(json.dumps(value))
+        assert BLOT in json.dumps(json.loads(blotted))
+        for secret in ("hunter2222", "abc123def456", "12345678", "nothing-else", *SECRETS):
+            assert secret not in blotted
+
+
+def test_no_escape_is_torn_apart_in_json() -> None:
+    text = json.dumps({"code": "x\nothing-else"})
+    assert json.loads(Secrets(["nothing-else"]).blot_json(text)) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", ['{"code":  "print(1)"}', '{"password": "no"}', "[1.00]", "{", "print(1)", ""])
+def test_json_in_which_there_is_nothing_to_blot_is_left_as_it_is(text: str) -> None:
+    assert Secrets().blot_json(text) == text
+
+
+def test_what_is_no_json_is_blotted_as_text() -> None:
+    assert Secrets().blot_json('{"code": "password=hunter2222') == f'{{"code": "password={BLOT}'
+    assert Secrets().blot_json("[" * 100_000 + "password=hunter2222").endswith(f"password={BLOT}")
+    twice = '{"password": "hunter2222", "password": "x"}'
+    assert "hunter2222" not in Secrets().blot_json(twice)
+
+
+_PIECES = ["password", "=", ": ", '"', "'", "\\", "\n", "{", "}", "hunter2222", "://me:", "@", "a", " ", "bearer "]
+
+
+@hypothesis.given(strategies.lists(strategies.sampled_from(_PIECES)).map("".join))
+def test_whatever_stands_in_json_it_stays_json(code: str) -> None:
+    text = json.dumps({"code": code})
+    assert list(json.loads(Secrets().blot_json(text))) == ["code"]
+    assert list(json.loads(Secrets().blot(text))) == ["code"]
 
 
 def test_harmless_text_stays() -> None:

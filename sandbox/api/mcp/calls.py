@@ -74,7 +74,7 @@ def _invalid(name: str, error: ValidationError) -> str:
 
 async def _run(desk: Desk, caller: Caller, given: RunPython) -> CallToolResult:
     try:
-        code = tool.code_of(json.dumps({"code": given.code}))
+        code = tool.code_of(json.dumps({"code": given.code}, ensure_ascii=False))
     except tool.Unusable as error:
         return results.refusal(str(error))
 

@@ -12,7 +12,7 @@ Which rules are asked about what is below: a class of errors has one line.
 from collections.abc import Iterator, Mapping, Sequence
 
 from sandbox.execution import Execution, Status
-from sandbox.loop.hints.case import HINT, Case, Rule, last_line, versions
+from sandbox.loop.hints.case import CODE, HINT, Case, Rule, last_line, versions
 from sandbox.loop.hints.endings import (
     closed_figure,
     interrupted,
@@ -53,7 +53,7 @@ def hints(
 
     lost: variables went with an earlier execution.
     """
-    case = Case(execution, code, facts, files, lost)
+    case = Case(execution, code[:CODE], facts, files, lost)
     told: dict[str, None] = {}
     for rules in _rules(execution):
         for rule in rules:

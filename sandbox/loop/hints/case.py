@@ -12,6 +12,8 @@ from sandbox.remote import File
 
 HINT = 600
 """Characters of a hint."""
+CODE = 20_000
+"""Characters of a program that rules look at, from its start."""
 NEAR = 0.6
 _NAMES = 20
 """Of what is available, how many are told."""
@@ -23,6 +25,7 @@ class Case:
 
     execution: Execution
     code: str
+    """Bounded, like all else here: patterns are slow over long texts, and this comes from who may mean harm."""
     facts: Facts
     files: Sequence[File]
     lost: bool
@@ -30,7 +33,7 @@ class Case:
     @property
     def name(self) -> str:
         """Of the error; empty where there is none."""
-        return self.execution.error.name if self.execution.error else ""
+        return self.execution.error.name[:200] if self.execution.error else ""
 
     @property
     def value(self) -> str:
@@ -64,7 +67,7 @@ Rule = Callable[[Case], Iterator[str]]
 def last_line(traceback: str) -> str:
     """The innermost frame of a cell, with its source: `line 3: total += f(x)`."""
     found = re.findall(
-        r"^  (?:Cell In\[\d+\]|File \"/(?:mnt/data|tmp)/[^\"]+\"), line (\d+)[^\n]*\n(?:    (.*))?", traceback, re.M
+        r"^  (?:Cell In\[\d+\]|File \"/(?:mnt/data|tmp)/[^\"\n]+\"), line (\d++)[^\n]*+\n(?:    (.*))?", traceback, re.M
     )
     if not found:
         return ""

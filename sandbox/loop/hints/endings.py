@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from sandbox.loop.hints.case import Case
 from sandbox.loop.hints.sayings import SYNTAX
 
+_PIP = re.compile(r"^[ \t]*+(?:[!%][ \t]*+)?(?:python3? -m )?pip3? install\b", re.M)
+_SHELL = re.compile(r"^[ \t]*+(?:\$ |#!|cd |ls |cat |python3? \S+\.py|apt(?:-get)? |sudo |export )", re.M)
+
 
 def out_of_memory(case: Case) -> Iterator[str]:
     yield _less(case.code)
@@ -18,7 +21,7 @@ def _less(code: str) -> str:
         return "Load less: read_parquet(path, columns=[…], filters=[…])."
     if re.search(r"merge\(|join\(", code):
         return "A join on keys that repeat multiplies rows: drop duplicates and columns first."
-    if re.search(r"\[[^\]\n]*\bfor\b|\blist\(|\.append\(", code):
+    if re.search(r"\[[^\[\]\n]*\bfor\b|\blist\(|\.append\(", code):
         return "Do not keep everything in a list: compute as it comes (a generator), or in pieces."
     return "Work in pieces, with smaller types (float32, category), and do not keep what is no longer needed."
 
@@ -57,13 +60,13 @@ def interrupted(case: Case) -> Iterator[str]:
 
 
 def no_code(case: Case) -> Iterator[str]:
-    if re.search(r"^\s*(?:```|~~~)", case.code, re.M):
+    if re.search(r"^[ \t]*+(?:```|~~~)", case.code, re.M):
         yield "There are markdown fences in the code: send Python only."
         return
-    if re.search(r"^\s*[!%]?\s*(?:python3? -m )?pip3? install\b", case.code, re.M):
+    if _PIP.search(case.code):
         yield "Nothing can be installed here: leave out pip."
         return
-    if match := re.search(r"^\s*(?:\$ |#!|cd |ls |cat |python3? \S+\.py|apt(?:-get)? |sudo |export )", case.code, re.M):
+    if match := _SHELL.search(case.code):
         yield f"`{match[0].strip()}` is shell, not Python."
     python = tuple(int(part) for part in re.findall(r"\d+", case.facts.python)[:2])
     if "f-string" in case.value and python < (3, 12):
@@ -81,7 +84,7 @@ def no_code(case: Case) -> Iterator[str]:
 
 def no_pip(case: Case) -> Iterator[str]:
     """Also where the installer only printed its failure."""
-    if re.search(r"^\s*[!%]?\s*(?:python3? -m )?pip3? install\b", case.code, re.M):
+    if _PIP.search(case.code):
         yield "Nothing can be installed here: use the libraries that are there."
 
 

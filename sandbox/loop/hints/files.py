@@ -9,6 +9,11 @@ from sandbox.loop.hints.case import Case
 from sandbox.loop.tool import listing, shortened
 from sandbox.remote import File
 
+_COMPARED = 500
+"""Files whose names are compared with one that is missing."""
+_NAME = 100
+"""Characters of those names."""
+
 NETWORK_ERRORS = frozenset(
     (
         *("URLError", "HTTPError", "gaierror", "herror", "ConnectionError", "ConnectionRefusedError", "ConnectTimeout"),
@@ -68,9 +73,9 @@ def files_here(case: Case) -> str:
 
 
 def _nearest_file(path: str, files: Sequence[File]) -> str:
-    name = posixpath.basename(path).casefold()
-    by_name = {posixpath.basename(file.path).casefold(): file.path for file in files}
-    close = [name] if name in by_name else difflib.get_close_matches(name, by_name, 1, 0.6)
+    name = posixpath.basename(path)[:_NAME].casefold()
+    by_name = {posixpath.basename(file.path)[:_NAME].casefold(): file.path for file in files}
+    close = [name] if name in by_name else difflib.get_close_matches(name, [*by_name][:_COMPARED], 1, 0.6)
     if not close:
         stem = posixpath.splitext(name)[0]
         close = [each for each in by_name if stem and (stem in each or posixpath.splitext(each)[0] in stem)][:1]

@@ -158,7 +158,7 @@ def nearest(name: str, libraries: Mapping[str, str]) -> str | None:
     for each, imported in ((d.lower(), i) for i, d in DISTRIBUTIONS.items() if installed(i, libraries)):
         by_name.setdefault(each, imported)
         by_name.setdefault(each.replace("-", "_"), imported)
-    close = difflib.get_close_matches(name.lower(), by_name, 1, 0.8)
+    close = difflib.get_close_matches(name[:80].lower(), by_name, 1, 0.8)
     return by_name[close[0]] if close else None
 
 

@@ -48,7 +48,7 @@ def missing_attribute(case: Case) -> Iterator[str]:
 
 def in_place(case: Case) -> Iterator[str]:
     if "'NoneType' object" in case.value and (
-        match := re.search(r"^\s*(\w+)\s*=[^=\n].*\binplace\s*=\s*True", case.code, re.M)
+        match := re.search(r"^[ \t]*+(\w++)[ \t]*+=[^=\n].*\binplace[ \t]*=[ \t]*True", case.code, re.M)
     ):
         yield f"A call with inplace=True returns None, so {match[1]} is None: do not assign its result."
 
@@ -134,7 +134,7 @@ def missing_import(case: Case) -> Iterator[str]:
 
 
 def position(case: Case) -> Iterator[str]:
-    if match := re.fullmatch(r"(.+): (\w+) of length (\d+)", case.looked_in):
+    if match := re.fullmatch(r"(.+): (\w+) of length (\d{1,18})", case.looked_in):
         last = int(match[3]) - 1
         yield f"{match[1]} is empty." if last < 0 else f"{match[1]} has {match[3]} items, 0 to {last}."
     elif match := re.fullmatch(r"(.+?): (.+)", case.looked_in):

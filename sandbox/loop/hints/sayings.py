@@ -15,7 +15,7 @@ SAYINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "There are decimal commas: read_csv(decimal=',', thousands='.'), or .str.replace() first.",
         ),
         (
-            r"^ValueError: could not convert string to float: '[^']*\d[^']*'",
+            r"^ValueError: could not convert string to float: '[^'\d]*+\d[^']*+'",
             "Numbers written with separators, signs or units are text: take those out first, "
             "or read_csv(thousands=','), or pd.to_numeric(column, errors='coerce').",
         ),

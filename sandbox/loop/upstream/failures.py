@@ -198,7 +198,7 @@ def _message(said: object) -> str:
         inner = next((said[name] for name in ("error", "message", "detail") if said.get(name)), None)
         return _message(inner) if inner is not None else str(dict(said))
     if isinstance(said, str) and said.lstrip()[:1] == "<":
-        title = re.search(r"<title>(.*?)</title>", said, re.IGNORECASE | re.DOTALL)
+        title = re.search(r"<title>([^<]*)</title>", said, re.IGNORECASE)
         return f"an HTML page, {title.group(1).strip()!r}" if title else "an HTML page"
     return "" if said is None else str(said)
 
