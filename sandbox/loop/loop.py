@@ -220,7 +220,7 @@ class _Run:
         code = fence.program(reply.message.text, whole=reply.finish == "length")
         if code is None:
             return ()
-        return (ToolCall(f"call_{self._spent.turns}", tool.NAME, json.dumps({"code": code})),)
+        return (ToolCall(f"call_{self._spent.turns}", tool.NAME, json.dumps({"code": code}, ensure_ascii=False)),)
 
     def _say(self, message: Message) -> None:
         if message.parts:  # an empty one is refused by most upstreams

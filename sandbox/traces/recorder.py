@@ -5,17 +5,18 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from sandbox.execution import Execution
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.events import Event, Finished, Ran, Repair, Replied, Unusable
-from sandbox.loop.messages import Message, Request, Text
+from sandbox.loop.messages import Message, Part, Request, Text, ToolCall
 from sandbox.loop.shadow import Shadowed
 from sandbox.store.rows import TraceRow
 from sandbox.traces import parts
 from sandbox.traces.secrets import Secrets
 
+P = TypeVar("P", bound=Part)
 _PROMPT = 200
 _DATA_KEPT = 8 << 20
 """Characters of pictures and other encoded data that one trace keeps; what comes after is left out."""
@@ -66,7 +67,8 @@ class Recorder:
         elif isinstance(event, Unusable):
             self._failures += 1
             call = event.call
-            self._keep("unusable", call_id=call.id, name=call.name, arguments=call.arguments, told=event.told)
+            arguments = self._secrets.blot_json(call.arguments)
+            self._keep("unusable", call_id=call.id, name=call.name, arguments=arguments, told=event.told)
         elif isinstance(event, Repair):
             told = dataclasses.asdict(event)
             self._keep("repair", **told)
@@ -126,8 +128,8 @@ class Recorder:
             cached=reply.cached,
             finish=reply.finish,
             text=reply.message.text,
-            calls=[dataclasses.asdict(call) for call in reply.message.calls],
-            parts=parts.to_json(reply.message.parts),
+            calls=[dataclasses.asdict(self._without_secrets(call)) for call in reply.message.calls],
+            parts=parts.to_json([self._without_secrets(part) for part in reply.message.parts]),
         )
 
     def _ran(self, event: Ran) -> None:
@@ -138,6 +140,12 @@ class Recorder:
         outcome = execution_to_json(event.execution)
         outcome["results"] = [_texts(bundle) for bundle in outcome["results"]]
         self._keep("execution", call_id=event.call.id, code=event.code, execution=outcome, told=told)
+
+    def _without_secrets(self, part: P) -> P:
+        """A call's arguments are JSON, and stay so; what else there is, is blotted as text."""
+        if isinstance(part, ToolCall):
+            return dataclasses.replace(part, arguments=self._secrets.blot_json(part.arguments))
+        return part
 
     def _keep(self, kind: str, **fields: Any) -> None:
         record = {"kind": kind, "at": self._clock(), **fields}

@@ -77,6 +77,15 @@ def test_secrets_are_not_in_it() -> None:
     assert trace.prompt == "How much is it? My key is [secret]"
 
 
+def test_arguments_of_a_call_stay_json_without_their_secrets() -> None:
+    code = 'password = "s3cr3t-pass-word"\nlogin("password=hunter2222")'
+    (record,) = [each for each in recorded(Replied(1, runs(code), 0.1)).records if each["kind"] == "turn"]
+    told = json.dumps(record)
+    assert "s3cr3t" not in told
+    assert "hunter2222" not in told
+    assert "login(" in json.loads(record["calls"][0]["arguments"])["code"]
+
+
 def test_a_run_that_nobody_waited_for_was_cancelled_and_one_that_failed_says_why() -> None:
     assert recorded(Replied(1, says("hm"), 0.1)).ending == "cancelled"
     recorder = Recorder(Request("m", (QUESTION,)), "me", Secrets())
