@@ -2,7 +2,7 @@
 
 import mimetypes
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -172,6 +172,20 @@ class Execution:
     truncated: Truncated = Truncated()
     state_lost: bool = False
     """True when the kernel had to be replaced: variables are gone, files are not."""
+
+
+_FIELDS = tuple(Execution.__dataclass_fields__)
+
+
+def as_json(execution: Execution) -> dict[str, Any]:
+    """Its fields by name, for JSON. `results` are not copied: a program may have nested them without end."""
+    told = {name: getattr(execution, name) for name in _FIELDS}
+    return told | {
+        "status": execution.status.value,
+        "error": None if execution.error is None else asdict(execution.error),
+        "artifacts": [asdict(artifact) for artifact in execution.artifacts],
+        "truncated": asdict(execution.truncated),
+    }
 
 
 def mime_of(path: str) -> str:

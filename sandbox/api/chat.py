@@ -20,12 +20,12 @@ from sandbox.api.schemas import ChatIn, ChatOut, ModelOut, ModelsOut
 from sandbox.api.visit import Visit
 from sandbox.chats import Chat, Chats, Tool, resume
 from sandbox.errors import InvalidRequest, SandboxError, UnknownModel
+from sandbox.execution import as_json
 from sandbox.loop import openai_chat
 from sandbox.loop import tool as run_python
 from sandbox.loop.events import Ending, Finished, Ran, Replied, Said
 from sandbox.loop.messages import Delta, Message, Opaque, Reply, Text
 from sandbox.loop.messages import Request as Asked
-from sandbox.traces.recorder import execution_to_json
 
 router = APIRouter(route_class=Route, tags=["chat"])
 
@@ -236,7 +236,7 @@ def _summary(chat: Chat, finished: Finished) -> dict[str, Any]:
 
 
 def _execution(event: Ran) -> dict[str, Any]:
-    return {"call_id": event.call.id, "code": event.code, **execution_to_json(event.execution)}
+    return {"call_id": event.call.id, "code": event.code, **as_json(event.execution)}
 
 
 # A request that goes on to the model's server.

@@ -9,12 +9,10 @@ from typing import Any
 
 from fastapi import Response
 
-from sandbox.execution import Artifact, Execution, Status
+from sandbox.execution import Execution, Status, as_json
 from sandbox.image import Manifest
 from sandbox.node import Node
 from sandbox.store.rows import ExecutionRow, FileRow, SessionRow
-
-_FIELDS = tuple(Execution.__dataclass_fields__)
 
 
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -48,13 +46,7 @@ def time_of(seconds: float) -> str:
 
 def execution(value: Execution, created_at: float) -> dict[str, Any]:
     """`ExecutionOut` of one that has ended."""
-    told = {name: getattr(value, name) for name in _FIELDS}
-    told["status"] = value.status.value
-    told["error"] = None if value.error is None else asdict(value.error)
-    told["artifacts"] = [_artifact(artifact) for artifact in value.artifacts]
-    told["truncated"] = asdict(value.truncated)
-    told["created_at"] = time_of(created_at)
-    return told
+    return as_json(value) | {"created_at": time_of(created_at)}
 
 
 def execution_row(row: ExecutionRow) -> dict[str, Any]:
@@ -63,10 +55,6 @@ def execution_row(row: ExecutionRow) -> dict[str, Any]:
         return execution(row.execution, row.created_at)
     in_flight = execution(Execution(row.id, row.session_id, Status.OK), row.created_at)
     return in_flight | {"status": "running"}
-
-
-def _artifact(value: Artifact) -> dict[str, Any]:
-    return {"path": value.path, "size": value.size, "mime": value.mime, "change": value.change}
 
 
 def session(row: SessionRow, node: Node) -> dict[str, Any]:

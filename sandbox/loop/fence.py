@@ -3,8 +3,8 @@
 Small models write a fence whatever `tools` says. The protocol that serves them best: ask for one complete program in
 one fence, run it, on an error say `AFTER_ERROR` with what `told` tells, on success `AFTER_OUTPUT`.
 
-They do what was said last. Of eight questions a model of half a billion weights began one with a program when only the
-instruction asked for it, and guessed most of the others; with `ASK` below the question it began all eight with one.
+They do what was said last: when only the instruction asks for a program, a model of half a billion weights guesses
+most answers instead; with `ASK` below the question it begins with one.
 """
 
 import ast

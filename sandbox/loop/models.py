@@ -11,9 +11,8 @@ import contextlib
 import dataclasses
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from cachetools import TTLCache
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
@@ -77,7 +76,7 @@ class _Turn:
 
 
 class Models:
-    """All upstreams. Use `open`."""
+    """All upstreams. Use it within `contextlib.aclosing`."""
 
     def __init__(
         self,
@@ -110,38 +109,6 @@ class Models:
         self._listings: TTLCache[str, tuple[str, ...]] = TTLCache(len(self._gates) or 1, _LIST_S, clock.now)
         self._shadows = Shadows(self._reflect, chance or random.Random())
         self.on_shadow = on_shadow
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def open(
-        cls,
-        catalogue: Catalogue,
-        *,
-        connect: Callable[[UpstreamPlan], Upstream],
-        on_attempt: Callable[[Attempt], None] | None = None,
-        on_shadow: Callable[[Shadowed], None] | None = None,
-        cache_entries: int = 0,
-        cache_s: float = 3600.0,
-        patience_s: float = 30.0,
-        clock: Clock | None = None,
-        chance: random.Random | None = None,
-    ) -> AsyncIterator[Self]:
-        """See the constructor. At the end everything is closed."""
-        models = cls(
-            catalogue,
-            connect=connect,
-            on_attempt=on_attempt,
-            on_shadow=on_shadow,
-            cache_entries=cache_entries,
-            cache_s=cache_s,
-            patience_s=patience_s,
-            clock=clock,
-            chance=chance,
-        )
-        try:
-            yield models
-        finally:
-            await models.aclose()
 
     @property
     def on_shadow(self) -> Callable[[Shadowed], None] | None:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sandbox.execution import Execution
+from sandbox.execution import as_json
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.events import Event, Finished, Ran, Repair, Replied, Unusable
 from sandbox.loop.messages import Message, Part, Request, Text, ToolCall
@@ -137,7 +137,7 @@ class Recorder:
         self._failures += event.execution.status.value != "ok"
         self._session_id = event.execution.session_id
         told = "\n".join(part.text for part in event.told if isinstance(part, Text))
-        outcome = execution_to_json(event.execution)
+        outcome = as_json(event.execution)
         outcome["results"] = [_texts(bundle) for bundle in outcome["results"]]
         self._keep("execution", call_id=event.call.id, code=event.code, execution=outcome, told=told)
 
@@ -161,20 +161,6 @@ class Recorder:
             self._data_left -= len(value)
             return value if self._data_left >= 0 else ""
         return value
-
-
-def execution_to_json(execution: Execution) -> dict[str, Any]:
-    """As the HTTP API has it, apart from the time."""
-    # Not `asdict`, which goes down into what a program has nested as deeply as it liked.
-    told = {field.name: getattr(execution, field.name) for field in dataclasses.fields(execution)}
-    return told | {
-        "status": execution.status.value,
-        "error": None if execution.error is None else dataclasses.asdict(execution.error),
-        "artifacts": [dataclasses.asdict(artifact) for artifact in execution.artifacts],
-        "removed": list(execution.removed),
-        "truncated": dataclasses.asdict(execution.truncated),
-        "results": [dict(bundle) for bundle in execution.results],
-    }
 
 
 def _prompt(messages: tuple[Message, ...]) -> str:

@@ -403,11 +403,15 @@ async def test_an_upstream_that_breaks_off_after_words_is_one_clean_error_in_the
     assert words(seen)
 
 
-async def test_a_model_that_nobody_has_is_not_found(chatting: Served) -> None:
-    async with chatting.client() as client:
-        answer = await client.post("/v1/chat/completions", json={"model": "nobody/has", "messages": QUESTION})
-        assert answer.status_code in (400, 404, 502)
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+async def test_a_model_that_its_server_does_not_have_is_refused_in_the_servers_words(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    upstream.then(Fails(404, "There is no model nobody/has.", "model_not_found"))
+    with pytest.raises(openai.BadRequestError, match="There is no model nobody/has") as refused:
+        await ask(sdk, model="nobody/has")
+    assert refused.value.code == "model_not_found"
+    assert isinstance(refused.value.body, dict)
+    assert set(refused.value.body) == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize(

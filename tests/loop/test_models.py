@@ -345,7 +345,7 @@ async def test_upstreams_are_connected_when_they_are_needed_and_closed_at_the_en
         connected.append(plan.name)
         return {"a": a, "b": b}[plan.name]
 
-    async with Models.open(plans(A, B), connect=connect, clock=Time().clock) as mine:
+    async with contextlib.aclosing(Models(plans(A, B), connect=connect, clock=Time().clock)) as mine:
         assert connected == []
         await tell(mine)
         await tell(mine)
