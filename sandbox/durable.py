@@ -246,6 +246,14 @@ class DurableSession:
         if self.row.status == "closed":
             raise SessionClosed(f"session {self.row.id} is closed; open a new one")
 
+    async def touch(self) -> SessionRow:
+        """Begin its idle timeout anew."""
+        self.row = dataclasses.replace(self.row, last_used_at=time.time())
+        if (live := self.live) is not None:
+            live.touch()
+        await self._parts.store.update_session(self.row.id, last_used_at=self.row.last_used_at)
+        return self.row
+
     # Executions.
 
     async def execute(

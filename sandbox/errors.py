@@ -18,6 +18,7 @@ ours, the host's or the caller's, and every message says what to do next::
     │   ├── ExecutionMissing     no such execution in the session
     │   ├── FileMissing          no such file in the workspace
     │   ├── TraceMissing         no such trace
+    │   ├── ObjectMissing        no such object of another API
     │   └── UnknownModel         no upstream has a model of that name
     ├── Conflict             the thing exists but cannot take this now
     │   ├── SessionClosed        closed, or its sandbox died
@@ -100,6 +101,10 @@ class FileMissing(NotFound):
 
 class TraceMissing(NotFound):
     """There is no such trace of this key."""
+
+
+class ObjectMissing(NotFound):
+    """There is no such object of this key: a response, an assistant, a thread, a run."""
 
 
 class UnknownModel(NotFound):

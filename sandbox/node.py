@@ -48,15 +48,17 @@ from sandbox.events import EventLog
 from sandbox.execution import MIB, Execution, Limits
 from sandbox.files import Files
 from sandbox.health import Checkup, Gauges, Health, Memory
+from sandbox.kept import KeptFiles
 from sandbox.keyring import Keyring
 from sandbox.keys import KeyLimits, Owner
 from sandbox.metrics import Metrics
+from sandbox.objects import Objects
 from sandbox.quota import Quota, Slot
 from sandbox.remote import checked_path
 from sandbox.runtime import Runtime
 from sandbox.session import checked_code
 from sandbox.store import Store
-from sandbox.store.rows import Claim, ExecutionRow, FileRow, Page, SessionRow
+from sandbox.store.rows import Claim, ExecutionRow, Family, FileRow, Page, SessionRow
 from sandbox.workspace import FileList, Workspace
 
 T = TypeVar("T")
@@ -75,11 +77,13 @@ _logger = logs.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file to begin a session with: its bytes, or a stored file of the same owner."""
+    """A file to begin a session with: its bytes, or a file of the same owner that is stored, in a session or kept."""
 
     path: str
     content: bytes | None = None
     file_id: str | None = None
+    family: Family = ""
+    """Whose kept file `file_id` is; empty for one in a session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,8 @@ class Node:
         self.admission = parts.admission
         self.metrics = parts.metrics
         self.quota = Quota()
+        self.kept = KeptFiles(parts.store, parts.files, self.quota, settings.max_upload_mb)
+        self.objects = Objects(parts.store, name, epoch)
         self.name = name
         self._files = parts.files
         self._parts = parts
@@ -209,16 +215,17 @@ class Node:
         idle_timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
         files: Sequence[Upload] = (),
+        family: Family = "",
         once: Once | None = None,
     ) -> SessionRow:
-        """A session with a sandbox, and files in it. Seconds for the idle timeout.
+        """A session with a sandbox, and files in it. Seconds for the idle timeout. family: among whose containers.
 
         Raises `InvalidLimits`, `UnknownImage`, `RateLimited`, `Overloaded`, `FileMissing`, `TooLarge`,
         `WorkspaceFull`, `IdempotencyConflict`.
         """
         async with self._one_with(owner, once) as claim:
             if claim is None:
-                session = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files)
+                session = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files, family=family)
                 try:
                     claim = await self._claim(owner, once, session.row.id)
                 except BaseException:
@@ -239,11 +246,13 @@ class Node:
         files: Sequence[Upload],
         *,
         single: bool = False,
+        family: Family = "",
     ) -> DurableSession:
         """A new session that is awake and has its files, or none."""
         self._check_admitting()
         contents = [await self._content(owner, upload) for upload in files]
-        row = dataclasses.replace(self._new_row(owner, image, memory_mb, idle_timeout, metadata), single=single)
+        row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
+        row = dataclasses.replace(row, single=single, family=family)
         session = DurableSession(self._parts, row, Workspace(self.store, self._files, owner.id, row.id, ()))
         slot = self.quota.take_session(owner)
         try:
@@ -291,6 +300,8 @@ class Node:
         path = checked_path(upload.path)
         if upload.file_id is None:
             return path, _one(upload.content or b"")
+        if upload.family:
+            return path, self.kept.pieces(await self.kept.row(owner, upload.family, upload.file_id))
         row = await self.store.file(owner.id, upload.file_id)
         if row is None:
             raise FileMissing(f"there is no file {upload.file_id}")
@@ -314,11 +325,24 @@ class Node:
         """What its `/mnt/data` holds, in MiB."""
         return self.settings.disk_mb or Limits(memory_mb=row.memory_mb).disk
 
+    async def touch(self, owner: Owner, session_id: str) -> SessionRow:
+        """Begin its idle timeout anew, as far as it is active. Raises `SessionMissing`."""
+        row = await self.session(owner, session_id)
+        if row.status == "active":
+            row = await (await self._held(owner, session_id)).touch()
+        return row
+
     async def sessions(
-        self, owner: Owner, *, limit: int, after: str | None = None, newest_first: bool = True
+        self,
+        owner: Owner,
+        *,
+        limit: int,
+        after: str | None = None,
+        newest_first: bool = True,
+        family: Family | None = None,
     ) -> Page[SessionRow]:
-        """A page of the owner's sessions, ended ones included."""
-        page = await self.store.sessions(owner.id, limit=limit, after=after, newest_first=newest_first)
+        """A page of the owner's sessions, ended ones included. family: only those that are its containers."""
+        page = await self.store.sessions(owner.id, limit=limit, after=after, newest_first=newest_first, family=family)
         held = (self._sessions.get(row.id) for row in page.items)
         items = tuple(here.row if here else row for here, row in zip(held, page.items, strict=True))
         return dataclasses.replace(page, items=items)
@@ -689,6 +713,8 @@ class Node:
         await self.store.purge_traces(now - self.settings.retention_h * 3600)
         await self.store.drop_claims(now - _CLAIMS_KEPT_S)
         await self.store.purge_pauses(now - _PAUSES_KEPT_S)
+        await self.store.purge_kept(now)
+        await self.store.purge_objects(now)
         if now >= self._collect_at:
             self._collect_at = now + _COLLECT_S
             await self._files.collect(self.store.unreferenced)

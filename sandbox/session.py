@@ -160,6 +160,10 @@ class Session:
         self._ended = "expired"
         await self._kernel.stop()
 
+    def touch(self) -> None:
+        """Begin its idle timeout anew."""
+        self._last_used = time.monotonic()
+
     def _use(self) -> None:
         """Whoever uses it keeps it from expiring. Raises `SessionClosed`, `SessionExpired`."""
         if self._ended == "expired":

@@ -254,7 +254,7 @@ class Workspace:
             version = await self._feed_live(path, stored.digest)
             if version is None:
                 self._check_room(path, stored.size, limits)
-            row = self._row(path, stored, time.time())
+            row = dataclasses.replace(self._row(path, stored, time.time()), uploaded=True)
             await self._write([row])
             self._versions.pop(path, None)
             if version is not None:

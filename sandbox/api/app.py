@@ -10,8 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from sandbox.api import chat, executions, families, files, health, images, run, sessions
+from sandbox.api.anthropic import files as anthropic_files
+from sandbox.api.anthropic import messages
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
+from sandbox.api.openai import assistants, containers, responses
+from sandbox.api.openai import files as openai_files
 from sandbox.api.schemas import Problem
 from sandbox.chats import Chats
 from sandbox.errors import SandboxError
@@ -37,7 +41,14 @@ _ROUTERS = (
     executions.router,
     files.router,
     images.router,
+    # Before those whose paths they share: they take only what says that it is for them.
+    messages.router,
+    anthropic_files.router,
     chat.router,
+    responses.router,
+    containers.router,
+    openai_files.router,
+    assistants.router,
     health.router,
     health.metrics_router,
 )

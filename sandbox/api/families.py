@@ -1,4 +1,8 @@
-"""Which API a path belongs to. Each has its own way to say that something went wrong, and SDKs depend on it."""
+"""Which API a request belongs to. Each has its own way to say that something went wrong, and SDKs depend on it.
+
+Two vendors have `/v1/files` and `/v1/models`. Anthropic's SDKs send `anthropic-version` with everything they ask, and
+OpenAI's never do.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -6,12 +10,25 @@ from typing import Any, Protocol
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
-from sandbox.api import openai_errors, problems
+from sandbox.api import anthropic_errors, openai_errors, problems
 from sandbox.api.visit import Visit
 from sandbox.errors import Overloaded, SandboxError
 
-_OPENAI = ("/v1/chat/", "/v1/models")
+_OPENAI = (
+    "/v1/assistants",
+    "/v1/chat/",
+    "/v1/containers",
+    "/v1/conversations",
+    "/v1/files",
+    "/v1/models",
+    "/v1/responses",
+    "/v1/threads",
+    "/v1/uploads",
+)
+_ANTHROPIC = ("/v1/messages",)
+_ANTHROPIC_HEADER = b"anthropic-version"
 
 
 class Envelopes(Protocol):
@@ -26,8 +43,16 @@ class Envelopes(Protocol):
     def of_bug(self, request_id: str) -> Response: ...
 
 
-def family(path: str) -> Envelopes:
-    """Of a request's path; ours for everything that is nobody else's."""
+def is_anthropic(scope: Scope) -> bool:
+    """Whether a request says that it is meant for Anthropic's API."""
+    return any(name == _ANTHROPIC_HEADER for name, _ in scope["headers"])
+
+
+def family(scope: Scope) -> Envelopes:
+    """Of a request; ours for everything that is nobody else's."""
+    path = scope["path"]
+    if path.startswith(_ANTHROPIC) or (path.startswith("/v1/") and is_anthropic(scope)):
+        return anthropic_errors
     return openai_errors if path.startswith(_OPENAI) else problems
 
 
@@ -36,16 +61,16 @@ async def on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SandboxError)
     if isinstance(error, Overloaded):
         request.app.state.node.metrics.rejection(problems.code_of(type(error)))
-    return family(request.url.path).of_error(Visit.of(request).request_id, error)
+    return family(request.scope).of_error(Visit.of(request).request_id, error)
 
 
 async def on_validation(request: Request, error: Exception) -> Response:
     """For `RequestValidationError`."""
     assert isinstance(error, RequestValidationError)
-    return family(request.url.path).of_validation(Visit.of(request).request_id, error.errors())
+    return family(request.scope).of_validation(Visit.of(request).request_id, error.errors())
 
 
 async def on_http(request: Request, error: Exception) -> Response:
     """For `HTTPException`."""
     assert isinstance(error, HTTPException)
-    return family(request.url.path).of_http(Visit.of(request).request_id, error)
+    return family(request.scope).of_http(Visit.of(request).request_id, error)

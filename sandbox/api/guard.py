@@ -74,12 +74,12 @@ class Guard:
         except SandboxError as error:
             if visit.status:
                 raise  # too late for an answer: the connection has to be cut
-            await family(scope["path"]).of_error(visit.request_id, error)(scope, receive, answer)
+            await family(scope).of_error(visit.request_id, error)(scope, receive, answer)
         except Exception:
             if visit.status:
                 raise
             log.exception("request failed")
-            await family(scope["path"]).of_bug(visit.request_id)(scope, receive, answer)
+            await family(scope).of_bug(visit.request_id)(scope, receive, answer)
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         """Raises `Forbidden` for what a browser was tricked into, `InvalidRequest` without exactly one Host."""

@@ -13,19 +13,41 @@ _MOST_PARTS = 1000
 
 
 @dataclass(slots=True)
-class _Part:
+class _Head:
     headers: dict[str, bytes] = field(default_factory=dict)
 
-    def name(self) -> str:
-        """The file name. Raises `InvalidRequest` for a part that is no file."""
+    def option(self, name: bytes) -> str | None:
+        """Of its content disposition. Raises `InvalidRequest`."""
         _, options = parse_options_header(self.headers.get("content-disposition", b""))
-        found = options.get(b"filename")
-        if not found:
-            raise InvalidRequest("a part has no filename; send every file as a part with one, which is its path")
+        found = options.get(name)
         try:
-            return found.decode()
+            return found.decode() if found else None
         except UnicodeDecodeError:
-            raise InvalidRequest(f"the filename {found[:80]!r} is not UTF-8") from None
+            raise InvalidRequest(f"the {name.decode()} {(found or b"")[:80]!r} is not UTF-8") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part. Its bytes have to be read before the next part."""
+
+    name: str
+    """Of the field; may be empty."""
+    filename: str | None
+    mime: str
+    """As it says; empty when it does not."""
+    pieces: AsyncIterator[bytes]
+
+    async def text(self, most: int = 4096) -> str:
+        """The value of a field. most: bytes. Raises `InvalidRequest`."""
+        data = bytearray()
+        async for piece in self.pieces:
+            data += piece
+            if len(data) > most:
+                raise InvalidRequest(f"the field {self.name[:80]!r} is longer than {most} bytes")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"the field {self.name[:80]!r} is not UTF-8") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +58,7 @@ class _End:
 
 
 class Multipart:
-    """The files of one body. Raises `InvalidRequest` wherever the body is not what it should be."""
+    """The parts of one body. Raises `InvalidRequest` wherever the body is not what it should be."""
 
     def __init__(self, content_type: str, body: AsyncIterator[bytes]) -> None:
         kind, options = parse_options_header(content_type)
@@ -44,9 +66,9 @@ class Multipart:
         if kind != b"multipart/form-data" or not boundary:
             raise InvalidRequest("the multipart body has no boundary in its content type")
         self._body = body
-        self._found: deque[_Part | bytes | _End] = deque()
+        self._found: deque[_Head | bytes | _End] = deque()
         self._header = (bytearray(), bytearray())
-        self._part = _Part()
+        self._head = _Head()
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -55,7 +77,7 @@ class Multipart:
                     "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
                     "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
                     "on_header_end": self._end_header,
-                    "on_headers_finished": lambda: self._found.append(self._part),
+                    "on_headers_finished": lambda: self._found.append(self._head),
                     "on_part_data": lambda data, start, end: self._found.append(bytes(data[start:end])),
                     "on_part_end": lambda: self._found.append(_End(False)),
                     "on_end": lambda: self._found.append(_End(True)),
@@ -65,20 +87,28 @@ class Multipart:
             raise InvalidRequest(f"the multipart boundary cannot be used: {error}") from None
 
     async def files(self) -> AsyncIterator[tuple[str, AsyncIterator[bytes]]]:
-        """Names and bytes. The bytes of one have to be read before the next."""
+        """Names and bytes of a body in which every part is a file."""
+        async for part in self.parts():
+            if part.filename is None:
+                raise InvalidRequest("a part has no filename; send every file as a part with one, which is its path")
+            yield part.filename, part.pieces
+
+    async def parts(self) -> AsyncIterator[Part]:
+        """Fields and files, as they come."""
         for _ in range(_MOST_PARTS):
             found = await self._next()
             if isinstance(found, _End):
                 return
-            if isinstance(found, _Part):
-                yield found.name(), self._pieces()
+            if isinstance(found, _Head):
+                mime = found.headers.get("content-type", b"").decode("latin-1")
+                yield Part(found.option(b"name") or "", found.option(b"filename"), mime, self._pieces())
         raise InvalidRequest(f"more than {_MOST_PARTS} files in one request; send the rest in another")
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         while isinstance(found := await self._next(), bytes):
             yield found
 
-    async def _next(self) -> _Part | bytes | _End:
+    async def _next(self) -> _Head | bytes | _End:
         while not self._found:
             piece = await anext(self._body, None)
             if piece is None:
@@ -90,9 +120,9 @@ class Multipart:
         return self._found.popleft()
 
     def _begin(self) -> None:
-        self._part = _Part()
+        self._head = _Head()
 
     def _end_header(self) -> None:
         name, value = self._header
-        self._part.headers[name.decode("latin-1").lower()] = bytes(value)
+        self._head.headers[name.decode("latin-1").lower()] = bytes(value)
         self._header = (bytearray(), bytearray())

@@ -11,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Header, HTTPException, Path, Query, Request, Response
 from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from sandbox import logs
 from sandbox.api.auth import authenticate
+from sandbox.api.families import is_anthropic
 from sandbox.api.schemas import ID_PATTERN, SOME_EXECUTION, SOME_SESSION
 from sandbox.api.visit import Visit
 from sandbox.keys import Owner
@@ -61,6 +64,14 @@ class Route(OpenRoute):
                 return await handler(request)
 
         return handle
+
+
+class AnthropicRoute(Route):
+    """A route of Anthropic's API, on a path that others have, too."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is for it; other families' routes are asked after this one."""
+        return super().matches(scope) if is_anthropic(scope) else (Match.NONE, {})
 
 
 # Functions that the routes call, not dependencies: to solve those costs FastAPI many times what they do.

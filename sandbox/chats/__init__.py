@@ -8,29 +8,43 @@ in, with a new request as always in this protocol, `resume` puts back what the c
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field, replace
 
 from sandbox import logs, telemetry
 from sandbox.chats import resume
+from sandbox.chats.resume import Resumed
 from sandbox.errors import SandboxError, SessionClosed, SessionExpired, SessionMissing
 from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.node import NodeInterpreter, facts
 from sandbox.keys import Owner
 from sandbox.loop.budget import Budget
 from sandbox.loop.events import Ending, Event, Finished, Repair
+from sandbox.loop.hosted import RUN_PYTHON, HostedTool
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Loop
 from sandbox.loop.messages import Delta, Reply, Request
 from sandbox.loop.models import Models, Shadowed
 from sandbox.loop.options import Options
-from sandbox.node import Node
-from sandbox.store.rows import PauseRow, SessionRow
+from sandbox.node import Node, Upload
+from sandbox.remote import File
+from sandbox.store.rows import Family, PauseRow, SessionRow
 from sandbox.traces import Recorder, Secrets
 
 _logger = logs.logger(__name__)
 _NOBODY = "shadow"
 """No key's id: those who asked are not told of second opinions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A session that a run opens when the first code has to run, and that stays when the run is over."""
+
+    memory_mb: int | None = None
+    idle_timeout_s: float | None = None
+    files: tuple[Upload, ...] = ()
+    family: Family = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,11 @@ class Tool:
     """Of the run, sandbox included."""
     session_id: str | None = None
     """A session of the caller's that is open; default is a new one."""
+    opening: Opening | None = None
+    """What the new one is to be; default is one that ends with the run."""
+    tools: tuple[HostedTool, ...] = (RUN_PYTHON,)
+    executions: int | None = None
+    """How many there may be."""
 
 
 class Chats:
@@ -69,22 +88,34 @@ class Chats:
                     if isinstance(item, Delta | Reply):
                         yield item
 
-    async def begin(self, owner: Owner, request: Request, tool: Tool, *, whole: bool) -> "Chat":
+    async def begin(
+        self, owner: Owner, request: Request, tool: Tool | None, *, whole: bool, resuming: bool = True
+    ) -> "Chat":
         """A run that is ready to go; `request.functions` are the caller's own.
 
-        Raises `UnknownModel`, `InvalidLimits`, `SessionMissing`, `SessionClosed`, `SessionExpired`.
+        tool: None when nothing is to be executed. resuming: what a caller has not seen of earlier runs is kept here and
+        put back; without it the caller keeps `Finished.said` itself. Raises `UnknownModel`, `InvalidLimits`,
+        `SessionMissing`, `SessionClosed`, `SessionExpired`, `FileMissing`.
         """
         node, plan = self._node, self.models.plan(request.model)
+        if tool is None:
+            options = Options(budget=self._budget, functions=request.functions, pictures=plan.pictures, whole=whole)
+            loop, recorder = Loop(self.models, None, options), Recorder(request, owner.id, self._secrets)
+            return Chat(node, loop, request, recorder, _Hold(node, owner, None), fenced=False, pausing=False)
         if tool.timeout_s is not None:
             node.engine.checked_timeout(tool.timeout_s)
         budget = self._budget
         if tool.lifetime_s is not None:
             budget = replace(budget, seconds=min(tool.lifetime_s, budget.seconds or tool.lifetime_s))
-        resumed = await resume.resumed(node.store, owner.id, request.messages)
-        hold = _Hold(node, owner)
+        resumed = Resumed(request.messages, None)
+        if resuming:
+            resumed = await resume.resumed(node.store, owner.id, request.messages)
+        hold = _Hold(node, owner, tool.opening)
         interpreter = await hold.interpreter(tool.session_id, resumed.pause)
         options = Options(
             budget=budget,
+            tools=tool.tools,
+            executions=tool.executions,
             functions=request.functions,
             fenced=plan.fenced,
             pictures=plan.pictures,
@@ -94,14 +125,23 @@ class Chats:
         )
         request = replace(request, messages=resumed.messages)
         recorder = Recorder(request, owner.id, self._secrets)
-        return Chat(node, Loop(self.models, interpreter, options), request, recorder, hold, fenced=plan.fenced)
+        loop = Loop(self.models, interpreter, options)
+        return Chat(node, loop, request, recorder, hold, fenced=plan.fenced, pausing=resuming)
 
 
 class Chat:
     """One run. `events` may be called once."""
 
     def __init__(
-        self, node: Node, loop: Loop, request: Request, recorder: Recorder, hold: "_Hold", *, fenced: bool
+        self,
+        node: Node,
+        loop: Loop,
+        request: Request,
+        recorder: Recorder,
+        hold: "_Hold",
+        *,
+        fenced: bool,
+        pausing: bool,
     ) -> None:
         self.trace_id = recorder.id
         self.functions = frozenset(function.name for function in request.functions)
@@ -113,6 +153,7 @@ class Chat:
         self._request = request
         self._recorder = recorder
         self._hold = hold
+        self._pausing = pausing
         self._finished: Finished | None = None
 
     @property
@@ -145,7 +186,7 @@ class Chat:
 
     async def _pause(self, finished: Finished) -> None:
         """Keep what the next request goes on with, before the caller knows of it."""
-        if finished.why is Ending.CALLS:
+        if finished.why is Ending.CALLS and self._pausing:
             hold = self._hold
             pause = resume.pause(self.trace_id, hold.owner, hold.session_id, made=hold.is_ours, said=finished.said)
             await self._node.store.add_pause(pause)
@@ -187,7 +228,7 @@ def _finished_attributes(finished: Finished) -> dict[str, telemetry.Attribute | 
 class _Hold:
     """A run's session: the caller's, one of a run before, or one that is opened when code has to run."""
 
-    def __init__(self, node: Node, owner: Owner) -> None:
+    def __init__(self, node: Node, owner: Owner, opening: Opening | None) -> None:
         self.session_id: str | None = None
         self.is_ours = False
         """It was made for this run, or one that this goes on with, and nobody else knows of it."""
@@ -195,6 +236,7 @@ class _Hold:
         """The one that this run was to go on with is gone."""
         self._node = node
         self._owner = owner
+        self._opening = opening
         self._is_new = False
 
     @property
@@ -216,7 +258,16 @@ class _Hold:
             else:
                 self.is_ours = pause.made
                 return await self._at(row)
-        return LazyInterpreter(await facts(self._node), self._open)
+        wished = self._opening or Opening()
+        listed = [await self._listed(upload) for upload in wished.files]
+        return LazyInterpreter(await facts(self._node, memory_mb=wished.memory_mb), self._open, listed)
+
+    async def _listed(self, upload: Upload) -> File:
+        """As it will be. Raises `FileMissing`."""
+        if upload.family and upload.file_id is not None:
+            row = await self._node.kept.row(self._owner, upload.family, upload.file_id)
+            return File(upload.path, row.size, row.created_at, row.digest)
+        return File(upload.path, len(upload.content or b""), 0.0)
 
     async def release(self, finished: Finished | None) -> None:
         """End what is ours alone, when nobody goes on with it; its files stay for a while."""
@@ -237,8 +288,18 @@ class _Hold:
         return row
 
     async def _open(self) -> Interpreter:
-        row = await self._node.open_session(self._owner)
-        self.is_ours = self._is_new = True
+        if (wished := self._opening) is None:
+            row = await self._node.open_session(self._owner)
+            self.is_ours = self._is_new = True
+        else:
+            row = await self._node.open_session(
+                self._owner,
+                memory_mb=wished.memory_mb,
+                idle_timeout=wished.idle_timeout_s,
+                metadata=wished.metadata,
+                files=wished.files,
+                family=wished.family,
+            )
         return await self._at(row)
 
     async def _at(self, row: SessionRow) -> Interpreter:

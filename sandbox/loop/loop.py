@@ -26,7 +26,7 @@ from sandbox.loop.budget import Spent
 from sandbox.loop.deadline import Late, timeout_at, until
 from sandbox.loop.events import Asked, Ending, Event, Finished, Ran, Replied, Running, Said, Showed, Unusable
 from sandbox.loop.hints import error_class
-from sandbox.loop.interpreter import Interpreter
+from sandbox.loop.interpreter import Facts, Interpreter
 from sandbox.loop.messages import Delta, Message, Reply, Request, Text, ToolCall, ToolResult
 from sandbox.loop.options import Options
 from sandbox.loop.repairs import Streak
@@ -40,6 +40,7 @@ _AGAIN = 3
 """From how many runs of the same code with the same outcome on the model is told that it repeats itself."""
 _CALLS = 32
 """Calls of one turn that are executed."""
+_NO_FACTS = Facts("", {}, 0, 0, 0.0)
 
 
 class Asks(Protocol):
@@ -52,7 +53,8 @@ class Asks(Protocol):
 class Loop:
     """A model and an interpreter. `run` may be called more than once, one after the other."""
 
-    def __init__(self, models: Asks, interpreter: Interpreter, options: Options | None = None) -> None:
+    def __init__(self, models: Asks, interpreter: Interpreter | None, options: Options | None = None) -> None:
+        """interpreter: None is a run in which nothing is executed here: one turn, or those that are empty."""
         self._models = models
         self._interpreter = interpreter
         self._options = options or Options()
@@ -73,10 +75,11 @@ class Loop:
 class _Run:
     """One run."""
 
-    def __init__(self, models: Asks, interpreter: Interpreter, options: Options, request: Request) -> None:
+    def __init__(self, models: Asks, interpreter: Interpreter | None, options: Options, request: Request) -> None:
         self._models = models
         self._interpreter = interpreter
         self._options = options
+        self._tools = {} if interpreter is None else {hosted.name: hosted for hosted in options.tools}
         self._request = request
         self._began = time.monotonic()
         seconds = options.budget.seconds
@@ -90,19 +93,24 @@ class _Run:
         self._empty = 0
         self._lost = options.lost
         """An execution of this run has cost the session its variables."""
-        facts = interpreter.facts
-        self._facts = facts if options.timeout_s is None else replace(facts, timeout_s=options.timeout_s)
+        self._facts = interpreter.facts if interpreter is not None else _NO_FACTS
+        if options.timeout_s is not None:
+            self._facts = replace(self._facts, timeout_s=options.timeout_s)
 
     async def begin(self) -> None:
         """Tell the model of its tool."""
         options, request = self._options, self._request
+        if self._interpreter is None:
+            self._request = replace(request, functions=options.functions)
+            return
         files = await self._interpreter.files()
         if options.fenced:
             system = Message.of("system", fence.instruction(self._facts, files))
             messages = (system, *fence.asking(request.messages))
             self._request = replace(request, messages=messages, functions=options.functions)
         else:
-            self._request = replace(request, functions=(tool.function(self._facts, files), *options.functions))
+            ours = [hosted.function(self._facts, files) for hosted in self._tools.values()]
+            self._request = replace(request, functions=(*ours, *options.functions))
 
     async def events(self) -> AsyncGenerator[Event, None]:
         while (over := self._over()) is None:
@@ -244,17 +252,22 @@ class _Run:
             # Not a failure of its own: the model could not know.
             yield Unusable(call, words.TOO_MANY if number >= _CALLS else words.NO_ATTEMPT)
             return
+        if self._options.executions is not None and self._spent.executions >= self._options.executions:
+            yield Unusable(call, words.NO_EXECUTION)
+            return
         try:
             code = self._code(call, cut_off=cut_off)
         except tool.Unusable as error:
             yield self._unusable(call, str(error))
             return
-        yield Running(call, code)
+        interpreter = self._interpreter
+        assert interpreter is not None, "without one there are no tools"
         async with timeout_at(self._deadline):
-            await self._interpreter.ready()
+            await interpreter.ready()
+        yield Running(call, code)
         timeout = self._timeout()
         try:
-            async with contextlib.aclosing(self._interpreter.stream(code, timeout)) as items:
+            async with contextlib.aclosing(interpreter.stream(code, timeout)) as items:
                 async for item in items:
                     if isinstance(item, Execution):
                         break
@@ -270,11 +283,12 @@ class _Run:
 
     def _code(self, call: ToolCall, *, cut_off: bool) -> str:
         """Raises `tool.Unusable`."""
-        if call.name != tool.NAME:
-            known = ", ".join([tool.NAME, *(function.name for function in self._options.functions)])
+        hosted = self._tools.get(call.name)
+        if hosted is None:
+            known = ", ".join([*self._tools, *(function.name for function in self._options.functions)]) or "none"
             raise tool.Unusable(f"There is no tool {call.name!r}. There are: {known}.")
         try:
-            return tool.code_of(call.arguments, whole=cut_off)
+            return hosted.code(call.arguments, cut_off)
         except tool.Unusable as error:
             if cut_off:
                 raise tool.Unusable(words.CUT_OFF) from error
@@ -303,6 +317,9 @@ class _Run:
             self._streak.fail(error_class(execution), spent.usage)
             self._last_failure = words.in_a_line(execution)
         seen, same_code = self._seen(code, execution)
+        if (telling := self._tools[call.name].told) is not None:
+            self._lost = self._lost or execution.state_lost
+            return Ran(call, code, execution, telling(execution))
         parts = told(
             execution,
             replace(self._facts, timeout_s=timeout),
@@ -331,8 +348,9 @@ class _Run:
         return len(seen), seen.count(code) == len(seen)
 
     async def _files(self) -> Sequence[File]:
-        with contextlib.suppress(SandboxError):  # the sandbox may have died of it; there is enough to tell without
-            return await self._interpreter.files()
+        if self._interpreter is not None:
+            with contextlib.suppress(SandboxError):  # the sandbox may have died of it; there is enough to tell without
+                return await self._interpreter.files()
         return ()
 
     def _conclude(self, reply: Reply) -> tuple[Event, ...]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from sandbox.loop.budget import Budget
+from sandbox.loop.hosted import RUN_PYTHON, HostedTool
 from sandbox.loop.messages import Function
 
 
@@ -11,6 +12,10 @@ class Options:
     """How a run is to go."""
 
     budget: Budget = field(default_factory=Budget)
+    tools: tuple[HostedTool, ...] = (RUN_PYTHON,)
+    """What runs here. A loop without an interpreter has none, whatever this says."""
+    executions: int | None = None
+    """How many there may be; calls beyond that are answered with a refusal."""
     functions: tuple[Function, ...] = ()
     """The caller's own. A call of one ends the run with `Ending.CALLS`."""
     fenced: bool = False

@@ -2,7 +2,7 @@
 
 from sandbox.execution import Execution
 
-NUDGE = "Your last message was empty. Write your answer, or call run_python."
+NUDGE = "Your last message was empty. Write your answer, or call one of your tools."
 LAST_WORD = (
     "{reason} No more code can be run. Answer now from what you have seen. Say plainly what could not be done, and do "
     "not make up results."
@@ -10,6 +10,7 @@ LAST_WORD = (
 REPEATED = "This is run {count} of the same code with the same outcome. It will not change: answer, or do otherwise."
 TOO_MANY = "Not run: these are too many calls at once. Write one program."
 NO_ATTEMPT = "Not run: no attempt is left."
+NO_EXECUTION = "Not run: no more calls of this tool are allowed. Answer from what you have seen."
 CUT_OFF = "Your call was cut off because the answer became too long. Write a shorter program, or do it in steps."
 
 

@@ -22,8 +22,11 @@ from sandbox.store.database import connect, explained, is_taken, prepare
 from sandbox.store.rows import (
     Claim,
     ExecutionRow,
+    Family,
     FileRow,
+    KeptFileRow,
     KeyRow,
+    ObjectRow,
     Page,
     PauseRow,
     SessionChanges,
@@ -42,7 +45,9 @@ __all__ = [
     "Claim",
     "ExecutionRow",
     "FileRow",
+    "KeptFileRow",
     "KeyRow",
+    "ObjectRow",
     "Page",
     "PauseRow",
     "SessionChanges",
@@ -52,7 +57,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Row = TypeVar("Row", SessionRow, ExecutionRow, TraceRow)
+Row = TypeVar("Row", SessionRow, ExecutionRow, TraceRow, KeptFileRow, ObjectRow)
 _READERS = 4
 
 
@@ -112,12 +117,23 @@ class Store:
         return SessionRow(**row) if row is not None else None
 
     async def sessions(
-        self, owner: str, *, limit: int, after: str | None = None, newest_first: bool = True
+        self,
+        owner: str,
+        *,
+        limit: int,
+        after: str | None = None,
+        newest_first: bool = True,
+        family: Family | None = None,
     ) -> Page[SessionRow]:
-        """Sessions of this owner as they were made. Raises `InvalidRequest` when `after` is none of them."""
-        return await self._page(
-            sql.SESSIONS, {"owner": owner}, limit, after, newest_first, lambda row: SessionRow(**row)
-        )
+        """Sessions of this owner (None: of every family) as they were made.
+
+        Raises `InvalidRequest` when `after` is none of them.
+        """
+        scope: dict[str, str] = {"owner": owner}
+        if family is not None:
+            scope["family"] = family
+        listing = sql.SESSIONS if family is None else sql.SESSIONS_OF_FAMILY
+        return await self._page(listing, scope, limit, after, newest_first, lambda row: SessionRow(**row))
 
     async def active_sessions(self, node: str) -> tuple[SessionRow, ...]:
         """The sessions of this node that have not ended, oldest first."""
@@ -225,19 +241,101 @@ class Store:
         return FileRow(**row) if row is not None else None
 
     async def stored_bytes(self, owner: str) -> int:
-        """The sizes of this owner's files together; equal contents count as often as they are named."""
+        """The sizes of this owner's files together, in sessions and kept; equal ones count as often as there are."""
         return await self._read(
             lambda connection: int(connection.execute(sql.STORED_BYTES, {"owner": owner}).scalar_one())
         )
 
     async def unreferenced(self, digests: Collection[str]) -> set[str]:
-        """Of these, the ones that no file has."""
+        """Of these, the ones that no file has, in a session or kept."""
         asked = list(digests)
         unseen = set(asked)
         for start in range(0, len(asked), sql.BATCH):
             rows = await self._rows(sql.REFERENCED, {"digests": asked[start : start + sql.BATCH]})
             unseen.difference_update(row["digest"] for row in rows)
         return unseen
+
+    # Kept files.
+
+    async def add_kept(self, row: KeptFileRow) -> None:
+        """Insert it."""
+        await self._execute(sql.ADD_KEPT, values(row))
+
+    async def kept(self, owner: str, family: Family, file_id: str) -> KeptFileRow | None:
+        """A kept file of this owner. One that has expired may still be there."""
+        row = await self._first(sql.KEPT, {"owner": owner, "family": family, "id": file_id})
+        return KeptFileRow(**row) if row is not None else None
+
+    async def kepts(
+        self,
+        owner: str,
+        family: Family,
+        *,
+        limit: int,
+        after: str | None = None,
+        newest_first: bool = True,
+        purpose: str | None = None,
+    ) -> Page[KeptFileRow]:
+        """Kept files of this owner as they came. Raises `InvalidRequest` when `after` is none of them."""
+        scope = {"owner": owner, "family": family} | ({} if purpose is None else {"purpose": purpose})
+        listing = sql.KEPTS if purpose is None else sql.KEPTS_OF_PURPOSE
+        return await self._page(listing, scope, limit, after, newest_first, lambda row: KeptFileRow(**row))
+
+    async def remove_kept(self, owner: str, file_id: str) -> bool:
+        """False when there is none."""
+        return await self._execute(sql.REMOVE_KEPT, {"of_owner": owner, "kept": file_id}) > 0
+
+    async def purge_kept(self, now: float) -> int:
+        """Forget those that have expired, in small writes; how many."""
+        return await self._drain(sql.DELETE_KEPT, {"now": now})
+
+    # Objects.
+
+    async def add_object(self, row: ObjectRow) -> None:
+        """Insert it."""
+        await self._execute(sql.ADD_OBJECT, values(row))
+
+    async def change_object(self, row: ObjectRow) -> bool:
+        """Write its node, epoch, `live`, `expires_at` and body anew. False when there is none."""
+        told = values(row)
+        changed = {name: told[name] for name in ("node", "epoch", "live", "expires_at", "body")}
+        return await self._execute(sql.CHANGE_OBJECT, {**changed, "object": row.id, "of_owner": row.owner}) > 0
+
+    async def object(self, owner: str, kind: str, object_id: str) -> ObjectRow | None:
+        """An object of this owner. One that has expired may still be there."""
+        row = await self._first(sql.OBJECT, {"owner": owner, "kind": kind, "id": object_id})
+        return ObjectRow(**row) if row is not None else None
+
+    async def objects(
+        self,
+        owner: str,
+        kind: str,
+        *,
+        parent: str = "",
+        limit: int,
+        after: str | None = None,
+        newest_first: bool = True,
+    ) -> Page[ObjectRow]:
+        """Objects of a kind that are part of the same, as they were made.
+
+        Raises `InvalidRequest` when `after` is none of them.
+        """
+        scope = {"owner": owner, "kind": kind, "parent": parent}
+        return await self._page(sql.OBJECTS, scope, limit, after, newest_first, lambda row: ObjectRow(**row))
+
+    async def remove_object(self, owner: str, object_id: str) -> bool:
+        """Forget it, its parts and theirs. False when there is none."""
+        told = {"of_owner": owner, "object": object_id}
+
+        def remove(connection: Connection) -> bool:
+            connection.execute(sql.REMOVE_CHILDREN, told)
+            return connection.execute(sql.REMOVE_OBJECT, told).rowcount > 0
+
+        return await self._write(remove)
+
+    async def purge_objects(self, now: float) -> int:
+        """Forget those that have expired, in small writes; how many. Their parts expire by themselves."""
+        return await self._drain(sql.DELETE_OBJECTS, {"now": now})
 
     # Claims.
 

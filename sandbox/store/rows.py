@@ -13,8 +13,11 @@ from sandbox.keys import KeyLimits, KeyRow
 __all__ = [
     "Claim",
     "ExecutionRow",
+    "Family",
     "FileRow",
+    "KeptFileRow",
     "KeyRow",
+    "ObjectRow",
     "Page",
     "PauseRow",
     "SessionChanges",
@@ -25,6 +28,8 @@ __all__ = [
 
 T = TypeVar("T")
 SessionStatus = Literal["active", "closed", "expired"]
+Family = Literal["", "openai", "anthropic"]
+"""Whose API something was made through; empty is our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class SessionRow:
     """An execution has run in it, so a new kernel means lost state."""
     single: bool = False
     """It was made for one run, and nobody goes on with it."""
+    family: Family = ""
+    """Whose containers it is among."""
 
 
 class SessionChanges(TypedDict, total=False):
@@ -88,6 +95,45 @@ class FileRow:
     size: int
     mime: str
     modified_at: float
+    uploaded: bool = False
+    """It is as a client has put it there, and no program has written it since."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFileRow:
+    """A file that an owner keeps outside any session; its bytes are found by `digest`."""
+
+    id: str
+    owner: str
+    family: Family
+    name: str
+    purpose: str
+    """In its family's words; empty where that has none."""
+    digest: str
+    size: int
+    mime: str
+    downloadable: bool
+    created_at: float
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """An object of another API that is no session and no file: a response, an assistant, a thread, a run."""
+
+    id: str
+    owner: str
+    kind: str
+    parent: str
+    """The id of what it is part of, and removed with; empty for none."""
+    node: str
+    epoch: int
+    """Of the node that works on it."""
+    live: bool
+    """Work on it goes on, or went on when its node was stopped."""
+    created_at: float
+    expires_at: float | None
+    body: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +202,10 @@ OUTCOME = tuple(field for field in dataclasses.fields(Execution) if field.name n
 _DEFAULTS = {field.name: field.default for field in OUTCOME}
 
 
-def values(row: SessionRow | ExecutionRow | FileRow | KeyRow | TraceRow | PauseRow | Claim) -> dict[str, Any]:
+Row = SessionRow | ExecutionRow | FileRow | KeptFileRow | ObjectRow | KeyRow | TraceRow | PauseRow | Claim
+
+
+def values(row: Row) -> dict[str, Any]:
     """A row's fields by name. Unlike `asdict` it copies nothing."""
     return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "execution"}
 

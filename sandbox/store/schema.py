@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 _ESCAPED = "\x1a"
@@ -115,6 +116,7 @@ sessions = Table(
     Column("ended_at", Double),
     Column("used", Boolean, nullable=False),
     Column("single", Boolean, nullable=False),
+    Column("family", Words, nullable=False, server_default=""),
     Index(None, "owner", "created_at", "id"),
     Index(None, "node", "status"),
     Index(None, "ended_at"),
@@ -168,9 +170,48 @@ files = Table(
     Column("size", BigInteger, nullable=False),
     Column("mime", Words, nullable=False),
     Column("modified_at", Double, nullable=False),
+    Column("uploaded", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("session_id", "path_digest"),
     Index(None, "owner", "size"),
     Index(None, "digest"),
+)
+
+kept_files = Table(
+    "kept_files",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("owner", Words, nullable=False),
+    Column("family", Words, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("purpose", Words, nullable=False),
+    Column("digest", Words, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mime", Words, nullable=False),
+    Column("downloadable", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Index(None, "owner", "family", "created_at", "id"),
+    Index(None, "owner", "size"),
+    Index(None, "digest"),
+    Index(None, "expires_at"),
+)
+
+objects = Table(
+    "objects",
+    metadata,
+    Column("id", Words, primary_key=True),
+    Column("owner", Words, nullable=False),
+    Column("kind", Words, nullable=False),
+    Column("parent", Words, nullable=False),
+    Column("node", Words, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("live", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("body", Json, nullable=False),
+    Index(None, "owner", "kind", "parent", "created_at", "id"),
+    Index(None, "parent"),
+    Index(None, "expires_at"),
 )
 
 claims = Table(

@@ -5,13 +5,38 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Insert, Table, Update, bindparam, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    Column,
+    Insert,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    union,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.expression import BindParameter, ColumnElement, Select
 
 from sandbox.execution import Status
-from sandbox.store.schema import claims, executions, files, keys, nodes, pauses, sessions, traces
+from sandbox.store.schema import (
+    claims,
+    executions,
+    files,
+    kept_files,
+    keys,
+    nodes,
+    objects,
+    pauses,
+    sessions,
+    traces,
+)
 
 BATCH = 500
 """Rows that one deletion takes at most, because everybody who writes waits for it."""
@@ -59,6 +84,7 @@ def _is(column: Column[Any], name: str) -> ColumnElement[bool]:
 ADD_SESSION = insert(sessions)
 SESSION = select(sessions).where(_is(sessions.c.id, "id"), _is(sessions.c.owner, "owner"))
 SESSIONS = _listing(sessions, owner=sessions.c.owner)
+SESSIONS_OF_FAMILY = _listing(sessions, owner=sessions.c.owner, family=sessions.c.family)
 ACTIVE_SESSIONS = (
     select(sessions)
     .where(_is(sessions.c.node, "node"), sessions.c.status == "active")
@@ -110,7 +136,7 @@ RECOVER = (
 # Files.
 def _put_file(insert_into: Callable[[Table], Any]) -> Any:
     statement = insert_into(files)
-    replaced = ("id", "digest", "size", "mime", "modified_at")
+    replaced = ("id", "digest", "size", "mime", "modified_at", "uploaded")
     return statement.on_conflict_do_update(
         index_elements=["session_id", "path_digest"], set_={name: statement.excluded[name] for name in replaced}
     )
@@ -130,8 +156,46 @@ DELETE_OLD_FILES = delete(files).where(
 _FILE = select(*(column for column in files.c if column is not files.c.path_digest))
 FILES = _FILE.where(_is(files.c.session_id, "session"))
 FILE = _FILE.where(_is(files.c.id, "id"), _is(files.c.owner, "owner"))
-STORED_BYTES = select(func.coalesce(func.sum(files.c.size), 0)).where(_is(files.c.owner, "owner"))
-REFERENCED = select(files.c.digest).where(files.c.digest.in_(bindparam("digests", expanding=True))).distinct()
+_DIGESTS: BindParameter[Any] = bindparam("digests", expanding=True)
+STORED_BYTES = select(
+    select(func.coalesce(func.sum(files.c.size), 0)).where(_is(files.c.owner, "owner")).scalar_subquery()
+    + select(func.coalesce(func.sum(kept_files.c.size), 0)).where(_is(kept_files.c.owner, "owner")).scalar_subquery()
+)
+REFERENCED = union(
+    *(select(table.c.digest).where(table.c.digest.in_(_DIGESTS)) for table in (files, kept_files)),
+)
+
+# Kept files.
+ADD_KEPT = insert(kept_files)
+KEPT = select(kept_files).where(
+    _is(kept_files.c.id, "id"), _is(kept_files.c.owner, "owner"), _is(kept_files.c.family, "family")
+)
+KEPTS = _listing(kept_files, owner=kept_files.c.owner, family=kept_files.c.family)
+KEPTS_OF_PURPOSE = _listing(
+    kept_files, owner=kept_files.c.owner, family=kept_files.c.family, purpose=kept_files.c.purpose
+)
+REMOVE_KEPT = delete(kept_files).where(_is(kept_files.c.id, "kept"), _is(kept_files.c.owner, "of_owner"))
+DELETE_KEPT = delete(kept_files).where(
+    kept_files.c.id.in_(select(kept_files.c.id).where(kept_files.c.expires_at < bindparam("now")).limit(BATCH))
+)
+
+# Objects.
+ADD_OBJECT = insert(objects)
+OBJECT = select(objects).where(_is(objects.c.id, "id"), _is(objects.c.owner, "owner"), _is(objects.c.kind, "kind"))
+OBJECTS = _listing(objects, owner=objects.c.owner, kind=objects.c.kind, parent=objects.c.parent)
+CHANGE_OBJECT = (
+    update(objects)
+    .where(_is(objects.c.id, "object"), _is(objects.c.owner, "of_owner"))
+    .values({name: bindparam(name) for name in ("node", "epoch", "live", "expires_at", "body")})
+)
+_CHILDREN = select(objects.c.id).where(_is(objects.c.parent, "object"), _is(objects.c.owner, "of_owner"))
+REMOVE_OBJECT = delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.id, "object"))
+REMOVE_CHILDREN = delete(objects).where(
+    _is(objects.c.owner, "of_owner"), or_(objects.c.id.in_(_CHILDREN), objects.c.parent.in_(_CHILDREN))
+)
+DELETE_OBJECTS = delete(objects).where(
+    objects.c.id.in_(select(objects.c.id).where(objects.c.expires_at < bindparam("now")).limit(BATCH))
+)
 
 # Claims.
 ADD_CLAIM = _each(lambda insert_into: insert_into(claims).on_conflict_do_nothing().returning(claims.c.key))

@@ -1,0 +1,1 @@
+"""Anthropic's API, as programs written for it call it."""

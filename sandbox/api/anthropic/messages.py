@@ -1,0 +1,7 @@
+"""Anthropic's Messages, with code execution."""
+
+from fastapi import APIRouter
+
+from sandbox.api.route import AnthropicRoute
+
+router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"], include_in_schema=False)
