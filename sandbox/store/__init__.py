@@ -328,6 +328,7 @@ class Store:
         told = {"of_owner": owner, "object": object_id}
 
         def remove(connection: Connection) -> bool:
+            connection.execute(sql.REMOVE_GRANDCHILDREN, told)
             connection.execute(sql.REMOVE_CHILDREN, told)
             return connection.execute(sql.REMOVE_OBJECT, told).rowcount > 0
 

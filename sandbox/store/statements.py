@@ -190,9 +190,8 @@ CHANGE_OBJECT = (
 )
 _CHILDREN = select(objects.c.id).where(_is(objects.c.parent, "object"), _is(objects.c.owner, "of_owner"))
 REMOVE_OBJECT = delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.id, "object"))
-REMOVE_CHILDREN = delete(objects).where(
-    _is(objects.c.owner, "of_owner"), or_(objects.c.id.in_(_CHILDREN), objects.c.parent.in_(_CHILDREN))
-)
+REMOVE_CHILDREN = delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.parent, "object"))
+REMOVE_GRANDCHILDREN = delete(objects).where(_is(objects.c.owner, "of_owner"), objects.c.parent.in_(_CHILDREN))
 DELETE_OBJECTS = delete(objects).where(
     objects.c.id.in_(select(objects.c.id).where(objects.c.expires_at < bindparam("now")).limit(BATCH))
 )
