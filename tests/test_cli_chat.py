@@ -203,3 +203,18 @@ def test_pictures_are_shown_where_the_terminal_says_that_it_can(env: dict[str, s
     sequence = picture.sequence(data, env)
     assert sequence.startswith(begin)
     assert bool(sequence) is bool(begin)
+
+
+def test_second_opinions_are_traces_too(shell: Shell) -> None:
+    with Scripted("openai", Says("It is 41.")) as other:
+        upstreams = {"first": {"url": shell.upstream.url}, "second": {"url": other.url}}
+        models = {"m": {"routes": ["first/m"], "shadow": "second/m", "shadow_share": 1.0}}
+        shell.upstream.then(Says("It is 42."))
+        env = {"SANDBOX_UPSTREAMS": json.dumps(upstreams), "SANDBOX_MODELS": json.dumps(models)}
+        done = shell.run("chat", "--model", "m", "How much is it?", env=env)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "It is 42.\n"
+        assert len(other.asked) == 1
+    listed = shell.run("trace", "list", "--json").stdout
+    shadow = next(trace for trace in json.loads(listed) if trace["ending"] == "shadow")
+    assert "It is 41." in shell.run("trace", "show", shadow["id"]).stdout

@@ -13,7 +13,7 @@ from fastapi import Response
 from starlette.exceptions import HTTPException
 
 from sandbox.api.problems import rate_limit, status_of
-from sandbox.errors import Overloaded, RateLimited, SandboxError, Unready, UpstreamBusy
+from sandbox.errors import Overloaded, RateLimited, SandboxError, Unready, UpstreamBusy, UpstreamRefused
 
 _TYPES = {
     400: "invalid_request_error",
@@ -39,6 +39,8 @@ def envelope(request_id: str, kind: str, message: str) -> dict[str, Any]:
 def told(request_id: str, error: SandboxError) -> tuple[int, dict[str, Any]]:
     """Status and JSON of one of ours."""
     status = status_of(type(error))
+    if isinstance(error, UpstreamRefused) and error.status == 404:
+        status = 404
     if isinstance(error, UpstreamBusy) and error.status == 429:
         status = 429
     elif isinstance(error, Overloaded | UpstreamBusy) and status == 503:

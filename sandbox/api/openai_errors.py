@@ -63,6 +63,7 @@ def told(error: SandboxError) -> tuple[int, dict[str, Any]]:
     status, code, param = status_of(type(error)), code_of(type(error)), None
     if isinstance(error, UpstreamRefused):
         code, param = error.code or code, error.param
+        status = 404 if error.status == 404 else status
     elif isinstance(error, UpstreamBusy) and error.status == 429:
         status = 429
     elif isinstance(error, UnknownModel):

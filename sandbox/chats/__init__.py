@@ -32,8 +32,6 @@ from sandbox.store.rows import Family, PauseRow, SessionRow
 from sandbox.traces import Recorder, Secrets
 
 _logger = logs.logger(__name__)
-_NOBODY = "shadow"
-"""No key's id: those who asked are not told of second opinions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +73,7 @@ class Chats:
         models.on_shadow = self._keep_shadow
 
     def _keep_shadow(self, shadowed: Shadowed) -> None:
-        """A second opinion is kept as a trace of nobody's."""
-        recorder = Recorder(shadowed.request, _NOBODY, self._secrets)
-        recorder.compare(shadowed)
+        recorder = Recorder.of_shadow(shadowed, self._secrets)
         self._node.background(self._node.store.add_trace(recorder.row()), f"keep {recorder.id}")
 
     async def pass_through(self, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Reply, None]:

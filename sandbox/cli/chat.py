@@ -42,6 +42,8 @@ app = typer.Typer(add_completion=False)
 _CLOSED_PIPE = 141
 _INTERRUPTED = 130
 _MOST_BYTES = 1 << 20
+_SHADOWS_S = 30.0
+"""For second opinions that are still awaited when the answer is there."""
 _IDLE_S = 600.0
 """For how long a session stays on a server if we die: a model may think for minutes between two programs."""
 
@@ -139,6 +141,8 @@ async def _chat(settings: Settings, asked: Asked) -> int:
         interpreter = await stack.enter_async_context(_opened(settings, asked))
         secrets = Secrets(known_secrets(settings, models.catalogue))
         recorder = Recorder(request, LOCAL.id, secrets)
+        shadows: list[Recorder] = []
+        models.on_shadow = lambda shadowed: shadows.append(Recorder.of_shadow(shadowed, secrets))
         view = None if asked.as_json else Conversation()
         keep = stack.enter_context(_Keep(asked.out or Path(recorder.id[:12])))
         try:
@@ -153,6 +157,9 @@ async def _chat(settings: Settings, asked: Asked) -> int:
             write(sys.stdout, json.dumps(_document(finished, recorder, saved)) + "\n")
         else:
             note(_summary(finished, recorder))
+        await models.settle(_SHADOWS_S)
+        for shadow in shadows:
+            await store.add_trace(shadow.row())
         return 0 if finished.why is Ending.ANSWERED else 1
 
 

@@ -125,7 +125,8 @@ class Gate:
     async def _take_rate(self, tokens: int, until: float) -> None:
         taken = [(bucket, amount) for bucket, amount in ((self._requests, 1), (self._tokens, tokens)) if bucket]
         wait = max((bucket.wait(amount) for bucket, amount in taken), default=0.0)
-        if self._clock.now() + wait > until:
+        # Without a wait there is nothing to be late for, also for whoever may not wait at all.
+        if wait > 0 and self._clock.now() + wait > until:
             raise Closed("full", f"the rate limit of {self._name} has room in {wait:.1f} s", wait)
         for bucket, amount in taken:
             bucket.take(amount)

@@ -343,6 +343,10 @@ class Models:
         self._listings[name] = models
         return models
 
+    async def settle(self, seconds: float) -> None:
+        """Wait for the second opinions that are under way, but no longer than that."""
+        await self._shadows.settle(seconds)
+
     async def aclose(self) -> None:
         """End what runs, and close all connections. May be called twice."""
         await self._shadows.aclose()

@@ -65,6 +65,11 @@ class Shadows:
         except Exception as error:  # a bug of ours, which must not be the caller's trouble
             log.warning("a second opinion was lost", route=str(route), error=repr(error))
 
+    async def settle(self, seconds: float) -> None:
+        """Wait for those that run, but no longer than that."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
     async def aclose(self) -> None:
         """End those that run."""
         tasks = tuple(self._tasks)

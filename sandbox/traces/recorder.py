@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from sandbox.execution import as_json
 from sandbox.loop.attempt import Attempt
@@ -20,6 +20,8 @@ P = TypeVar("P", bound=Part)
 _PROMPT = 200
 _DATA_KEPT = 8 << 20
 """Characters of pictures and other encoded data that one trace keeps; what comes after is left out."""
+_NOBODY = "shadow"
+"""No key's id."""
 _TEXTUAL = ("text/", "application/json", "image/svg+xml")
 
 
@@ -81,13 +83,19 @@ class Recorder:
         self._ending = "failed"
         self._keep("end", error=type(error).__name__, detail=str(error))
 
-    def compare(self, shadowed: Shadowed) -> None:
-        """No run, but one turn that was also asked elsewhere: what was answered, and what the other said."""
-        self._ending = "shadow"
-        self.add(Replied(1, shadowed.reply, 0.0))
-        self.add(shadowed.attempt)
+    @classmethod
+    def of_shadow(cls, shadowed: Shadowed, secrets: Secrets) -> Self:
+        """No run, but one turn that was also asked elsewhere: what was answered, and what the other said.
+
+        It is nobody's trace: those who asked are not told of second opinions.
+        """
+        recorder = cls(shadowed.request, _NOBODY, secrets)
+        recorder._ending = "shadow"
+        recorder.add(Replied(1, shadowed.reply, 0.0))
+        recorder.add(shadowed.attempt)
         if shadowed.shadow is not None:
-            self.add(Replied(2, shadowed.shadow, shadowed.attempt.seconds))
+            recorder.add(Replied(2, shadowed.shadow, shadowed.attempt.seconds))
+        return recorder
 
     def row(self) -> TraceRow:
         """The trace as far as it has come; a run that has not finished was cancelled."""

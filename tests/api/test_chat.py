@@ -407,7 +407,7 @@ async def test_a_model_that_its_server_does_not_have_is_refused_in_the_servers_w
     sdk: openai.AsyncOpenAI, upstream: Scripted
 ) -> None:
     upstream.then(Fails(404, "There is no model nobody/has.", "model_not_found"))
-    with pytest.raises(openai.BadRequestError, match="There is no model nobody/has") as refused:
+    with pytest.raises(openai.NotFoundError, match="There is no model nobody/has") as refused:
         await ask(sdk, model="nobody/has")
     assert refused.value.code == "model_not_found"
     assert isinstance(refused.value.body, dict)
