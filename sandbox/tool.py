@@ -20,6 +20,7 @@ from sandbox.interpreters.client import ClientInterpreter, facts_of, workspace
 from sandbox.loop import tool
 from sandbox.loop.interpreter import Facts, Interpreter
 from sandbox.loop.messages import Image, Text
+from sandbox.loop.repeats import Repeats
 from sandbox.loop.told import failed, told
 from sandbox.remote import File
 
@@ -57,10 +58,21 @@ class _Tool:
         self._facts = facts
         self._pictures = pictures
         self._lost = False
+        self._repeats = Repeats()
 
     def _tell(self, code: str, execution: Execution, files: Sequence[File], timeout: float | None) -> Told:
         facts = self._facts if timeout is None else replace(self._facts, timeout_s=timeout)
-        parts = told(execution, facts, files, code=code, pictures=self._pictures, lost=self._lost)
+        seen = self._repeats.note(code, execution)
+        parts = told(
+            execution,
+            facts,
+            files,
+            code=code,
+            pictures=self._pictures,
+            again=seen.count - 1 if failed(execution) else 0,
+            same_code=seen.same_code,
+            lost=self._lost,
+        )
         self._lost = self._lost or execution.state_lost
         texts = [part.text for part in parts if isinstance(part, Text)]
         return Told("\n".join(texts), tuple(part for part in parts if isinstance(part, Image)), execution)

@@ -72,6 +72,7 @@ async def test_one_session_for_the_process_and_all_of_the_tools(
         failed = await run(client, "1 / 0")
         assert failed.is_error
         assert "ZeroDivisionError" in text(failed)
+        assert "Exactly this failure has come once before." in text(await run(client, "1 / 0"))
         await client.call_tool("close_session", {})
         assert out(await client.call_tool("list_files", {}))["files"] == []
         assert out(await run(client, "x"))["error"]["name"] == "NameError"

@@ -100,6 +100,16 @@ async def test_a_failure_is_told_with_a_hint_from_which_it_can_be_repaired(kind:
     assert right.text == "ok\nresult: 3"
 
 
+async def test_a_failure_that_comes_again_is_named_as_such(kind: str, server: Server) -> None:
+    async with opened(kind, server, {}) as opening:
+        first = await opening.run("1 / 0")
+        again = await opening.run("1 / 0")
+        other = await opening.run("[][1]")
+    named = "Exactly this failure has come once before. The same code fails the same way: change it."
+    assert named in again.text
+    assert "before" not in first.text + other.text
+
+
 async def test_code_in_a_fence_is_run_and_no_code_is_told(kind: str, server: Server) -> None:
     async with opened(kind, server, {}) as opening:
         fenced = await opening.run("```python\nprint(1)\n```")

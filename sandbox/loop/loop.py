@@ -30,6 +30,7 @@ from sandbox.loop.interpreter import Facts, Interpreter
 from sandbox.loop.messages import Delta, Message, Reply, Request, Text, ToolCall, ToolResult
 from sandbox.loop.options import Options
 from sandbox.loop.repairs import Streak
+from sandbox.loop.repeats import Repeats
 from sandbox.loop.told import told
 from sandbox.remote import File
 
@@ -87,7 +88,7 @@ class _Run:
         self._said: list[Message] = []
         self._spent = Spent()
         self._streak = Streak(time.monotonic)
-        self._outcomes: dict[tuple[str, ...], list[str]] = {}
+        self._repeats = Repeats()
         self._last_failure = ""
         self._reply: Reply | None = None
         self._empty = 0
@@ -316,7 +317,7 @@ class _Run:
         if failed:
             self._streak.fail(error_class(execution), spent.usage)
             self._last_failure = words.in_a_line(execution)
-        seen, same_code = self._seen(code, execution)
+        seen = self._repeats.note(code, execution)
         if (telling := self._tools[call.name].told) is not None:
             self._lost = self._lost or execution.state_lost
             return Ran(call, code, execution, telling(execution))
@@ -326,26 +327,15 @@ class _Run:
             await self._files() if failed else (),
             code=code,
             pictures=self._options.pictures,
-            again=seen - 1 if failed else 0,
-            same_code=same_code,
+            again=seen.count - 1 if failed else 0,
+            same_code=seen.same_code,
             left=self._options.budget.attempts - self._streak.failures if failed else None,
             lost=self._lost,
         )
         self._lost = self._lost or execution.state_lost
-        if not failed and seen >= _AGAIN:
-            parts = (*parts, Text(words.REPEATED.format(count=seen)))
+        if not failed and seen.count >= _AGAIN:
+            parts = (*parts, Text(words.REPEATED.format(count=seen.count)))
         return Ran(call, code, execution, parts)
-
-    def _seen(self, code: str, execution: Execution) -> tuple[int, bool]:
-        """How often this outcome has been seen in this run, this time included, and whether of the same code."""
-        if execution.status is Status.OK:
-            outcome: tuple[str, ...] = (code, execution.stdout, execution.stderr)
-        else:
-            error = execution.error
-            outcome = (execution.status, error.name, error.value) if error else (execution.status, code)
-        seen = self._outcomes.setdefault(outcome, [])
-        seen.append(code)
-        return len(seen), seen.count(code) == len(seen)
 
     async def _files(self) -> Sequence[File]:
         if self._interpreter is not None:

@@ -18,7 +18,7 @@ from sandbox.api.mcp.workbench import Workbench
 from sandbox.errors import Conflict, FileMissing, InvalidRequest, SandboxError, SandboxFailed, SessionMissing, TooLarge
 from sandbox.execution import Execution, Output, Status, Stream
 from sandbox.loop import tool
-from sandbox.loop.told import told
+from sandbox.loop.told import failed, told
 from sandbox.remote import File, checked_path
 
 T = TypeVar("T")
@@ -86,8 +86,19 @@ async def _run(desk: Desk, caller: Caller, given: RunPython) -> CallToolResult:
     if given.timeout_s is not None:
         facts = replace(facts, timeout_s=given.timeout_s)
     files = await _files(found.workbench) if execution.status is Status.ERROR else ()
-    lost = desk.lost(execution.session_id, now=execution.state_lost)
-    parts = told(execution, facts, files, code=code, pictures=True, lost=lost)
+    known = desk.past(execution.session_id)
+    seen = known.repeats.note(code, execution)
+    parts = told(
+        execution,
+        facts,
+        files,
+        code=code,
+        pictures=True,
+        again=seen.count - 1 if failed(execution) else 0,
+        same_code=seen.same_code,
+        lost=known.lost,
+    )
+    known.lost = known.lost or execution.state_lost
     return results.of_run(execution, parts, found.notes)
 
 

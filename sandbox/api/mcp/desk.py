@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from sandbox import logs
 from sandbox.api.mcp.workbench import Workbench, Workbenches
 from sandbox.errors import Conflict, InvalidRequest, NotFound, SandboxError
+from sandbox.loop.repeats import Repeats
 
 _MOST = 10_000
-"""Connections, and sessions that have lost variables, of which something is remembered."""
+"""Connections, and sessions, of which something is remembered."""
 _log = logs.logger(__name__)
 
 
@@ -24,6 +25,15 @@ class Found:
     workbench: Workbench
     notes: tuple[str, ...] = ()
     """What the model has to know of how it was come by."""
+
+
+@dataclass(slots=True)
+class Past:
+    """What a model has seen of a session before."""
+
+    lost: bool = False
+    """An execution has cost it its variables."""
+    repeats: Repeats = field(default_factory=Repeats)
 
 
 @dataclass(slots=True)
@@ -39,7 +49,7 @@ class Desk:
     def __init__(self, sessions: Workbenches) -> None:
         self.sessions = sessions
         self._connections: OrderedDict[str, _Connection] = OrderedDict()
-        self._lossy: OrderedDict[str, None] = OrderedDict()
+        self._pasts: OrderedDict[str, Past] = OrderedDict()
 
     async def open(self, connection: str | None, session_id: str | None) -> Found:
         """The session, a new one if need be. Raises `SessionMissing`, and what opening raises."""
@@ -100,14 +110,13 @@ class Desk:
             except SandboxError as error:
                 _log.warning("session not closed", session_id=session_id, error=str(error))
 
-    def lost(self, session_id: str, *, now: bool) -> bool:
-        """Whether variables went with an earlier execution of the session. now: they went with this one."""
-        before = session_id in self._lossy
-        if now:
-            self._lossy[session_id] = None
-            if len(self._lossy) > _MOST:
-                self._lossy.popitem(last=False)
-        return before
+    def past(self, session_id: str) -> Past:
+        """Of the session, as far as it went through here."""
+        past = self._pasts.setdefault(session_id, Past())
+        self._pasts.move_to_end(session_id)
+        if len(self._pasts) > _MOST:
+            self._pasts.popitem(last=False)
+        return past
 
 
 def _handle(session_id: str) -> str:
