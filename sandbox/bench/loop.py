@@ -60,6 +60,33 @@ async def turn(settings: Settings, scale: float) -> list[Figure]:
     return [Figure("what the loop adds to a turn, p50", median(added), "ms", 5, 2, len(added))]
 
 
+async def responses(settings: Settings, scale: float) -> list[Figure]:
+    """A Responses call with one execution in a container that is there, over HTTP, less the bare loop's run of the same
+    turns and the same program in this process: what the API, the durable session and its rows cost.
+    """
+    async with running(1, 0) as upstream:
+        async with Engine.open(_with(settings, upstream)) as engine, engine.session() as session:
+            interpreter = await SessionInterpreter.of(engine, session)
+            bare = [await _run(Loop(engine.models, interpreter)) for _ in range(5 + runs(100, scale))][5:]
+        tables = json.dumps({"bench": {"url": upstream.url}})
+        async with Server.open(settings, pool=2, upstreams=tables) as server, server.connect(1) as (connection,):
+            await server.settle()
+            made = json.loads((await connection.ask("POST", "/v1/containers", b'{"name": "bench"}')).body)
+            tool = {"type": "code_interpreter", "container": made["id"]}
+            asked = json.dumps({"model": _MODEL, "input": "How much is it?", "tools": [tool]}).encode()
+            times = [await _responded(connection, asked) for _ in range(5 + runs(100, scale))][5:]
+    added = median(times) - median(bare)
+    return [Figure("a Responses call with one execution, over the bare loop, p50", added, "ms", 10, 5, len(times))]
+
+
+async def _responded(connection: Connection, asked: bytes) -> float:
+    """Milliseconds of one call."""
+    answer = await connection.ask("POST", "/v1/responses", asked)
+    if b"code_interpreter_call" not in answer.body or b"It is 1." not in answer.body:
+        raise SandboxFailed(f"the benchmark's response has another answer: {answer.body[:500]!r}")
+    return answer.ms
+
+
 async def _asking(upstream: Upstream, scale: float) -> float:
     """Milliseconds for a turn's request and answer on a bare connection."""
     times = []
@@ -113,4 +140,8 @@ def _with(settings: Settings, upstream: Upstream) -> Settings:
     return settings.model_copy(update={"upstreams": {"bench": UpstreamTable(url=upstream.url)}, "models": {}})
 
 
-LOOP_MEASURES: dict[str, Callable[[Settings, float], Awaitable[list[Figure]]]] = {"turn": turn, "loops": crowd}
+LOOP_MEASURES: dict[str, Callable[[Settings, float], Awaitable[list[Figure]]]] = {
+    "turn": turn,
+    "loops": crowd,
+    "responses": responses,
+}
