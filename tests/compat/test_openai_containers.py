@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import httpx2
 import openai
 import pytest
 
-from sandbox.api.app import create_app
 from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits
 from sandbox.node import Node
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, serving
+from tests.compat.asking import execute, local, of, refused
 from tests.test_node import opened
 
 SALES = ("sales.csv", b"city,amount\nParis,3\n")
@@ -43,21 +42,6 @@ async def container(sdk: openai.AsyncOpenAI) -> AsyncIterator[str]:
     yield made.id
     with contextlib.suppress(openai.NotFoundError):
         await sdk.containers.delete(made.id)
-
-
-async def execute(wire: httpx.AsyncClient, container: str, code: str) -> None:
-    """A program of the model's, in a container."""
-    path = f"/v1/sessions/{container.replace('cntr_', 'ses_')}/executions"
-    assert (await wire.post(path, json={"code": code})).json()["status"] == "ok"
-
-
-def refused(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The error of a response, which must be one in every respect."""
-    assert response.status_code == status, response.text
-    assert response.json().keys() == {"error"}
-    error: dict[str, Any] = response.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    return error
 
 
 # Containers.
@@ -366,10 +350,6 @@ async def test_nobody_sees_the_containers_of_another_key(new_data_dir: NewDataDi
             assert (await hers.containers.files.retrieve(file.id, container_id=made.id)).bytes == len(SALES[1])
 
 
-def of(served: Served, key: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0)
-
-
 # Their end.
 
 
@@ -377,12 +357,6 @@ def of(served: Served, key: str) -> openai.AsyncOpenAI:
 async def node(root: None, python_image: Image, nothing_left: None, tmp_path: Path) -> AsyncIterator[Node]:
     async with opened(tmp_path, pool_size=0) as node:
         yield node
-
-
-def local(node: Node) -> openai.AsyncOpenAI:
-    """A client of a node in this process."""
-    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=create_app(node)))
-    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="any", http_client=transport, max_retries=0)
 
 
 async def test_an_expired_container_can_be_looked_at_and_has_no_files(

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import httpx2
 import openai
 import pytest
 
-from sandbox.api.app import create_app
 from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits
-from sandbox.node import Node
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, serving
+from tests.compat.asking import local, of, refused
 from tests.compat.environments import Environments
 from tests.test_node import opened
 
@@ -35,21 +33,6 @@ async def sdk(hosted: Served) -> AsyncIterator[openai.AsyncOpenAI]:
 async def wire(hosted: Served) -> AsyncIterator[httpx.AsyncClient]:
     async with hosted.client() as wire:
         yield wire
-
-
-def local(node: Node) -> openai.AsyncOpenAI:
-    """A client of a node in this process."""
-    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=create_app(node)))
-    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="any", http_client=transport, max_retries=0)
-
-
-def refused(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The error of a response, which must be one in every respect."""
-    assert response.status_code == status, response.text
-    assert response.json().keys() == {"error"}
-    error: dict[str, Any] = response.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    return error
 
 
 # Files.
@@ -126,7 +109,7 @@ async def test_files_are_listed_page_by_page_in_both_orders(wire: httpx.AsyncCli
 
 @pytest.mark.parametrize("params", [{"limit": 10_001}, {"limit": 0}, {"order": "up"}, {"after": "file-unknown"}])
 async def test_a_list_that_cannot_be_is_refused(wire: httpx.AsyncClient, params: dict[str, Any]) -> None:
-    assert (refused(await wire.get("/v1/files", params=params), 400))["type"] == "invalid_request_error"
+    assert refused(await wire.get("/v1/files", params=params), 400)["type"] == "invalid_request_error"
 
 
 async def test_fields_may_come_behind_the_file(wire: httpx.AsyncClient) -> None:
@@ -191,10 +174,10 @@ async def test_a_file_that_cannot_be_kept_is_refused(wire: httpx.AsyncClient, da
 
 async def test_a_request_without_a_file_is_refused(wire: httpx.AsyncClient) -> None:
     nothing: Any = {"purpose": (None, "user_data")}
-    assert (refused(await wire.post("/v1/files", files=nothing), 400))["param"] == "file"
-    assert (refused(await wire.post("/v1/files", files={**nothing, "file": (None, "text")}), 400))["param"] == "file"
+    assert refused(await wire.post("/v1/files", files=nothing), 400)["param"] == "file"
+    assert refused(await wire.post("/v1/files", files={**nothing, "file": (None, "text")}), 400)["param"] == "file"
     two: Any = [("purpose", (None, "user_data")), ("file", SALES), ("file", SALES)]
-    assert (refused(await wire.post("/v1/files", files=two), 400))["param"] == "file"
+    assert refused(await wire.post("/v1/files", files=two), 400)["param"] == "file"
     refused(await wire.post("/v1/files", json={"purpose": "user_data"}), 415)
 
 
@@ -298,10 +281,10 @@ async def test_the_json_of_an_upload_is_exactly_this(wire: httpx.AsyncClient) ->
     }
     assert upload["id"].startswith("upload_")
     unknown = await wire.post("/v1/uploads/upload_unknown/cancel")
-    assert (refused(unknown, 404))["code"] == "object_missing"
+    assert refused(unknown, 404)["code"] == "object_missing"
     no_part: Any = {"other": (None, "hello")}
     nothing = await wire.post(f"/v1/uploads/{upload['id']}/parts", files=no_part)
-    assert (refused(nothing, 400))["param"] == "data"
+    assert refused(nothing, 400)["param"] == "data"
 
 
 # Limits, and two who do not know each other.
@@ -315,10 +298,6 @@ async def tenants(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator
         ann = await add_key(data_dir, "ann")
         bob = await add_key(data_dir, "bob", KeyLimits(stored_bytes=3 * MIB // 2))
         yield served, ann, bob
-
-
-def of(served: Served, key: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0)
 
 
 async def test_nobody_sees_the_files_of_another_key(tenants: tuple[Served, str, str]) -> None:
