@@ -258,9 +258,7 @@ async def file(node: Node, owner: Owner, container: SessionRow, container_file_i
     return row
 
 
-async def add_file(
-    node: Node, owner: Owner, container: SessionRow, name: str, pieces: AsyncIterable[bytes]
-) -> FileRow:
+async def add_file(node: Node, owner: Owner, container: SessionRow, name: str, pieces: AsyncIterable[bytes]) -> FileRow:
     """Put bytes into it, under this name or, if it has such a file, one like it. Raises what `Node.put_file` raises."""
     return await node.put_file(owner, container.id, file_name(name), pieces, fresh=True)
 

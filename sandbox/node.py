@@ -142,6 +142,7 @@ class Node:
         self._memory = Memory()
         self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory, parts.engine.models.states)
         self._collect_at = 0.0
+        self._endless: set[asyncio.Task[Any]] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -180,8 +181,9 @@ class Node:
             _logger.info("recovered", executions_killed=ended, sessions=len(active))
 
     async def _stop(self, sweeper: "asyncio.Task[None]") -> None:
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
+        for task in (over := [sweeper, *self._endless]):
+            task.cancel()
+        await asyncio.gather(*over, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(*(session.settle() for session in self._sessions.values()))
@@ -363,10 +365,16 @@ class Node:
         await session.workspace.files()  # stored, before the sandbox goes
         await session.end("closed")
 
-    def background(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
-        """Run it to its end, also when whoever waits for it is cancelled; the node waits for it at its own."""
+    def background(self, work: Coroutine[Any, Any, T], name: str, *, endless: bool = False) -> "asyncio.Task[T]":
+        """Run it to its end, also when whoever waits for it is cancelled; the node waits for it at its own.
+
+        endless: it may wait for others for as long as they like, so it is cancelled when the node stops.
+        """
         task = asyncio.create_task(work, name=name)
         self._parts.wait_for(task)
+        if endless:
+            self._endless.add(task)
+            task.add_done_callback(self._endless.discard)
         return task
 
     async def _held(self, owner: Owner, session_id: str) -> DurableSession:
@@ -613,8 +621,10 @@ class Node:
         size: int | None = None,
         *,
         fresh: bool = False,
+        uploaded: bool = True,
     ) -> FileRow:
         """Store a file. size: in bytes, if it is known beforehand. fresh: under another name, if there is such a file.
+        uploaded: it comes from the client, and not from what a program has put out.
 
         Raises `TooLarge`, `RateLimited`, `WorkspaceFull`, `InvalidPath`, `SessionMissing`, `SessionClosed`.
         """
@@ -625,10 +635,17 @@ class Node:
         session.check_active()
         if size is not None and size > self._most_bytes(session):
             raise TooLarge(self._over(session))
-        return await self._put(owner, session, path, pieces, fresh=fresh)
+        return await self._put(owner, session, path, pieces, fresh=fresh, uploaded=uploaded)
 
     async def _put(
-        self, owner: Owner, session: DurableSession, path: str, pieces: AsyncIterable[bytes], *, fresh: bool = False
+        self,
+        owner: Owner,
+        session: DurableSession,
+        path: str,
+        pieces: AsyncIterable[bytes],
+        *,
+        fresh: bool = False,
+        uploaded: bool = True,
     ) -> FileRow:
         put = partial(
             session.workspace.put,
@@ -637,6 +654,7 @@ class Node:
             over=self._over(session),
             limits=session.limits,
             fresh=fresh,
+            uploaded=uploaded,
         )
         if owner.limits.stored_bytes is None:
             return await put(pieces)

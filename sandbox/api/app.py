@@ -21,6 +21,7 @@ from sandbox.chats import Chats
 from sandbox.errors import SandboxError
 from sandbox.node import Node
 from sandbox.plans import budget, known_secrets
+from sandbox.responses import Responses
 from sandbox.traces import Secrets
 
 _DESCRIPTION = """Runs untrusted Python in warm, contained Jupyter kernels, with files in `/mnt/data`.
@@ -81,6 +82,7 @@ def create_app(node: Node) -> FastAPI:
     app.state.node = node
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
+    app.state.responses = Responses(node, app.state.chats)
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
     app.add_exception_handler(SandboxError, families.on_error)
