@@ -83,7 +83,7 @@ class Upload:
     content: bytes | None = None
     file_id: str | None = None
     family: Family = ""
-    """Whose kept file `file_id` is; empty for one in a session. Two kept files of one name become files of two names."""
+    """Whose kept file `file_id` is; empty for one in a session. Kept files that have one name get different ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sandbox.api.anthropic import files as anthropic_files
 from sandbox.api.anthropic import messages
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
-from sandbox.api.openai import assistants, containers, responses
+from sandbox.api.openai import assistants, containers, responses, uploads
 from sandbox.api.openai import files as openai_files
 from sandbox.api.schemas import Problem
 from sandbox.chats import Chats
@@ -23,6 +23,7 @@ from sandbox.node import Node
 from sandbox.plans import budget, known_secrets
 from sandbox.responses import Responses
 from sandbox.traces import Secrets
+from sandbox.uploads import Uploads
 
 _DESCRIPTION = """Runs untrusted Python in warm, contained Jupyter kernels, with files in `/mnt/data`.
 
@@ -49,6 +50,7 @@ _ROUTERS = (
     responses.router,
     containers.router,
     openai_files.router,
+    uploads.router,
     assistants.router,
     health.router,
     health.metrics_router,
@@ -83,6 +85,7 @@ def create_app(node: Node) -> FastAPI:
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
     app.state.responses = Responses(node, app.state.chats)
+    app.state.uploads = Uploads(node)
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
     app.add_exception_handler(SandboxError, families.on_error)
