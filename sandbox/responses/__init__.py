@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sandbox import logs
 from sandbox.chats import Chats
 from sandbox.errors import InvalidField, InvalidRequest, ObjectMissing, SandboxError
 from sandbox.keys import Owner
@@ -29,6 +30,7 @@ from sandbox.responses.prepared import prepare
 from sandbox.responses.run import LIFETIME_S, Run
 from sandbox.store.rows import ObjectRow
 
+_logger = logs.logger(__name__)
 _EVENTS = "response_events"
 """Kind of the object that has the events of a response that was made in the background. It is part of that."""
 _CUT_OFF = {"code": "server_error", "message": "The server was stopped before this response was complete."}
@@ -100,6 +102,8 @@ class Responses:
                         live.begun.set_result(None)
         except SandboxError as error:  # before its first event; afterwards it is one
             live.begun.set_exception(error)
+        except Exception:  # the response says that it has failed
+            _logger.exception("response_failed", response_id=response_id)
         finally:
             if not live.begun.done():
                 live.begun.set_result(None)

@@ -1,16 +1,19 @@
 """A request made ready: what the model is asked, and where its code will run."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sandbox import containers
 from sandbox.chats import Opening, Tool
 from sandbox.keys import Owner
 from sandbox.loop import openai_responses
-from sandbox.loop.messages import Message, Request
+from sandbox.loop.hosted import RUN_PYTHON
+from sandbox.loop.interpreter import Facts
+from sandbox.loop.messages import Function, Message, Request
 from sandbox.loop.openai_responses import Asked
 from sandbox.node import Node
+from sandbox.remote import File
 from sandbox.responses import earlier, mounts
 from sandbox.responses.mounts import Mounts
 from sandbox.store.rows import ObjectRow
@@ -18,6 +21,19 @@ from sandbox.traces import parts
 
 _NAME = "auto"
 """Of a container that nobody has named."""
+_LINKING = (
+    "Where you speak of a file that is for the user, link it, as in [sales.csv](sandbox:/mnt/data/sales.csv); nothing "
+    "else makes it one that the user can get."
+)
+
+
+def _function(facts: Facts, files: Sequence[File]) -> Function:
+    """`run_python`, for users who get at files through links alone."""
+    function = RUN_PYTHON.function(facts, files)
+    return replace(function, description=f"{function.description}\n{_LINKING}")
+
+
+_TOOLS = (replace(RUN_PYTHON, function=_function),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +104,4 @@ async def _tool(
         family=containers.FAMILY,
         metadata={"name": _NAME},
     )
-    return Tool(session_id=session_id, opening=opening, executions=asked.max_tool_calls, lost=lost)
+    return Tool(session_id=session_id, opening=opening, executions=asked.max_tool_calls, lost=lost, tools=_TOOLS)

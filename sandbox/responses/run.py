@@ -89,7 +89,7 @@ class Run:
             await self._leave()
             raise
         except Exception:
-            if not failing and begun:
+            if not failing:
                 for told in await self._end("failed", error=_BUG):
                     yield told
             raise

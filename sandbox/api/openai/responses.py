@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
 from sandbox.api import encode, sse
+from sandbox.api.openai.lists import Wanted, listed
 from sandbox.api.openai_errors import envelope
 from sandbox.api.pump import Pump
 from sandbox.api.route import Route, owner_of
@@ -17,8 +18,6 @@ from sandbox.responses import Responses
 from sandbox.responses.run import Run
 
 router = APIRouter(route_class=Route, tags=["responses"], include_in_schema=False)
-
-_MOST_ITEMS = 100
 
 
 def _responses(request: Request) -> Responses:
@@ -100,17 +99,13 @@ async def cancel_response(request: Request, response_id: str) -> Response:
 async def list_input_items(
     request: Request,
     response_id: str,
-    limit: Annotated[int, Query(ge=1, le=_MOST_ITEMS)] = 20,
-    after: str | None = None,
-    order: Literal["asc", "desc"] = "desc",
+    part: Wanted,
 ) -> Response:
     """What a response was asked."""
     page = await _responses(request).input_items(
-        owner_of(request), response_id, limit=limit, after=after, newest_first=order == "desc"
+        owner_of(request), response_id, limit=part.limit, after=part.after, newest_first=part.newest_first
     )
-    ids = [item["id"] for item in page.items]
-    ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
-    return encode.answer({"object": "list", "data": list(page.items), **ends, "has_more": page.has_more})
+    return encode.answer(listed([dict(item) for item in page.items], has_more=page.has_more))
 
 
 def _include(request: Request) -> list[str]:
