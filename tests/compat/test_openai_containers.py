@@ -97,8 +97,8 @@ async def test_a_container_that_says_nothing_lasts_twenty_idle_minutes(sdk: open
 async def test_memory_is_had_in_tiers_as_far_as_the_host_has_it(
     root: None, python_image: Image, nothing_left: None, tmp_path: Path
 ) -> None:
-    more = {"pool_size": 0, "max_memory_mb": 4096, "memory_budget_mb": 5000}
-    async with opened(tmp_path / "large", **more) as node, local(node) as sdk:
+    large = opened(tmp_path / "large", pool_size=0, max_memory_mb=4096, memory_budget_mb=5000)
+    async with large as node, local(node) as sdk:
         made = await sdk.containers.create(name="n", memory_limit="4g")
         assert made.memory_limit == "4g"
         assert (await node.sessions(LOCAL, limit=1)).items[0].memory_mb == 4096
@@ -408,7 +408,7 @@ async def test_an_expired_container_can_be_looked_at_and_has_no_files(
             with pytest.raises(openai.BadRequestError) as caught:
                 await asking
             assert caught.value.code == "container_expired"
-            assert "'Container is expired.'" in caught.value.message
+            assert caught.value.message.endswith(" Container is expired.")
         await sdk.containers.delete(short.id)
         with pytest.raises(openai.NotFoundError):
             await sdk.containers.retrieve(short.id)

@@ -1,5 +1,6 @@
 """OpenAI's Files and Uploads: the unmodified SDK, and the bytes on the wire where the SDK hides them."""
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator
@@ -241,6 +242,16 @@ async def test_the_sdk_cuts_a_long_file_into_parts_itself(sdk: openai.AsyncOpenA
     )
     assert done.file is not None
     assert (await sdk.files.content(done.file.id)).read() == b"0123456789" * 100_000
+
+
+async def test_an_upload_is_completed_once_however_many_ask(sdk: openai.AsyncOpenAI) -> None:
+    before = [each.id async for each in sdk.files.list()]
+    upload = await sdk.uploads.create(bytes=5, filename="a.txt", mime_type="text/plain", purpose="user_data")
+    part = await sdk.uploads.parts.create(upload.id, data=b"hello")
+    asking = [sdk.uploads.complete(upload.id, part_ids=[part.id]) for _ in range(3)]
+    told = await asyncio.gather(*asking, return_exceptions=True)
+    assert sorted(type(each).__name__ for each in told) == ["BadRequestError", "BadRequestError", "Upload"]
+    assert len([each.id async for each in sdk.files.list()]) == len(before) + 1
 
 
 async def test_an_upload_that_was_cancelled_takes_nothing_more(sdk: openai.AsyncOpenAI) -> None:
