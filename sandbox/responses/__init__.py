@@ -84,7 +84,7 @@ class Responses:
         await run.store(live=True)
         response_id = run.response["id"]
         self._live[response_id] = live
-        live.task = self._node.background(self._make(owner, live), response_id, endless=True)
+        live.task = self._node.work(self._make(owner, live), response_id)
         try:
             await live.begun
         except SandboxError:
