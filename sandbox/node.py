@@ -631,7 +631,7 @@ class Node:
         Raises `TooLarge`, `RateLimited`, `WorkspaceFull`, `InvalidPath`, `SessionMissing`, `SessionClosed`.
         """
         checked_path(path)
-        if self._draining:
+        if self._draining and uploaded:  # what programs put out belongs to work that goes on
             raise _draining()
         session = await self._held(owner, session_id)
         session.check_active()

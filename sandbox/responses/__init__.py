@@ -7,7 +7,7 @@ run        one response in the making
 log        its events, for those who come later
 
 A response is an object of kind `response`, whose body has the response itself, its input as items, what it has added
-to the conversation as messages of the model's, and the session in which its code has run.
+to the conversation as messages of the model's, and the session in which its code has run, and how long all that is.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 
 from sandbox import logs
 from sandbox.chats import Chats
-from sandbox.errors import InvalidField, InvalidRequest, ObjectMissing, SandboxError
+from sandbox.errors import InvalidField, InvalidRequest, ObjectMissing, Overloaded, SandboxError
 from sandbox.keys import Owner
 from sandbox.loop import openai_responses
 from sandbox.loop.openai_responses import Event
@@ -33,6 +33,8 @@ from sandbox.store.rows import ObjectRow
 _logger = logs.logger(__name__)
 _EVENTS = "response_events"
 """Kind of the object that has the events of a response that was made in the background. It is part of that."""
+_MOST_LIVE = 100
+"""Responses of one key that are made in the background side by side: no connection bounds them."""
 _CUT_OFF = {"code": "server_error", "message": "The server was stopped before this response was complete."}
 
 
@@ -40,6 +42,7 @@ _CUT_OFF = {"code": "server_error", "message": "The server was stopped before th
 class _Live:
     """A response that is made in the background."""
 
+    owner: str
     run: Run
     log: Log
     begun: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -78,7 +81,9 @@ class Responses:
 
     async def send_off(self, owner: Owner, run: Run) -> Log:
         """Make it in the background, whoever waits. Its events. Raises `Draining`, `Overloaded`."""
-        live = _Live(run, Log())
+        if sum(live.owner == owner.id for live in self._live.values()) >= _MOST_LIVE:
+            raise Overloaded(f"{_MOST_LIVE} responses of this key are in the background; wait for one of them", 5.0)
+        live = _Live(owner.id, run, Log())
         for event in run.queued():
             live.log.add(event)
         await run.store(live=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from sandbox import containers
 from sandbox.errors import ContainerExpired, ContainerMissing, InvalidField, ObjectMissing, SandboxError
+from sandbox.execution import MIB
 from sandbox.keys import Owner
 from sandbox.loop import openai_responses
 from sandbox.node import Node
@@ -13,6 +14,8 @@ from sandbox.store.rows import ExecutionRow, ObjectRow
 KIND = "response"
 _MOST = 1000
 """Responses of one chain: each is looked up."""
+_MOST_BYTES = 64 * MIB
+"""Of a chain: all of it is read."""
 _EXECUTIONS = 100
 """Of a container, in which those of an input's items are looked for."""
 
@@ -20,13 +23,16 @@ _EXECUTIONS = 100
 async def chain(node: Node, owner: Owner, response_id: str | None) -> tuple[ObjectRow, ...]:
     """The response and those that it goes on from, oldest first. Raises `ObjectMissing`, `InvalidField`."""
     rows: list[ObjectRow] = []
+    size = 0
     while response_id is not None:
         row = await node.objects.get(owner, KIND, response_id)
         if row.live and not node.objects.is_abandoned(row):
             raise InvalidField("previous_response_id", f"response {response_id} is not finished; wait for it")
         rows.append(row)
-        if len(rows) > _MOST:
-            raise InvalidField("previous_response_id", f"more than {_MOST} responses come before; begin a new chain")
+        size += row.body["bytes"]
+        if len(rows) > _MOST or size > _MOST_BYTES:
+            most = f"{_MOST} responses or {_MOST_BYTES // MIB} MiB"
+            raise InvalidField("previous_response_id", f"more than {most} come before; begin a new chain")
         response_id = row.body["response"]["previous_response_id"]
     return tuple(reversed(rows))
 

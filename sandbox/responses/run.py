@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
@@ -214,12 +215,13 @@ class Run:
         """Write it down as it is now. live: it goes on."""
         if not self.asked.store:
             return
-        body = {
+        body: dict[str, Any] = {
             "response": dict(self.response),
             "input": list(self._prepared.items),
             "said": _json(self._said),
             "session_id": self._chat.session_id,
         }
+        body["bytes"] = len(json.dumps(body))
         objects, response_id = self._node.objects, self.response["id"]
         if self.row is not None:
             with contextlib.suppress(ObjectMissing):  # it was deleted meanwhile

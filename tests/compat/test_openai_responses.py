@@ -4,17 +4,24 @@ import asyncio
 import base64
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx2
 import openai
 import pytest
 from openai.types.responses import Response
 
+from sandbox.api.app import create_app
+from sandbox.image import Image
+from sandbox.node import Node
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import WAIT_SECONDS, Served, serving
 from tests.compat.environments import Environments
+from tests.test_node import opened
 from tests.upstreams import Asked, Breaks, Call, Fails, Says, Scripted, Silent, busy, fenced, runs
 
 AUTO: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
@@ -52,6 +59,13 @@ async def ended(sdk: openai.AsyncOpenAI, response: Response) -> Response:
         while response.status in ("queued", "in_progress"):
             response = await sdk.responses.retrieve(response.id)
     return response
+
+
+async def reached(sdk: openai.AsyncOpenAI, upstream: Scripted, count: int = 1) -> None:
+    """Wait until the model was asked so often."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while len(upstream.asked) < count:
+            await sdk.models.list()
 
 
 def ran(response: Response) -> list[Any]:
@@ -324,6 +338,31 @@ async def test_a_chain_whose_container_is_gone_gets_a_new_one_with_its_files(
     assert ran(second)[0].container_id != ran(first)[0].container_id
     assert logs(second).startswith(CSV.decode())
     assert "NameError" in logs(second)
+
+
+async def test_a_chain_outlives_its_container_and_an_expired_one_cannot_be_named(
+    root: None, python_image: Image, nothing_left: None, tmp_path: Path
+) -> None:
+    scenes = (runs("x = 1"), Says("Kept."), runs("print('new')"), Says("Gone."))
+    async with Scripted("openai", *scenes) as upstream:
+        table = {"scripted": {"url": upstream.url, "attempts": 1}}
+        async with opened(tmp_path, pool_size=0, upstreams=table) as node, local(node) as sdk:
+            first = await ask(sdk)
+        async with opened(tmp_path, pool_size=0, upstreams=table) as node, local(node) as sdk:  # where it sleeps
+            await node.sweep(time.time() + 20 * 60 + 1)
+            named: Any = {"type": "code_interpreter", "container": ran(first)[0].container_id}
+            with pytest.raises(openai.BadRequestError, match="Container is expired") as refused:
+                await ask(sdk, tools=[named])
+            assert refused.value.code == "container_expired"
+            second = await ask(sdk, previous_response_id=first.id)
+            assert second.output_text == "Gone."
+            assert ran(second)[0].container_id != ran(first)[0].container_id
+
+
+def local(node: Node) -> openai.AsyncOpenAI:
+    """A client of a node in this process."""
+    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=create_app(node)))
+    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="any", http_client=transport, max_retries=0)
 
 
 async def test_an_unknown_response_cannot_be_gone_on_from(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
@@ -618,6 +657,7 @@ async def test_a_stream_from_the_background_can_be_taken_up_again(sdk: openai.As
 async def test_a_response_in_the_background_can_be_cancelled(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
     upstream.then(Silent())
     response = await ask(sdk, background=True)
+    await reached(sdk, upstream)
     with pytest.raises(openai.BadRequestError, match="is not finished"):
         await ask(sdk, previous_response_id=response.id)
     cancelled = await sdk.responses.cancel(response.id)
@@ -626,6 +666,22 @@ async def test_a_response_in_the_background_can_be_cancelled(sdk: openai.AsyncOp
     assert (await sdk.responses.retrieve(response.id)).status == "cancelled"
     kinds = [event.type async for event in await sdk.responses.retrieve(response.id, stream=True)]
     assert kinds == ["response.created", "response.queued", "response.in_progress"]
+
+
+async def test_no_more_than_a_hundred_responses_wait_in_the_background(new_data_dir: NewDataDir) -> None:
+    async with Scripted("openai", lambda asked: Silent()) as upstream:
+        table = json.dumps({"scripted": {"url": upstream.url}})
+        async with (
+            serving(new_data_dir(), upstreams=table) as served,
+            openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as sdk,
+        ):
+            waiting = [await ask(sdk, background=True) for _ in range(100)]
+            with pytest.raises(openai.InternalServerError, match="100 responses of this key"):
+                await ask(sdk, background=True)
+            cancelled = await asyncio.gather(*(sdk.responses.cancel(response.id) for response in waiting))
+            assert {response.status for response in cancelled} == {"cancelled"}
+            response = await ask(sdk, background=True)  # there is room again
+            assert (await sdk.responses.cancel(response.id)).status == "cancelled"
 
 
 async def test_one_that_is_waited_for_cannot_be_cancelled_or_streamed_again(
@@ -692,7 +748,9 @@ async def test_the_input_of_a_response_can_be_read_page_by_page(sdk: openai.Asyn
 
 async def test_a_deleted_response_is_gone(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
     upstream.then(Says("Hello."), Silent())
-    for response in (await ask(sdk), await ask(sdk, background=True)):
+    responses = (await ask(sdk), await ask(sdk, background=True))
+    await reached(sdk, upstream, 2)
+    for response in responses:
         await sdk.responses.delete(response.id)
         with pytest.raises(openai.NotFoundError):
             await sdk.responses.retrieve(response.id)
@@ -712,6 +770,7 @@ async def test_another_key_sees_nothing_of_it(new_data_dir: NewDataDir) -> None:
                 file = await mine.files.create(file=("a.csv", CSV), purpose="user_data")
                 response = await ask(mine)
                 running = await ask(mine, background=True)
+                await reached(mine, upstream, 3)
                 for known in (response.id, running.id):
                     for refused in (
                         theirs.responses.retrieve(known),
