@@ -251,8 +251,10 @@ class Workspace:
         over: str,
         limits: Limits,
         fresh: bool = False,
+        uploaded: bool = True,
     ) -> FileRow:
         """Store a file, in the sandbox too when there is one. fresh: beside one that is there, under another name.
+        uploaded: it comes from a client, and not from what a program has put out.
 
         limit: bytes of a file; past it raises `TooLarge` with the words `over`. limits: of the next sandbox, when
         there is none that would see to them itself. Raises `InvalidPath`, `WorkspaceFull`, and what `guard` raises.
@@ -265,7 +267,7 @@ class Workspace:
             version = await self._feed_live(path, stored.digest)
             if version is None:
                 self._check_room(path, stored.size, limits)
-            row = dataclasses.replace(self._row(path, stored, time.time()), uploaded=True)
+            row = dataclasses.replace(self._row(path, stored, time.time()), uploaded=uploaded)
             await self._write([row])
             self._versions.pop(path, None)
             if version is not None:

@@ -21,6 +21,7 @@ from sandbox.chats import Chats
 from sandbox.errors import SandboxError
 from sandbox.node import Node
 from sandbox.plans import budget, known_secrets
+from sandbox.responses import Responses
 from sandbox.traces import Secrets
 from sandbox.uploads import Uploads
 
@@ -83,6 +84,7 @@ def create_app(node: Node) -> FastAPI:
     app.state.node = node
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
+    app.state.responses = Responses(node, app.state.chats)
     app.state.uploads = Uploads(node)
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))

@@ -1,0 +1,122 @@
+"""What a request goes on from: responses before it, and items that were given out here."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from sandbox import containers
+from sandbox.errors import ContainerExpired, ContainerMissing, InvalidField, ObjectMissing, SandboxError
+from sandbox.execution import MIB
+from sandbox.keys import Owner
+from sandbox.loop import openai_responses
+from sandbox.node import Node
+from sandbox.store.rows import ExecutionRow, ObjectRow
+
+KIND = "response"
+_MOST = 1000
+"""Responses of one chain: each is looked up."""
+_MOST_BYTES = 64 * MIB
+"""Of a chain: all of it is read."""
+_EXECUTIONS = 100
+"""Of a container, in which those of an input's items are looked for."""
+
+
+async def chain(node: Node, owner: Owner, response_id: str | None) -> tuple[ObjectRow, ...]:
+    """The response and those that it goes on from, oldest first. Raises `ObjectMissing`, `InvalidField`."""
+    rows: list[ObjectRow] = []
+    size = 0
+    while response_id is not None:
+        row = await node.objects.get(owner, KIND, response_id)
+        if row.live and not node.objects.is_abandoned(row):
+            raise InvalidField("previous_response_id", f"response {response_id} is not finished; wait for it")
+        rows.append(row)
+        size += row.body["bytes"]
+        if len(rows) > _MOST or size > _MOST_BYTES:
+            most = f"{_MOST} responses or {_MOST_BYTES // MIB} MiB"
+            raise InvalidField("previous_response_id", f"more than {most} come before; begin a new chain")
+        response_id = row.body["response"]["previous_response_id"]
+    return tuple(reversed(rows))
+
+
+async def remembered(node: Node, owner: Owner, items: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """The items, with what references mean in their place, and what code put out where they do not say it.
+
+    Raises `InvalidField`.
+    """
+    executions = _Executions(node, owner)
+    made: list[Mapping[str, Any]] = []
+    for at, item in enumerate(items):
+        if item["type"] == "item_reference":
+            found = await _item(node, owner, item["id"])
+            if found is None:
+                raise InvalidField(f"input[{at}].id", f"Item with id '{item['id']}' not found.")
+            item = found
+        elif item["type"] == "code_interpreter_call" and item.get("outputs") is None:
+            found = await _item(node, owner, item["id"])
+            item = {**item, "outputs": found["outputs"] if found else await executions.outputs(item)}
+        made.append(item)
+    return tuple(made)
+
+
+async def _item(node: Node, owner: Owner, item_id: str) -> Mapping[str, Any] | None:
+    """One that is in a stored response."""
+    place = openai_responses.place(item_id)
+    if place is None:
+        return None
+    try:
+        row = await node.objects.get(owner, KIND, place[0])
+    except ObjectMissing:
+        return None
+    output = row.body["response"]["output"]
+    item: Mapping[str, Any] | None = output[place[1]] if place[1] < len(output) else None
+    return item if item is not None and item["id"] == item_id else None
+
+
+class _Executions:
+    """What ran in the containers of items whose responses are not stored."""
+
+    def __init__(self, node: Node, owner: Owner) -> None:
+        self._node = node
+        self._owner = owner
+        self._left: dict[str, list[ExecutionRow]] = {}
+
+    async def outputs(self, item: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Of the first execution of this code that no earlier item has taken; None when it is not known any more."""
+        container_id = item["container_id"]
+        if container_id not in self._left:
+            self._left[container_id] = [row async for row in self._rows(container_id)]
+        for row in self._left[container_id]:
+            if row.code == item.get("code") and row.execution is not None:
+                self._left[container_id].remove(row)
+                return openai_responses.outputs(row.execution)
+        return None
+
+    async def _rows(self, container_id: str) -> AsyncIterator[ExecutionRow]:
+        """Oldest first."""
+        try:
+            session_id = containers.session_id(container_id)
+            page = await self._node.executions(self._owner, session_id, limit=_EXECUTIONS)
+        except SandboxError:  # gone, or another's
+            return
+        for row in reversed(page.items):
+            yield row
+
+
+def container_ids(rows: Sequence[ObjectRow], items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The containers in which code has run, the last first."""
+    for item in reversed(items):
+        if item["type"] == "code_interpreter_call":
+            yield item["container_id"]
+    for row in reversed(rows):
+        if row.body["session_id"] is not None:
+            yield containers.container_id(row.body["session_id"])
+
+
+async def session_id(node: Node, owner: Owner, candidates: Iterator[str]) -> tuple[str | None, bool]:
+    """The first container that is still there, as a session; and whether there was one that is not."""
+    lost = False
+    for container_id in dict.fromkeys(candidates):
+        try:
+            return (await containers.usable(node, owner, container_id)).id, lost
+        except (ContainerExpired, ContainerMissing):
+            lost = True
+    return None, lost
