@@ -20,10 +20,12 @@ class _Head:
         """Of its content disposition. Raises `InvalidRequest`."""
         _, options = parse_options_header(self.headers.get("content-disposition", b""))
         found = options.get(name)
+        if not found:
+            return None
         try:
-            return found.decode() if found else None
+            return found.decode()
         except UnicodeDecodeError:
-            raise InvalidRequest(f"the {name.decode()} {(found or b"")[:80]!r} is not UTF-8") from None
+            raise InvalidRequest(f"the {name.decode()} {found[:80]!r} is not UTF-8") from None
 
 
 @dataclass(frozen=True, slots=True)
