@@ -133,6 +133,7 @@ class Node:
         self._draining = False
         self._sessions: dict[str, DurableSession] = {}
         self._slots: dict[str, Slot] = {}
+        self._works: set[asyncio.Task[Any]] = set()
         self._opening = asyncio.Lock()
         self._keyed = _Turns()
         self._idle = asyncio.Event()
@@ -180,8 +181,10 @@ class Node:
             _logger.info("recovered", executions_killed=ended, sessions=len(active))
 
     async def _stop(self, sweeper: "asyncio.Task[None]") -> None:
-        sweeper.cancel()
-        await asyncio.gather(sweeper, return_exceptions=True)
+        going = (sweeper, *self._works)
+        for task in going:
+            task.cancel()
+        await asyncio.gather(*going, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(*(session.settle() for session in self._sessions.values()))
@@ -367,6 +370,13 @@ class Node:
         """Run it to its end, also when whoever waits for it is cancelled; the node waits for it at its own."""
         task = asyncio.create_task(work, name=name)
         self._parts.wait_for(task)
+        return task
+
+    def work(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+        """As `background`, but it may take long: what still goes on when the node stops is cancelled."""
+        task = self.background(work, name)
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
         return task
 
     async def _held(self, owner: Owner, session_id: str) -> DurableSession:

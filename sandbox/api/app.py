@@ -14,9 +14,11 @@ from sandbox.api.anthropic import files as anthropic_files
 from sandbox.api.anthropic import messages
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
-from sandbox.api.openai import assistants, containers, responses
+from sandbox.api.openai import assistants, containers, responses, runs, threads
 from sandbox.api.openai import files as openai_files
+from sandbox.api.openai import messages as thread_messages
 from sandbox.api.schemas import Problem
+from sandbox.assistants import Assistants
 from sandbox.chats import Chats
 from sandbox.errors import SandboxError
 from sandbox.node import Node
@@ -49,6 +51,9 @@ _ROUTERS = (
     containers.router,
     openai_files.router,
     assistants.router,
+    threads.router,
+    thread_messages.router,
+    runs.router,
     health.router,
     health.metrics_router,
 )
@@ -81,6 +86,7 @@ def create_app(node: Node) -> FastAPI:
     app.state.node = node
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
+    app.state.assistants = Assistants(node, app.state.chats)
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
     app.add_exception_handler(SandboxError, families.on_error)

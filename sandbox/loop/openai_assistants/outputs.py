@@ -1,0 +1,60 @@
+"""What a program put out, as a step has it: text in `logs`, and pictures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sandbox.execution import Execution, Output, Result, Status, Stream
+from sandbox.loop import words
+
+_PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
+_TEXTS = ("text/plain", "text/markdown", "text/html")
+
+
+def picture(output: Output) -> tuple[str, str] | None:
+    """The ending of its file's name and the bytes in base64, if it is a picture."""
+    if isinstance(output, Result):
+        for mime, ending in _PICTURES.items():
+            if isinstance(data := output.data.get(mime), str):
+                return ending, data
+    return None
+
+
+def text(output: Output) -> str:
+    """All other outputs as text."""
+    if isinstance(output, Stream):
+        return output.text
+    if isinstance(output, Result):
+        return next((str(output.data[mime]) for mime in _TEXTS if mime in output.data), "")
+    return output.traceback or f"{output.name}: {output.value}"
+
+
+def ending(execution: Execution) -> str:
+    """Why it ended where the program itself could not say so; else empty."""
+    if execution.status is Status.OK or execution.error is not None:
+        return ""
+    return words.in_a_line(execution)
+
+
+class Outputs:
+    """Of one call, as they come."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, Any]] = []
+
+    def add_text(self, text: str, *, own_line: bool) -> Mapping[str, Any] | None:
+        """What a delta says of it; None when there is nothing to say. own_line: it begins one."""
+        if not text:
+            return None
+        last = self.shown[-1] if self.shown else None
+        if last is None or last["type"] != "logs":
+            self.shown.append({"type": "logs", "logs": text})
+        else:
+            if own_line and not last["logs"].endswith("\n"):
+                text = "\n" + text
+            last["logs"] += text
+        return {"index": len(self.shown) - 1, "type": "logs", "logs": text}
+
+    def add_picture(self, file_id: str) -> Mapping[str, Any]:
+        """What a delta says of it."""
+        self.shown.append({"type": "image", "image": {"file_id": file_id}})
+        return {"index": len(self.shown) - 1, **self.shown[-1]}
