@@ -9,6 +9,8 @@ ours, the host's or the caller's, and every message says what to do next::
     │   ├── InvalidPath          leaves /mnt/data, or is no possible name
     │   ├── InvalidLimits        out of range on this host
     │   ├── InvalidSetting       a setting's value is not usable
+    │   ├── InvalidField         a field of another API's request
+    │   ├── ContainerExpired     the container was idle for too long
     │   └── TooLarge             more bytes than are taken
     ├── Unauthorized         no key, or not one of ours
     ├── Forbidden            a browser page that is not ours to serve
@@ -17,6 +19,7 @@ ours, the host's or the caller's, and every message says what to do next::
     │   ├── SessionMissing       no such session
     │   ├── ExecutionMissing     no such execution in the session
     │   ├── FileMissing          no such file in the workspace
+    │   ├── ContainerMissing     no such container
     │   ├── TraceMissing         no such trace
     │   ├── ObjectMissing        no such object of another API
     │   └── UnknownModel         no upstream has a model of that name
@@ -67,6 +70,19 @@ class InvalidSetting(InvalidRequest):
     """A setting has a value that cannot be used."""
 
 
+class InvalidField(InvalidRequest):
+    """A field of a request has a value that cannot be, or that is not offered here."""
+
+    def __init__(self, field: str, message: str) -> None:
+        """field: as the client named it, with dots into what is nested."""
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class ContainerExpired(InvalidRequest):
+    """The container was idle for too long, and nothing is left in it; make a new one."""
+
+
 class TooLarge(InvalidRequest):
     """A body, file or code has more bytes than are taken."""
 
@@ -97,6 +113,10 @@ class ExecutionMissing(NotFound):
 
 class FileMissing(NotFound):
     """There is no such regular file in the workspace."""
+
+
+class ContainerMissing(NotFound):
+    """There is no such container of this key."""
 
 
 class TraceMissing(NotFound):

@@ -4,12 +4,14 @@ Their bytes lie beside those of workspaces, by digest, so that giving one to a s
 copies a row and no byte before a sandbox wants it.
 """
 
+import hashlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
-from sandbox.errors import FileMissing, TooLarge
+from sandbox.errors import FileMissing, InvalidField, TooLarge
 from sandbox.execution import MIB, mime_of
 from sandbox.files import Files
 from sandbox.keys import Owner
@@ -17,7 +19,16 @@ from sandbox.quota import Quota
 from sandbox.store import Store
 from sandbox.store.rows import Family, FileRow, KeptFileRow, Page
 
-_PREFIXES: dict[Family, str] = {"openai": "file-", "anthropic": "file_"}
+_PREFIXES: dict[Family, str] = {"openai": "file-", "anthropic": "file_", "": "part_"}
+"""Of ids. What belongs to no family is a part of a file that is still coming."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a client says of its file beside the name."""
+
+    purpose: str = ""
+    lifetime_s: float | None = None
 
 
 class KeptFiles:
@@ -40,10 +51,12 @@ class KeptFiles:
         mime: str = "",
         downloadable: bool = True,
         lifetime_s: float | None = None,
+        about: Callable[[], About] | None = None,
     ) -> KeptFileRow:
         """Keep bytes. name: as the client says it; it is no path of ours. mime: default is what the name says.
+        about: asked once all bytes have come, for what `purpose` and `lifetime_s` could not say before.
 
-        Raises `TooLarge` and, for a full key, `RateLimited`.
+        Raises `TooLarge`, what `about` raises and, for a full key, `RateLimited`.
         """
 
         with self._quota.storing(owner) as room:
@@ -57,10 +70,46 @@ class KeptFiles:
 
             limit = self._max_mb * MIB
             async with self._files.put(counted(), limit=limit, too_large=self._too_large) as stored:
+                if about is not None:
+                    purpose, lifetime_s = (told := about()).purpose, told.lifetime_s
                 row = _row(owner, family, name, stored.digest, stored.size, purpose, mime, downloadable, lifetime_s)
                 await self._store.add_kept(row)
             room.keep()
         return row
+
+    async def join(
+        self,
+        owner: Owner,
+        family: Family,
+        name: str,
+        parts: Sequence[KeptFileRow],
+        about: About,
+        *,
+        md5: str | None = None,
+    ) -> KeptFileRow:
+        """One file of several, which are gone then. Their bytes count already, so no limit of the key is in the way.
+        md5: what it has to have, in hex digits.
+
+        Raises `TooLarge`, `FileMissing`, `InvalidField` for another MD5.
+        """
+        limit = self._max_mb * MIB
+        async with self._files.put(self._joined(parts, md5), limit=limit, too_large=self._too_large) as stored:
+            purpose, lifetime_s = about.purpose, about.lifetime_s
+            row = _row(owner, family, name, stored.digest, stored.size, purpose, "", True, lifetime_s)
+            await self._store.add_kept(row)
+        for part in parts:
+            await self._store.remove_kept(owner.id, part.id)
+        return row
+
+    async def _joined(self, parts: Sequence[KeptFileRow], md5: str | None) -> AsyncIterator[bytes]:
+        sum_of_all = hashlib.md5(usedforsecurity=False)
+        for part in parts:
+            async for piece in self.pieces(part):
+                if md5 is not None:
+                    sum_of_all.update(piece)
+                yield piece
+        if md5 is not None and sum_of_all.hexdigest() != md5.lower():
+            raise InvalidField("md5", f"the parts together have {sum_of_all.hexdigest()}; send what differs again")
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"a file may have {self._max_mb} MiB here; send less, or have max_upload_mb raised")

@@ -83,7 +83,7 @@ class Upload:
     content: bytes | None = None
     file_id: str | None = None
     family: Family = ""
-    """Whose kept file `file_id` is; empty for one in a session."""
+    """Whose kept file `file_id` is; empty for one in a session. Kept files that have one name get different ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +268,8 @@ class Node:
         self._slots[row.id], self._sessions[row.id] = slot, session
         session.on_end(self._forget)
         try:
-            for path, pieces in contents:
-                await self._put(owner, session, path, pieces)
+            for (path, pieces), upload in zip(contents, files, strict=True):
+                await self._put(owner, session, path, pieces, fresh=bool(upload.family))
         except BaseException:
             await session.end("closed")
             await self.store.drop_files(row.id)
@@ -615,9 +615,16 @@ class Node:
         return self._files.pieces(row.digest, start, end)
 
     async def put_file(
-        self, owner: Owner, session_id: str, path: str, pieces: AsyncIterable[bytes], size: int | None = None
+        self,
+        owner: Owner,
+        session_id: str,
+        path: str,
+        pieces: AsyncIterable[bytes],
+        size: int | None = None,
+        *,
+        fresh: bool = False,
     ) -> FileRow:
-        """Store a file. size: in bytes, if it is known beforehand.
+        """Store a file. size: in bytes, if it is known beforehand. fresh: under another name, if there is such a file.
 
         Raises `TooLarge`, `RateLimited`, `WorkspaceFull`, `InvalidPath`, `SessionMissing`, `SessionClosed`.
         """
@@ -628,15 +635,18 @@ class Node:
         session.check_active()
         if size is not None and size > self._most_bytes(session):
             raise TooLarge(self._over(session))
-        return await self._put(owner, session, path, pieces)
+        return await self._put(owner, session, path, pieces, fresh=fresh)
 
-    async def _put(self, owner: Owner, session: DurableSession, path: str, pieces: AsyncIterable[bytes]) -> FileRow:
+    async def _put(
+        self, owner: Owner, session: DurableSession, path: str, pieces: AsyncIterable[bytes], *, fresh: bool = False
+    ) -> FileRow:
         put = partial(
             session.workspace.put,
             path,
             limit=self._most_bytes(session),
             over=self._over(session),
             limits=session.limits,
+            fresh=fresh,
         )
         if owner.limits.stored_bytes is None:
             return await put(pieces)

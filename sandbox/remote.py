@@ -7,9 +7,10 @@ frames and by what init said first, and a name from inside is never used as one 
 import asyncio
 import contextlib
 import functools
+import os
 import unicodedata
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ class File:
     """Another one after every change, also one that forges the time; means nothing beyond this sandbox."""
 
 
+_NAME_BYTES = 240
+"""Of a name that is made here: a file system takes 255, and a number may have to be put into it."""
 _JOINERS = "\u200c\u200d"
 
 
@@ -67,6 +70,29 @@ def checked_path(path: str) -> str:
         if "\\" in part or not all(_shows(char) for char in part):
             raise InvalidPath(f"{path!r} has control characters or a backslash; use a plain relative path")
     return relative
+
+
+def file_name(called: str) -> str:
+    """A name in `/mnt/data` for what a client calls its file: that, as far as it is no path and can be seen."""
+    name = "".join(char if _shows(char) else "_" for char in called.replace("\\", "/").rpartition("/")[2])
+    stem, suffix = os.path.splitext(name)
+    suffix = _cut(suffix, _NAME_BYTES // 4)
+    name = _cut(stem, _NAME_BYTES - len(suffix.encode())) + suffix
+    return "file" if name in ("", ".", "..") else name
+
+
+def free_path(path: str, taken: Container[str]) -> str:
+    """A path that is not taken: `a/b.csv`, else `a/b-2.csv` and so on."""
+    stem, suffix = os.path.splitext(path)
+    count = 1
+    while path in taken:
+        count += 1
+        path = f"{stem}-{count}{suffix}"
+    return path
+
+
+def _cut(text: str, most: int) -> str:
+    return text.encode()[:most].decode(errors="ignore")
 
 
 def _shows(char: str) -> bool:

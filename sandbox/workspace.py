@@ -32,7 +32,7 @@ from sandbox.errors import (
 )
 from sandbox.execution import MIB, Limits, mime_of
 from sandbox.files import Files, Stored
-from sandbox.remote import File, Listing, checked_path
+from sandbox.remote import File, Listing, checked_path, free_path
 from sandbox.session import Session
 from sandbox.store import Store
 from sandbox.store.rows import FileRow, Page
@@ -242,8 +242,17 @@ class Workspace:
                     raise FileMissing(f"{path} is not stored: it is longer than what /mnt/data could hold again")
                 await self._keep_files(session, [file])
 
-    async def put(self, path: str, pieces: AsyncIterable[bytes], *, limit: int, over: str, limits: Limits) -> FileRow:
-        """Store a file, in the sandbox too when there is one.
+    async def put(
+        self,
+        path: str,
+        pieces: AsyncIterable[bytes],
+        *,
+        limit: int,
+        over: str,
+        limits: Limits,
+        fresh: bool = False,
+    ) -> FileRow:
+        """Store a file, in the sandbox too when there is one. fresh: beside one that is there, under another name.
 
         limit: bytes of a file; past it raises `TooLarge` with the words `over`. limits: of the next sandbox, when
         there is none that would see to them itself. Raises `InvalidPath`, `WorkspaceFull`, and what `guard` raises.
@@ -251,6 +260,8 @@ class Workspace:
         path = checked_path(path)
         async with self._files.put(pieces, limit=limit, too_large=lambda: TooLarge(over)) as stored, self._lock:
             self.guard()
+            if fresh:
+                path = free_path(path, {row.path for row in (await self.files()).rows})
             version = await self._feed_live(path, stored.digest)
             if version is None:
                 self._check_room(path, stored.size, limits)

@@ -14,7 +14,7 @@ from sandbox.api.anthropic import files as anthropic_files
 from sandbox.api.anthropic import messages
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
-from sandbox.api.openai import assistants, containers, responses, runs, threads
+from sandbox.api.openai import assistants, containers, responses, runs, threads, uploads
 from sandbox.api.openai import files as openai_files
 from sandbox.api.openai import messages as thread_messages
 from sandbox.api.schemas import Problem
@@ -24,6 +24,7 @@ from sandbox.errors import SandboxError
 from sandbox.node import Node
 from sandbox.plans import budget, known_secrets
 from sandbox.traces import Secrets
+from sandbox.uploads import Uploads
 
 _DESCRIPTION = """Runs untrusted Python in warm, contained Jupyter kernels, with files in `/mnt/data`.
 
@@ -50,6 +51,7 @@ _ROUTERS = (
     responses.router,
     containers.router,
     openai_files.router,
+    uploads.router,
     assistants.router,
     threads.router,
     thread_messages.router,
@@ -87,6 +89,7 @@ def create_app(node: Node) -> FastAPI:
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
     app.state.assistants = Assistants(node, app.state.chats)
+    app.state.uploads = Uploads(node)
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
     app.add_exception_handler(SandboxError, families.on_error)

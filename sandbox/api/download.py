@@ -14,7 +14,8 @@ from urllib.parse import quote
 from fastapi import HTTPException, Response
 from starlette.types import Receive, Scope, Send
 
-from sandbox.store.rows import FileRow
+from sandbox.remote import file_name
+from sandbox.store.rows import FileRow, KeptFileRow
 
 _MOST_RANGES = 16
 _RANGE = re.compile(r"\s*(\d{0,18})-(\d{0,18})\s*")
@@ -28,16 +29,20 @@ Pieces = Callable[[int, int], AsyncIterator[bytes]]
 class Download(Response):
     """The bytes of a file, always as an attachment: they are what some program wrote, not a page of ours."""
 
-    def __init__(self, row: FileRow, pieces: Pieces, headers: Mapping[str, str]) -> None:
+    def __init__(self, row: FileRow | KeptFileRow, pieces: Pieces, headers: Mapping[str, str]) -> None:
         """pieces: of this file. headers: the request's. Raises `HTTPException` (416)."""
         super().__init__()
         etag = f'"{row.digest}"'
+        if isinstance(row, FileRow):
+            name, modified = row.path.rpartition("/")[2], row.modified_at
+        else:
+            name, modified = file_name(row.name), row.created_at
         common = {
             "etag": etag,
-            "last-modified": formatdate(row.modified_at, usegmt=True),
+            "last-modified": formatdate(modified, usegmt=True),
             "accept-ranges": "bytes",
             "cache-control": "private, no-cache",
-            "content-disposition": _attachment(row.path.rpartition("/")[2]),
+            "content-disposition": _attachment(name),
         }
         self._pieces = pieces
         self._parts: list[tuple[bytes, int, int]] = []
@@ -52,7 +57,7 @@ class Download(Response):
             self.status_code, own = 206, self._partial(row, ranges)
         self.init_headers(common | own)
 
-    def _partial(self, row: FileRow, ranges: Ranges) -> dict[str, str]:
+    def _partial(self, row: FileRow | KeptFileRow, ranges: Ranges) -> dict[str, str]:
         if len(ranges) == 1:
             ((start, end),) = ranges
             self._parts = [(b"", start, end)]

@@ -97,11 +97,10 @@ async def list_files(
 async def upload_files(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
     node, owner = node_of(request), owner_of(request)
-    content_type = request.headers.get("content-type", "")
-    if not content_type.lower().startswith("multipart/form-data"):
+    if not is_form(request):
         raise HTTPException(415, "send the files as multipart/form-data, or one of them with PUT")
     await node.session(owner, session_id)
-    form = Multipart(content_type, _pieces(request, node))
+    form = form_of(request, node)
     rows = {}
     async for path, pieces in form.files():
         rows[path] = await node.put_file(owner, session_id, path, pieces)
@@ -180,6 +179,16 @@ def _path(request: Request) -> str:
         return unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
         raise InvalidPath("the path is not UTF-8; encode it so, with percent signs") from None
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body says that it is a form with files."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def form_of(request: Request, node: Node) -> Multipart:
+    """The body as a form whose files may be as long as files may be here. Raises `InvalidRequest`."""
+    return Multipart(request.headers.get("content-type", ""), _pieces(request, node))
 
 
 async def _pieces(request: Request, node: Node) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from sandbox.api import problems
 from sandbox.api.problems import HTTP_CODES, code_of, rate_limit, status_of
 from sandbox.errors import (
+    InvalidField,
     Overloaded,
     RateLimited,
     SandboxError,
@@ -67,6 +68,8 @@ def told(error: SandboxError) -> tuple[int, dict[str, Any]]:
         status = 429
     elif isinstance(error, UnknownModel):
         code, param = "model_not_found", "model"
+    elif isinstance(error, InvalidField):
+        code, param = "invalid_value", error.field
     elif isinstance(error, Unauthorized):
         code = "invalid_api_key"
     return status, envelope(str(error), _type(status, error), code, param)

@@ -7,7 +7,7 @@ from typing import Any
 from sandbox.assistants.lists import Part, listed
 from sandbox.assistants.threads import Threads
 from sandbox.assistants.tools import files_of
-from sandbox.errors import InvalidRequest, ObjectMissing
+from sandbox.errors import InvalidField, ObjectMissing
 from sandbox.keys import Owner
 from sandbox.loop import openai_assistants as wire
 from sandbox.node import Node
@@ -91,7 +91,7 @@ class Messages:
         if isinstance(content, str) and content:
             return [_text(content)]
         if not isinstance(content, list) or not content:
-            raise InvalidRequest(f"{where}: text or a list of parts is needed")
+            raise InvalidField(where, "text or a list of parts is needed")
         return [await self._part(owner, part, f"{where}[{at}]") for at, part in enumerate(content)]
 
     async def _part(self, owner: Owner, part: Any, where: str) -> dict[str, Any]:
@@ -107,15 +107,15 @@ class Messages:
                 return {"type": kind, kind: {"file_id": file_id, "detail": part[kind].get("detail") or "auto"}}
             case "image_url", {"url": str() as url}:
                 return {"type": kind, kind: {"url": url, "detail": part[kind].get("detail") or "auto"}}
-        raise InvalidRequest(f"{where}: a part is {{type: text, text}}, or an image_file, or an image_url")
+        raise InvalidField(where, "a part is {type: text, text}, or an image_file, or an image_url")
 
     async def _attachment(self, owner: Owner, attachment: Mapping[str, Any], where: str) -> dict[str, Any]:
         file_id, tools = attachment.get("file_id"), attachment.get("tools") or []
         if not isinstance(file_id, str):
-            raise InvalidRequest(f"{where}.file_id: the id of a file is needed")
+            raise InvalidField(f"{where}.file_id", "the id of a file is needed")
         kinds = {each.get("type") for each in tools if isinstance(each, Mapping)} if isinstance(tools, list) else set()
         if kinds != {"code_interpreter"}:
-            raise InvalidRequest(f"{where}.tools: {_SEARCH}")
+            raise InvalidField(f"{where}.tools", _SEARCH)
         await self._node.kept.row(owner, "openai", file_id)
         return {"file_id": file_id, "tools": [{"type": "code_interpreter"}]}
 

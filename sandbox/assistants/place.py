@@ -21,7 +21,7 @@ from sandbox.loop.messages import Image
 from sandbox.loop.openai_assistants import Cited
 from sandbox.loop.openai_assistants.links import PREFIX
 from sandbox.node import Node, Upload
-from sandbox.store.rows import KeptFileRow
+from sandbox.store.rows import KeptFileRow, ObjectRow
 
 IDLE_S = 3600.0
 """For how long a thread's session waits for its next use."""
@@ -41,8 +41,8 @@ class Place:
         self._owner = owner
         self._run = run
         self._session_id: str | None = None
-        self._to_place: list[str] = []
-        """The ids of the files that a new session begins with."""
+        self._to_place: Mapping[str, str] = {}
+        """The files that a new session begins with: paths by ids."""
         self._kept: dict[tuple[str, str], str] = {}
         self._drawn = 0
 
@@ -57,16 +57,22 @@ class Place:
         session_id = thread.body["session_id"]
         if session_id is not None and await self._is_open(session_id):
             self._session_id = session_id
-            placed = set(thread.body["placed"])
-            for file in files:
-                if file.id not in placed:
-                    pieces = self._node.kept.pieces(file)
-                    await self._node.put_file(self._owner, session_id, self.paths[file.id], pieces, file.size)
-            await self._threads.place(self._owner, thread.id, session_id, sorted(placed | {file.id for file in files}))
+            await self._place(thread, session_id, files)
             return Tool(session_id=session_id)
-        self._to_place = [file.id for file in files]
+        self._to_place = {file.id: self.paths[file.id] for file in files}
         uploads = tuple(Upload(self.paths[file.id], None, file.id, "openai") for file in files)
         return Tool(opening=Opening(idle_timeout_s=IDLE_S, files=uploads, metadata={"thread_id": thread.id}))
+
+    async def _place(self, thread: ObjectRow, session_id: str, files: Sequence[KeptFileRow]) -> None:
+        """Into a session that is open, beside whatever programs have made there."""
+        placed = {file_id: self.paths[file_id] for file_id in thread.body["placed"]}
+        for file in files:
+            if file.id not in placed:
+                path, pieces = self.paths[file.id], self._node.kept.pieces(file)
+                put = await self._node.put_file(self._owner, session_id, path, pieces, file.size, fresh=True)
+                placed[file.id] = put.path
+        self.paths = {**self.paths, **placed}
+        await self._threads.place(self._owner, thread.id, session_id, placed)
 
     async def _files(self, file_ids: Sequence[str]) -> list[KeptFileRow]:
         """Those that are still there."""

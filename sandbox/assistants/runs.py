@@ -13,7 +13,7 @@ from sandbox.assistants.threads import Threads
 from sandbox.assistants.tools import checked_choice, checked_resources, checked_tools, files_of
 from sandbox.assistants.work import Work
 from sandbox.chats import Chats
-from sandbox.errors import InvalidRequest, ObjectMissing
+from sandbox.errors import InvalidField, InvalidRequest, ObjectMissing
 from sandbox.keys import Owner
 from sandbox.loop import openai_assistants as wire
 from sandbox.loop.messages import Message, Text, ToolResult
@@ -92,7 +92,7 @@ class Runs:
             assistant = {**assistant, "tool_resources": resources}
         truncation = asked.get("truncation_strategy") or {}
         if truncation.get("type") == "last_messages" and not truncation.get("last_messages"):
-            raise InvalidRequest("truncation_strategy.last_messages: a number of messages is needed")
+            raise InvalidField("truncation_strategy.last_messages", "a number of messages is needed")
         self._chats.models.plan(asked.get("model") or assistant["model"])
         with self._node.underway():  # a server that takes no new work says so here, and not by a run that fails
             pass
@@ -150,9 +150,10 @@ class Runs:
             wanted = [call["id"] for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]]
             given = {each["tool_call_id"]: each.get("output") or "" for each in outputs}
             if given.keys() != set(wanted):
-                raise InvalidRequest(
-                    f"tool_outputs: outputs of the calls {', '.join(wanted)} are needed, and none else; there came "
-                    f"those of {', '.join(given) or 'none'}"
+                raise InvalidField(
+                    "tool_outputs",
+                    f"outputs of the calls {', '.join(wanted)} are needed, and none else; there came "
+                    f"those of {', '.join(given) or 'none'}",
                 )
             done = wire.answered(step, given, int(time.time()))
             await self._node.objects.change(await self._node.objects.get(owner, "step", step["id"]), done.data)

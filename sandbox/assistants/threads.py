@@ -12,12 +12,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from sandbox.assistants.tools import checked_resources, files_of
-from sandbox.errors import InvalidPath, SandboxError
+from sandbox.errors import SandboxError
 from sandbox.keys import Owner
 from sandbox.loop import openai_assistants as wire
 from sandbox.node import Node
 from sandbox.objects import new_id
-from sandbox.remote import checked_path
+from sandbox.remote import file_name, free_path
 from sandbox.store.rows import KeptFileRow, ObjectRow
 
 _KIND = "thread"
@@ -80,21 +80,21 @@ class Threads:
             body["thread"] = {**thread, "tool_resources": resources}
 
     async def name(self, owner: Owner, thread_id: str, files: Sequence[KeptFileRow]) -> Mapping[str, str]:
-        """Where in `/mnt/data` these files lie, by their ids: under their own names, and a second file of a name with
-        its id before it. What once has a path keeps it. Raises `ObjectMissing`.
+        """Where in `/mnt/data` these files lie, by their ids: under their own names, a second one of a name with a
+        number in it. What once has a path keeps it. Raises `ObjectMissing`.
         """
         async with self._change(owner, thread_id) as body:
             paths = dict(body["paths"])
             for file in files:
                 if file.id not in paths:
-                    paths[file.id] = _path(file, set(paths.values()))
+                    paths[file.id] = free_path(file_name(file.name), paths.values())
             body["paths"] = paths
         return paths
 
-    async def place(self, owner: Owner, thread_id: str, session_id: str, placed: Sequence[str]) -> None:
-        """Its code runs in this session, which has these files. Raises `ObjectMissing`."""
+    async def place(self, owner: Owner, thread_id: str, session_id: str, placed: Mapping[str, str]) -> None:
+        """Its code runs in this session, which has these files: paths by ids. Raises `ObjectMissing`."""
         async with self._change(owner, thread_id) as body:
-            body |= {"session_id": session_id, "placed": list(placed)}
+            body |= {"session_id": session_id, "placed": sorted(placed), "paths": {**body["paths"], **placed}}
 
     @contextlib.asynccontextmanager
     async def _change(self, owner: Owner, thread_id: str) -> AsyncIterator[dict[str, Any]]:
@@ -105,12 +105,3 @@ class Threads:
             yield body
             if body != row.body:
                 await self._node.objects.change(row, body)
-
-
-def _path(file: KeptFileRow, taken: set[str]) -> str:
-    name = file.name.rpartition("/")[2]
-    for wanted in (name, f"{file.id}-{name}"):
-        with contextlib.suppress(InvalidPath):
-            if (path := checked_path(wanted)) not in taken and "/" not in path and path != ".outputs":
-                return path
-    return file.id

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sandbox.errors import InvalidRequest
+from sandbox.errors import InvalidField
 from sandbox.keys import Owner
 from sandbox.loop import tool
 from sandbox.node import Node
@@ -24,7 +24,7 @@ def checked_tools(tools: Sequence[Mapping[str, Any]] | None, where: str = "tools
         if kind == "function":
             _check_function(each.get("function"), f"{where}[{at}].function", tools)
         elif kind != "code_interpreter":
-            raise InvalidRequest(f"{where}[{at}].type: {_refused(kind)}")
+            raise InvalidField(f"{where}[{at}].type", _refused(kind))
     return [dict(each) for each in tools]
 
 
@@ -35,9 +35,9 @@ def _refused(kind: object) -> str:
 def _check_function(function: Any, where: str, tools: Sequence[Mapping[str, Any]]) -> None:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidRequest(f"{where}.name: 1 to 64 letters, digits, dashes and underscores are needed")
+        raise InvalidField(f"{where}.name", "1 to 64 letters, digits, dashes and underscores are needed")
     if name == tool.NAME and any(each.get("type") == "code_interpreter" for each in tools):
-        raise InvalidRequest(f"{where}.name: {name} is the code interpreter's own function; choose another name")
+        raise InvalidField(f"{where}.name", f"{name} is the code interpreter's own function; choose another name")
 
 
 def checked_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> Any:
@@ -46,13 +46,13 @@ def checked_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> Any:
         return choice
     kind = choice.get("type") if isinstance(choice, Mapping) else None
     if kind not in ("code_interpreter", "function"):
-        raise InvalidRequest(f"tool_choice: {_refused(kind)}")
+        raise InvalidField("tool_choice", _refused(kind))
     given = choice.get("function")
     name = given.get("name") if isinstance(given, Mapping) else None
     for each in tools:
         if each["type"] == kind and (kind != "function" or each["function"]["name"] == name):
             return choice
-    raise InvalidRequest(f"tool_choice: among this run's tools there is no {name or kind}")
+    raise InvalidField("tool_choice", f"among this run's tools there is no {name or kind}")
 
 
 async def checked_resources(
@@ -63,15 +63,15 @@ async def checked_resources(
         return None
     search = resources.get("file_search")
     if isinstance(search, Mapping) and any(search.values()):
-        raise InvalidRequest(f"{where}.file_search: {_NO_SEARCH}")
+        raise InvalidField(f"{where}.file_search", _NO_SEARCH)
     interpreter = resources.get("code_interpreter")
     if interpreter is None:
         return {}
     file_ids = (interpreter.get("file_ids") if isinstance(interpreter, Mapping) else None) or []
     if not isinstance(file_ids, list) or not all(isinstance(each, str) for each in file_ids):
-        raise InvalidRequest(f"{where}.code_interpreter.file_ids: a list of ids of files is needed")
+        raise InvalidField(f"{where}.code_interpreter.file_ids", "a list of ids of files is needed")
     if len(file_ids) > MOST_FILES:
-        raise InvalidRequest(f"{where}.code_interpreter.file_ids: there may be {MOST_FILES} files")
+        raise InvalidField(f"{where}.code_interpreter.file_ids", f"there may be {MOST_FILES} files")
     for file_id in file_ids:
         await node.kept.row(owner, "openai", file_id)
     return {"code_interpreter": {"file_ids": file_ids}}
