@@ -53,9 +53,9 @@ _ROUTERS = (
     openai_files.router,
     uploads.router,
     assistants.router,
+    runs.router,  # before threads: `/v1/threads/runs` is no thread
     threads.router,
     thread_messages.router,
-    runs.router,
     health.router,
     health.metrics_router,
 )
