@@ -236,7 +236,7 @@ async def test_an_event_handler_hears_of_every_piece(sdk: openai.AsyncOpenAI, up
         await stream.until_done()
         run = stream.current_run
         (said,) = await stream.get_final_messages()
-    assert heard == ["code_interpreter", "figure", "text", "There."]
+    assert heard == ["code_interpreter", "text", "figure", "There."]
     assert run is not None
     assert run.status == "completed"
     assert [part.type for part in said.content] == ["image_file", "text"]

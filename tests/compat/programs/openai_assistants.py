@@ -102,7 +102,7 @@ assert last.content[0].type == "text"
 assert last.content[0].text.value == handler.said
 
 # 7. Nothing is left.
-for each in client.files.list(purpose="assistants_output"):
+for each in list(client.files.list(purpose="assistants_output")):
     client.files.delete(each.id)
 assert client.beta.threads.delete(thread.id).deleted
 assert client.beta.assistants.delete(assistant.id).deleted
