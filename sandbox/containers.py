@@ -9,7 +9,14 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from sandbox.errors import ContainerExpired, ContainerMissing, FileMissing, InvalidField, InvalidRequest
+from sandbox.errors import (
+    ContainerExpired,
+    ContainerMissing,
+    FileMissing,
+    InvalidField,
+    InvalidRequest,
+    SessionMissing,
+)
 from sandbox.keys import Owner
 from sandbox.node import Node, Upload
 from sandbox.remote import file_name
@@ -158,13 +165,13 @@ async def create(
 
 async def found(node: Node, owner: Owner, container_id: str) -> SessionRow:
     """One that exists, expired or not. To ask for it is to use it. Raises `ContainerMissing`."""
-    row = await node.store.session(owner.id, session_id(container_id))
-    if row is None or row.family != FAMILY:
-        raise missing(container_id)
-    row = await node.touch(owner, row.id)
-    if row.status == "closed":
-        raise missing(container_id)
-    return row
+    try:
+        row = await node.session(owner, session_id(container_id))
+        if row.family == FAMILY and row.status != "closed":
+            return await node.touch(owner, row.id)
+    except SessionMissing:
+        pass
+    raise missing(container_id)
 
 
 async def usable(node: Node, owner: Owner, container_id: str) -> SessionRow:

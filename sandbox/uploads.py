@@ -3,11 +3,13 @@
 Parts are kept files of no family for as long as their upload may last, so whatever is given up goes by itself.
 """
 
+import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Sequence
+from weakref import WeakValueDictionary
 
-from sandbox.errors import Conflict, FileMissing, InvalidField, InvalidRequest, TooLarge
+from sandbox.errors import FileMissing, InvalidField, InvalidRequest, TooLarge
 from sandbox.execution import MIB
 from sandbox.kept import About
 from sandbox.keys import Owner
@@ -24,8 +26,7 @@ class Uploads:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._ending: set[str] = set()
-        """Uploads that are being completed or cancelled."""
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, owner: Owner, *, size: int, name: str, about: About) -> ObjectRow:
         """size: in bytes, of all parts together. about: of the file to be. Raises `TooLarge`."""
@@ -55,9 +56,9 @@ class Uploads:
     ) -> tuple[ObjectRow, KeptFileRow]:
         """The upload as it is then, and the file. part_ids: in their order in the file.
 
-        Raises `ObjectMissing`, `InvalidRequest` when it has ended or the parts are not the whole, `Conflict`.
+        Raises `ObjectMissing`, `InvalidRequest` when it has ended or the parts are not the whole.
         """
-        with self._alone(upload_id):
+        async with self._alone(upload_id):
             upload = await self._pending(owner, upload_id)
             parts = await self._parts(owner, upload, part_ids)
             about = About(upload.body["purpose"], upload.body["lifetime_s"])
@@ -65,8 +66,8 @@ class Uploads:
             return await self._end(owner, upload, "completed"), file
 
     async def cancel(self, owner: Owner, upload_id: str) -> ObjectRow:
-        """Raises `ObjectMissing`, `InvalidRequest` when it has ended, `Conflict`."""
-        with self._alone(upload_id):
+        """Raises `ObjectMissing`, `InvalidRequest` when it has ended."""
+        async with self._alone(upload_id):
             return await self._end(owner, await self._pending(owner, upload_id), "cancelled")
 
     async def _pending(self, owner: Owner, upload_id: str) -> ObjectRow:
@@ -101,12 +102,6 @@ class Uploads:
                     await kept.remove(owner, "", part.id)
         return upload
 
-    @contextlib.contextmanager
-    def _alone(self, upload_id: str) -> Iterator[None]:
-        if upload_id in self._ending:
-            raise Conflict(f"the upload {upload_id} is being completed or cancelled by another request")
-        self._ending.add(upload_id)
-        try:
-            yield
-        finally:
-            self._ending.discard(upload_id)
+    def _alone(self, upload_id: str) -> asyncio.Lock:
+        """Whoever completes or cancels it has it alone: the second finds that it has ended."""
+        return self._locks.setdefault(upload_id, asyncio.Lock())
