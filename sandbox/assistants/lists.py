@@ -42,7 +42,9 @@ async def listed(
     after = part.before if backwards else part.after
     found: list[Mapping[str, Any]] = []
     while len(found) <= part.limit:
-        page = await objects.page(owner, kind, parent=parent, limit=_AT_A_TIME, after=after, newest_first=newest_first)
+        page = await objects.page(
+            owner, kind, parent=parent, limit=part.limit + 1, after=after, newest_first=newest_first
+        )
         found += [shown for row in page.items if wanted(shown := await show(row))]
         if (after := page.next) is None:
             break

@@ -10,6 +10,8 @@ class Log:
     """From the beginning of a run, or from the caller's outputs, to the next end."""
 
     def __init__(self) -> None:
+        self.cut_off = False
+        """It was closed before it came to an end."""
         self._events: list[StreamEvent] = []
         self._closed = False
         self._changed = asyncio.Event()
@@ -19,9 +21,9 @@ class Log:
         self._events.extend(events)
         self._wake()
 
-    def close(self) -> None:
+    def close(self, *, cut_off: bool = False) -> None:
         """There will be no more."""
-        self._closed = True
+        self._closed, self.cut_off = True, cut_off
         self._wake()
 
     def _wake(self) -> None:

@@ -165,14 +165,15 @@ class Runs:
 
     async def cancel(self, owner: Owner, thread_id: str, run_id: str) -> dict[str, Any]:
         """The run as it is while it ends. Raises `ObjectMissing`, `InvalidRequest` when it has ended."""
-        row = await self._row(owner, thread_id, run_id)
-        if (work := self._works.get(run_id)) is not None and row.body["run"]["status"] != "requires_action":
-            return await work.cancel()
-        run: dict[str, Any] = row.body["run"]
-        if run["status"] in ENDED:
-            raise InvalidRequest(f"run {run_id} is {run['status']} and can no longer be cancelled")
-        await self._end(owner, row, "cancelled")
-        return {**run, "status": "cancelling"}
+        async with self._threads.alone(thread_id):
+            row = await self._row(owner, thread_id, run_id)
+            run: dict[str, Any] = row.body["run"]
+            if (work := self._works.get(run_id)) is not None and run["status"] != "requires_action":
+                return await work.cancel()
+            if run["status"] in ENDED:
+                raise InvalidRequest(f"run {run_id} is {run['status']} and can no longer be cancelled")
+            await self._end(owner, row, "cancelled")
+            return {**run, "status": "cancelling"}
 
     async def update(
         self, owner: Owner, thread_id: str, run_id: str, metadata: Mapping[str, str] | None

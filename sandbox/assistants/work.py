@@ -66,6 +66,8 @@ class Work:
         self._said = tuple(map(message_from_json, row.body["said"]))
         self._writing = Writing(self.run, new_id, _now)
         self._place = Place(node, threads, owner, self.run)
+        self._kept: dict[str, ObjectRow] = {}
+        """Steps and messages that are in progress."""
         self._hidden = False
         self._talk: asyncio.Task[Finished | str] | None = None
         self._telling = asyncio.Lock()
@@ -76,16 +78,15 @@ class Work:
         self.log.add(first)
         self._talk = asyncio.create_task(self._converse(), name=f"talk of {self._row.id}")
         self._ended = self._node.work(self._go(self._talk), f"run {self._row.id}")
-        self._ended.add_done_callback(lambda _: self.log.close())
+        self._ended.add_done_callback(lambda _: self.log.close(cut_off=self._goes_on))
         self._ended.add_done_callback(lambda _: done())
 
     async def cancel(self) -> dict[str, Any]:
         """Begin to end it; the run as it is then. Raises `InvalidRequest` when it has ended."""
         if self.run["status"] in ENDED or self._talk is None:
             raise InvalidRequest(f"run {self._row.id} is {self.run['status']} and can no longer be cancelled")
-        await self._set("cancelling")
         self._talk.cancel()
-        return self.run
+        return await self._set("cancelling")
 
     async def wait(self) -> None:
         """Wait until it has ended."""
@@ -239,7 +240,7 @@ class Work:
         ]
         action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": wanted}}
         step = self._writing.waiting()
-        await self._node.objects.change(await self._node.objects.get(self._owner, "step", step["id"]), step)
+        await self._node.objects.change(self._kept[step["id"]], step)
         self._body |= {"said": [message_to_json(message) for message in said], "step": step}
         await self._set("requires_action", required_action=action)
 
@@ -250,18 +251,22 @@ class Work:
 
     # What is kept.
 
-    async def _set(self, status: str, **changes: Any) -> None:
+    @property
+    def _goes_on(self) -> bool:
+        return self.run["status"] not in ENDED and self.run["status"] != "requires_action"
+
+    async def _set(self, status: str, **changes: Any) -> dict[str, Any]:
         if status in ENDED:
             changes |= {"expires_at": None, "required_action": None, "usage": counted(self._usage)}
-        self.run = {**self.run, "status": status, **changes}
+        run = self.run = {**self.run, "status": status, **changes}
         await self._save()
-        self.log.add([StreamEvent(f"thread.run.{status}", self.run)])
+        self.log.add([StreamEvent(f"thread.run.{status}", run)])
+        return run
 
     async def _save(self) -> None:
         usage = [self._usage.input_tokens, self._usage.output_tokens]
         self._body |= {"run": self.run, "usage": usage}
-        going = self.run["status"] not in ENDED and self.run["status"] != "requires_action"
-        await self._node.objects.change(self._row, self._body, live=going)
+        await self._node.objects.change(self._row, self._body, live=self._goes_on)
 
     async def _tell(self, events: Iterable[StreamEvent]) -> None:
         """Keep what it has, then say it. All of it, also when the run is cancelled in the middle."""
@@ -283,11 +288,12 @@ class Work:
         kind, objects = _KINDS[thing], self._node.objects
         if what == "created":
             parent = self.run["id"] if kind == "step" else self.run["thread_id"]
-            await objects.add(self._owner, kind, event.data, object_id=event.data["id"], parent=parent)
+            row = await objects.add(self._owner, kind, event.data, object_id=event.data["id"], parent=parent)
+            self._kept[row.id] = row
             if kind == "message":
                 self._body["made"] = [*self._body["made"], event.data["id"]]
         elif what not in ("in_progress", "delta"):
-            await objects.change(await objects.get(self._owner, kind, event.data["id"]), event.data)
+            await objects.change(self._kept.pop(event.data["id"]), event.data)
 
 
 def _now() -> int:

@@ -9,6 +9,8 @@ import httpx
 import openai
 import pytest
 
+from sandbox.api.openai.runs import events
+from sandbox.assistants import Log
 from sandbox.keys import LOCAL
 from sandbox.store import Store
 from tests.api.conftest import NewDataDir
@@ -409,6 +411,22 @@ async def test_a_run_is_incomplete_when_it_may_write_no_more(sdk: openai.AsyncOp
     assert message.content[0].text.value == "It is 4"
 
 
+async def test_an_answer_that_was_held_back_is_incomplete(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
+    upstream.then(Says("It is", finish="content_filter"))
+    run = await ask(sdk)
+    message = await answer(sdk, run)
+    assert run.status == "completed"
+    assert (message.status, message.incomplete_details.reason) == ("incomplete", "content_filter")
+
+
+async def test_a_stream_that_is_cut_off_ends_with_an_error() -> None:
+    log = Log()
+    log.close(cut_off=True)
+    (name, error), done = frames(b"".join([piece async for piece in events(log)]))
+    assert (name, error["error"]["type"]) == ("error", "server_error")
+    assert done == ("done", "[DONE]")
+
+
 async def test_a_run_is_incomplete_when_it_may_read_no_more(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
     upstream.then(Says(calls=(Call("run_python", {"code": "1"}),), usage=(300, 5)))
     run = await ask(sdk, max_prompt_tokens=256)
@@ -426,7 +444,7 @@ async def test_a_run_that_goes_on_can_be_cancelled(
     names = []
     async for event in stream:
         names.append(event.event)
-        if event.event == "thread.run.step.delta" and "begun" in event.model_dump_json():
+        if event.event == "thread.run.step.delta" and '"logs":"begun' in event.model_dump_json():
             run = (await sdk.beta.threads.runs.list(thread.id)).data[0]
             assert (await client.get(f"/v1/threads/{thread.id}/runs/{run.id}")).headers["openai-poll-after-ms"]
             run = await sdk.beta.threads.runs.cancel(run.id, thread_id=thread.id)

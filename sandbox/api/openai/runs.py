@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from sandbox.api import encode, sse
 from sandbox.api.openai.assistant_bodies import MetadataIn, RunIn, ThreadAndRunIn, ToolOutputsIn
 from sandbox.api.openai.assistant_parts import RunId, StepId, ThreadId, Wanted, assistants_of
+from sandbox.api.openai_errors import envelope
 from sandbox.api.route import Route, owner_of
 from sandbox.assistants import Begun, Log
 from sandbox.loop.openai_assistants.objects import ENDED
@@ -16,7 +17,7 @@ router = APIRouter(route_class=Route, tags=["assistants"], include_in_schema=Fal
 
 _POLL = {"openai-poll-after-ms": "100"}
 """When the SDK's helpers ask again about a run that goes on; it would be a second. The answer costs a row."""
-_DONE = b"event: done\ndata: [DONE]\n\n"
+_CUT_OFF = "the server could not see this run to its end; look at the run, and begin another"
 
 
 @router.post("/v1/threads/runs")
@@ -79,12 +80,18 @@ async def get_step(request: Request, thread_id: ThreadId, run_id: RunId, step_id
 
 
 def _answer(begun: Begun, *, stream: bool) -> Response:
-    return sse.Streamed(_events(begun.log)) if stream else encode.answer(begun.run)
+    return sse.Streamed(events(begun.log)) if stream else encode.answer(begun.run)
 
 
-async def _events(log: Log) -> AsyncGenerator[bytes, None]:
-    """As they are said. Who leaves does not end the run."""
-    async with contextlib.aclosing(log.follow()) as events:
-        async for event in events:
-            yield f"event: {event.name}\ndata: ".encode() + encode.to_json(event.data) + b"\n\n"
-    yield _DONE
+async def events(log: Log) -> AsyncGenerator[bytes, None]:
+    """The stream, as it is said. Who leaves does not end the run."""
+    async with contextlib.aclosing(log.follow()) as said:
+        async for event in said:
+            yield _event(event.name, encode.to_json(event.data))
+    if log.cut_off:
+        yield _event("error", encode.to_json(envelope(_CUT_OFF, "server_error")))
+    yield _event("done", b"[DONE]")
+
+
+def _event(name: str, data: bytes) -> bytes:
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

@@ -39,22 +39,32 @@ class Outputs:
     """Of one call, as they come."""
 
     def __init__(self) -> None:
-        self.shown: list[dict[str, Any]] = []
+        self._shown: list[list[str] | str] = []
+        """Pieces of text, or the id of a picture's file: a program may print a million times."""
 
     def add_text(self, text: str, *, own_line: bool) -> Mapping[str, Any] | None:
         """What a delta says of it; None when there is nothing to say. own_line: it begins one."""
         if not text:
             return None
-        last = self.shown[-1] if self.shown else None
-        if last is None or last["type"] != "logs":
-            self.shown.append({"type": "logs", "logs": text})
-        else:
-            if own_line and not last["logs"].endswith("\n"):
+        last = self._shown[-1] if self._shown else None
+        if isinstance(last, list):
+            if own_line and not last[-1].endswith("\n"):
                 text = "\n" + text
-            last["logs"] += text
-        return {"index": len(self.shown) - 1, "type": "logs", "logs": text}
+            last.append(text)
+        else:
+            self._shown.append([text])
+        return {"index": len(self._shown) - 1, "type": "logs", "logs": text}
 
     def add_picture(self, file_id: str) -> Mapping[str, Any]:
         """What a delta says of it."""
-        self.shown.append({"type": "image", "image": {"file_id": file_id}})
-        return {"index": len(self.shown) - 1, **self.shown[-1]}
+        self._shown.append(file_id)
+        return {"index": len(self._shown) - 1, "type": "image", "image": {"file_id": file_id}}
+
+    def shown(self) -> list[dict[str, Any]]:
+        """All of it so far."""
+        return [
+            {"type": "image", "image": {"file_id": each}}
+            if isinstance(each, str)
+            else {"type": "logs", "logs": "".join(each)}
+            for each in self._shown
+        ]

@@ -51,7 +51,8 @@ class Writing:
         """Since the last message."""
         self._step: dict[str, Any] | None = None
         self._calls: list[dict[str, Any]] = []
-        self._outputs = outputs.Outputs()
+        self._outputs: list[outputs.Outputs] = []
+        """Of each call; those of a function's stay empty."""
 
     @property
     def text(self) -> str:
@@ -143,8 +144,7 @@ class Writing:
         yield from self._begin_call(
             {"id": call.id, "type": "code_interpreter", "code_interpreter": {"input": "", "outputs": []}}
         )
-        self._outputs = outputs.Outputs()
-        self._calls[-1]["code_interpreter"] = {"input": code, "outputs": self._outputs.shown}
+        self._calls[-1]["code_interpreter"] = {"input": code}
         yield self._call_delta({"input": code})
 
     def _begin_call(self, call: dict[str, Any]) -> Iterator[StreamEvent]:
@@ -153,19 +153,20 @@ class Writing:
             self._step = objects.step(self._run, details, id=self._new_id("step_"), now=self._now())
             yield from _begun("thread.run.step", self._step)
         self._calls.append(call)
+        self._outputs.append(outputs.Outputs())
         yield self._step_delta({"index": len(self._calls) - 1, **call})
 
     def show(self, output: Output, file_id: str | None = None) -> Iterator[StreamEvent]:
         """Something that the program put out. file_id: of the file that a picture was made."""
         if file_id is not None:
             self._figures.append(file_id)
-            yield self._call_delta({"outputs": [self._outputs.add_picture(file_id)]})
-        elif shown := self._outputs.add_text(outputs.text(output), own_line=not isinstance(output, Stream)):
+            yield self._call_delta({"outputs": [self._outputs[-1].add_picture(file_id)]})
+        elif shown := self._outputs[-1].add_text(outputs.text(output), own_line=not isinstance(output, Stream)):
             yield self._call_delta({"outputs": [shown]})
 
     def ran(self, execution: Execution) -> Iterator[StreamEvent]:
         """The program has ended."""
-        if shown := self._outputs.add_text(outputs.ending(execution), own_line=True):
+        if shown := self._outputs[-1].add_text(outputs.ending(execution), own_line=True):
             yield self._call_delta({"outputs": [shown]})
 
     def want(self, calls: Sequence[ToolCall]) -> Iterator[StreamEvent]:
@@ -197,7 +198,7 @@ class Writing:
         """The turn's calls are done, if there were any."""
         if self._step is not None:
             step = self._with_calls()
-            self._step, self._calls = None, []
+            self._step, self._calls, self._outputs = None, [], []
             yield self._completed(step)
 
     def waiting(self) -> dict[str, Any]:
@@ -206,7 +207,13 @@ class Writing:
 
     def _with_calls(self) -> dict[str, Any]:
         assert self._step is not None
-        return {**self._step, "step_details": {"type": "tool_calls", "tool_calls": self._calls}}
+        calls = [
+            {**call, "code_interpreter": {**call["code_interpreter"], "outputs": shown.shown()}}
+            if call["type"] == "code_interpreter"
+            else call
+            for call, shown in zip(self._calls, self._outputs, strict=True)
+        ]
+        return {**self._step, "step_details": {"type": "tool_calls", "tool_calls": calls}}
 
     def _completed(self, step: Mapping[str, Any]) -> StreamEvent:
         done = objects.ended(step, "completed", self._now()) | {"usage": self._counted()}
