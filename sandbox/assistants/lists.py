@@ -41,10 +41,9 @@ async def listed(
     newest_first = part.newest_first is not backwards
     after = part.before if backwards else part.after
     found: list[Mapping[str, Any]] = []
+    most = part.limit + 1
     while len(found) <= part.limit:
-        page = await objects.page(
-            owner, kind, parent=parent, limit=part.limit + 1, after=after, newest_first=newest_first
-        )
+        page = await objects.page(owner, kind, parent=parent, limit=most, after=after, newest_first=newest_first)
         found += [shown for row in page.items if wanted(shown := await show(row))]
         if (after := page.next) is None:
             break
@@ -59,12 +58,14 @@ async def listed(
     }
 
 
-async def everything(objects: Objects, owner: Owner, kind: str, parent: str) -> list[ObjectRow]:
-    """All of a kind that are part of the same, the oldest first."""
+async def latest(objects: Objects, owner: Owner, kind: str, parent: str, most: int) -> list[ObjectRow]:
+    """The newest of a kind that are part of the same, the oldest of them first."""
     rows: list[ObjectRow] = []
     after = None
-    while True:
-        page = await objects.page(owner, kind, parent=parent, limit=_AT_A_TIME, after=after, newest_first=False)
+    while len(rows) < most:
+        limit = min(_AT_A_TIME, most - len(rows))
+        page = await objects.page(owner, kind, parent=parent, limit=limit, after=after)
         rows += page.items
         if (after := page.next) is None:
-            return rows
+            break
+    return rows[::-1]

@@ -61,7 +61,8 @@ class Place:
             return Tool(session_id=session_id)
         self._to_place = {file.id: self.paths[file.id] for file in files}
         uploads = tuple(Upload(self.paths[file.id], None, file.id, "openai") for file in files)
-        return Tool(opening=Opening(idle_timeout_s=IDLE_S, files=uploads, metadata={"thread_id": thread.id}))
+        opening = Opening(idle_timeout_s=IDLE_S, files=uploads, metadata={"thread_id": thread.id})
+        return Tool(opening=opening, lost=session_id is not None)
 
     async def _place(self, thread: ObjectRow, session_id: str, files: Sequence[KeptFileRow]) -> None:
         """Into a session that is open, beside whatever programs have made there."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.assistants.definitions import Definitions
-from sandbox.assistants.lists import Part, everything, listed
+from sandbox.assistants.lists import Part, latest, listed
 from sandbox.assistants.log import Log
 from sandbox.assistants.messages import Messages
 from sandbox.assistants.threads import Threads
 from sandbox.assistants.tools import checked_choice, checked_resources, checked_tools, files_of
 from sandbox.assistants.work import Work
 from sandbox.chats import Chats
-from sandbox.errors import InvalidField, InvalidRequest, ObjectMissing
+from sandbox.errors import InvalidField, InvalidRequest, ObjectMissing, Overloaded
 from sandbox.keys import Owner
 from sandbox.loop import openai_assistants as wire
 from sandbox.loop.messages import Message, Text, ToolResult
@@ -27,6 +27,10 @@ from sandbox.traces.parts import message_to_json
 
 LIFETIME_S = 600
 """From its making a run has so long, the time included in which it waits for its caller."""
+_MOST_LIVE = 100
+"""Runs of one key that go on side by side: no connection bounds them."""
+_PARTS = 100
+"""The newest steps and messages, among which are those that a run has left open."""
 _STOPPED = {"code": "server_error", "message": "the server was stopped while this run went on; start it again"}
 
 
@@ -94,9 +98,15 @@ class Runs:
         if truncation.get("type") == "last_messages" and not truncation.get("last_messages"):
             raise InvalidField("truncation_strategy.last_messages", "a number of messages is needed")
         self._chats.models.plan(asked.get("model") or assistant["model"])
-        with self._node.underway():  # a server that takes no new work says so here, and not by a run that fails
-            pass
+        self._check_room(owner)
         return assistant, {**asked, "tools": tools}
+
+    def _check_room(self, owner: Owner) -> None:
+        """Raises `Draining`, `Overloaded`: here, and not by a run that fails."""
+        with self._node.underway():
+            pass
+        if sum(work.owner.id == owner.id for work in self._works.values()) >= _MOST_LIVE:
+            raise Overloaded(f"{_MOST_LIVE} runs of this key go on; wait for one of them", 5.0)
 
     async def _begin(
         self,
@@ -242,10 +252,10 @@ class Runs:
     async def _end(self, owner: Owner, row: ObjectRow, how: Stop, error: Mapping[str, str] | None = None) -> ObjectRow:
         """With what is open in it."""
         objects, now = self._node.objects, int(time.time())
-        for step in await everything(objects, owner, "step", row.id):
+        for step in await latest(objects, owner, "step", row.id, _PARTS):
             if step.body["status"] == "in_progress":
                 await objects.change(step, ended(step.body, how, now, error))
-        for message in await everything(objects, owner, "message", row.parent):
+        for message in await latest(objects, owner, "message", row.parent, _PARTS):
             if message.body["run_id"] == row.id and message.body["status"] == "in_progress":
                 await objects.change(message, cut_short(message.body, f"run_{how}", now))
         used, written = row.body["usage"]

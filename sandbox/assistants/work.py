@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from sandbox import logs
-from sandbox.assistants.lists import everything
+from sandbox.assistants.lists import latest
 from sandbox.assistants.log import Log
 from sandbox.assistants.place import Place
 from sandbox.assistants.threads import Threads
@@ -37,6 +37,10 @@ from sandbox.objects import new_id
 from sandbox.store.rows import ObjectRow
 from sandbox.traces.parts import message_from_json, message_to_json
 
+_MESSAGES = 1000
+"""The newest of a thread, which the model is told at most."""
+_RUNS = 20
+"""The newest of a thread, of which the model is told what code has run."""
 _CUT_SHORT = {Ending.LENGTH: "max_tokens", Ending.FILTERED: "content_filter"}
 _KINDS = {"thread.run.step": "step", "thread.message": "message"}
 _logger = logs.logger(__name__)
@@ -58,7 +62,7 @@ class Work:
         self._node = node
         self._chats = chats
         self._threads = threads
-        self._owner = owner
+        self.owner = owner
         self._row = row
         self._whole = whole
         self._body = dict(row.body)
@@ -147,7 +151,7 @@ class Work:
 
     async def _begin(self) -> Chat:
         run, objects = self.run, self._node.objects
-        rows = await everything(objects, self._owner, "message", run["thread_id"])
+        rows = await latest(objects, self.owner, "message", run["thread_id"], _MESSAGES)
         messages = [row.body for row in rows if row.body["run_id"] != run["id"]]
         if run["truncation_strategy"]["type"] == "last_messages":
             messages = messages[-run["truncation_strategy"]["last_messages"] :]
@@ -160,12 +164,12 @@ class Work:
             pictures=await self._place.pictures(messages),
         )
         request = replace(request, messages=(*request.messages, *self._said))
-        return await self._chats.begin(self._owner, request, tool, whole=self._whole, resuming=False)
+        return await self._chats.begin(self.owner, request, tool, whole=self._whole, resuming=False)
 
     async def _said_before(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, list[Message]]:
         """What was said in earlier runs, as far as all their messages are still there and wanted."""
         there = {message["id"] for message in messages}
-        rows = await everything(self._node.objects, self._owner, "run", self.run["thread_id"])
+        rows = await latest(self._node.objects, self.owner, "run", self.run["thread_id"], _RUNS)
         return {
             row.id: [message_from_json(each) for each in row.body["said"]]
             for row in rows
@@ -288,7 +292,7 @@ class Work:
         kind, objects = _KINDS[thing], self._node.objects
         if what == "created":
             parent = self.run["id"] if kind == "step" else self.run["thread_id"]
-            row = await objects.add(self._owner, kind, event.data, object_id=event.data["id"], parent=parent)
+            row = await objects.add(self.owner, kind, event.data, object_id=event.data["id"], parent=parent)
             self._kept[row.id] = row
             if kind == "message":
                 self._body["made"] = [*self._body["made"], event.data["id"]]

@@ -62,6 +62,8 @@ class Tool:
     tools: tuple[HostedTool, ...] = (RUN_PYTHON,)
     executions: int | None = None
     """How many there may be."""
+    lost: bool = False
+    """The messages speak of variables that are gone with their session."""
 
 
 class Chats:
@@ -121,7 +123,7 @@ class Chats:
             pictures=plan.pictures,
             whole=whole,
             timeout_s=tool.timeout_s,
-            lost=hold.lost,
+            lost=tool.lost or hold.lost,
         )
         request = replace(request, messages=resumed.messages)
         recorder = Recorder(request, owner.id, self._secrets)

@@ -138,7 +138,7 @@ async def test_a_thread_whose_session_is_over_gets_another_with_its_files(
     sdk: openai.AsyncOpenAI, client: httpx.AsyncClient, upstream: Scripted
 ) -> None:
     attached: Any = [{"file_id": await upload(client, "sales.csv", b"3"), "tools": [INTERPRETER]}]
-    upstream.then(runs("1"), Says("Done."), runs("print(open('sales.csv').read())"), Says("3"))
+    upstream.then(runs("x = 1"), Says("Done."), runs("print(open('sales.csv').read())"), runs("x"), Says("3"))
     run = await ask(sdk, thread={"messages": [{"role": "user", "content": "Look!", "attachments": attached}]})
     sessions = (await client.get("/v1/sessions")).json()["data"]
     (session,) = [each for each in sessions if each["metadata"].get("thread_id") == run.thread_id]
@@ -146,6 +146,7 @@ async def test_a_thread_whose_session_is_over_gets_another_with_its_files(
     second = await sdk.beta.threads.runs.create_and_poll(thread_id=run.thread_id, assistant_id=run.assistant_id)
     (call,) = (await steps(sdk, second))[0].step_details.tool_calls
     assert call.code_interpreter.outputs[0].logs == "3\n"
+    assert "all variables and imports are lost" in told(upstream.asked[-1])
 
 
 async def test_a_question_that_needs_no_code_opens_no_session(
@@ -355,6 +356,18 @@ async def test_what_belongs_to_another_key_does_not_exist(new_data_dir: NewDataD
             assert begun.status_code == 404
             files = {"tool_resources": {"code_interpreter": {"file_ids": [file]}}}
             assert (await other.post("/v1/threads", json=files)).status_code == 404
+
+
+async def test_no_more_than_a_hundred_runs_of_a_key_go_on(new_data_dir: NewDataDir) -> None:
+    async with Scripted("openai", lambda asked: Silent()) as upstream:
+        table = json.dumps({"scripted": {"url": upstream.url}})
+        async with serving(new_data_dir(), upstreams=table) as served, of(served, "any") as sdk:
+            made = await assistant(sdk)
+            going = await asyncio.gather(*(sdk.beta.threads.create_and_run(assistant_id=made.id) for _ in range(100)))
+            with pytest.raises(openai.InternalServerError, match="100 runs of this key"):
+                await sdk.beta.threads.create_and_run(assistant_id=made.id)
+            await asyncio.gather(*(sdk.beta.threads.delete(run.thread_id) for run in going))
+            await sdk.beta.threads.create_and_run(assistant_id=made.id)
 
 
 async def test_everything_survives_a_restart_and_a_run_that_it_cut_off_has_failed(
