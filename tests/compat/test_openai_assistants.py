@@ -210,6 +210,13 @@ async def test_an_assistant_is_made_changed_listed_and_deleted(sdk: openai.Async
         await sdk.beta.assistants.retrieve(made.id)
 
 
+async def test_a_thread_can_be_made_of_nothing(client: httpx.AsyncClient) -> None:
+    made = await client.post("/v1/threads", content=b"", headers={"content-type": "application/json"})
+    thread = made.json()
+    assert thread.keys() == {"id", "object", "created_at", "metadata", "tool_resources"}
+    assert (thread["object"], thread["metadata"], thread["tool_resources"]) == ("thread", {}, {})
+
+
 async def test_metadata_of_threads_messages_and_runs_can_be_changed(
     sdk: openai.AsyncOpenAI, upstream: Scripted
 ) -> None:
@@ -367,7 +374,8 @@ async def test_no_more_than_a_hundred_runs_of_a_key_go_on(new_data_dir: NewDataD
             with pytest.raises(openai.InternalServerError, match="100 runs of this key"):
                 await sdk.beta.threads.create_and_run(assistant_id=made.id)
             await asyncio.gather(*(sdk.beta.threads.delete(run.thread_id) for run in going))
-            await sdk.beta.threads.create_and_run(assistant_id=made.id)
+            run = await sdk.beta.threads.create_and_run(assistant_id=made.id)  # there is room again
+            await sdk.beta.threads.delete(run.thread_id)
 
 
 async def test_everything_survives_a_restart_and_a_run_that_it_cut_off_has_failed(
