@@ -14,9 +14,11 @@ from sandbox.api.anthropic import files as anthropic_files
 from sandbox.api.anthropic import messages
 from sandbox.api.guard import Guard
 from sandbox.api.mcp import endpoint
-from sandbox.api.openai import assistants, containers, responses, uploads
+from sandbox.api.openai import assistants, containers, responses, runs, threads, uploads
 from sandbox.api.openai import files as openai_files
+from sandbox.api.openai import messages as thread_messages
 from sandbox.api.schemas import Problem
+from sandbox.assistants import Assistants
 from sandbox.chats import Chats
 from sandbox.errors import SandboxError
 from sandbox.node import Node
@@ -52,6 +54,9 @@ _ROUTERS = (
     openai_files.router,
     uploads.router,
     assistants.router,
+    runs.router,  # before threads: `/v1/threads/runs` is no thread
+    threads.router,
+    thread_messages.router,
     health.router,
     health.metrics_router,
 )
@@ -85,6 +90,7 @@ def create_app(node: Node) -> FastAPI:
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
     app.state.responses = Responses(node, app.state.chats)
+    app.state.assistants = Assistants(node, app.state.chats)
     app.state.uploads = Uploads(node)
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))

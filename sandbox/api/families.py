@@ -26,6 +26,7 @@ _OPENAI = (
     "/v1/responses",
     "/v1/threads",
     "/v1/uploads",
+    "/v1/vector_stores",
 )
 _ANTHROPIC = ("/v1/messages",)
 _ANTHROPIC_HEADER = b"anthropic-version"
