@@ -12,7 +12,7 @@ from sandbox.client import AsyncClient
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.errors import FileMissing, SessionClosed
-from sandbox.execution import Execution, Output, Status, Stream
+from sandbox.execution import Calls, Execution, Output, Status, Stream
 from sandbox.image import Image
 from sandbox.interpreters.client import ClientInterpreter
 from sandbox.interpreters.node import NodeInterpreter
@@ -81,7 +81,7 @@ async def outputs(interpreter: Interpreter, code: str, timeout: float | None = N
     items = [item async for item in interpreter.stream(code, timeout)]
     *shown, execution = items
     assert isinstance(execution, Execution)
-    return [item for item in shown if not isinstance(item, Execution)], execution
+    return [item for item in shown if not isinstance(item, Execution | Calls)], execution
 
 
 async def test_the_facts_are_those_of_the_sandbox(interpreter: Interpreter) -> None:

@@ -21,7 +21,7 @@ from sandbox.errors import (
     UnknownImage,
     WorkspaceFull,
 )
-from sandbox.execution import Execution, Limits, Output, Status, Stream
+from sandbox.execution import Calls, Execution, Limits, Output, Status, Stream
 from sandbox.image import Image
 from sandbox.session import Session
 
@@ -81,7 +81,7 @@ class TestExecution:
         assert (await session.execute("x * 7")).results == ({"text/plain": "42"},)
 
     async def test_outputs_stream_as_they_come_and_the_execution_comes_last(self, session: Session) -> None:
-        items: list[Output | Execution] = []
+        items: list[Output | Calls | Execution] = []
         # The program waits for a file that is written only after its first words were seen.
         code = "import os\nprint('first', flush=True)\nwhile not os.path.exists('go'): pass\nprint('second')"
         async for item in session.stream(code):

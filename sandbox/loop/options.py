@@ -18,6 +18,10 @@ class Options:
     """How many there may be; calls beyond that are answered with a refusal."""
     functions: tuple[Function, ...] = ()
     """The caller's own. A call of one ends the run with `Ending.CALLS`."""
+    callable: tuple[Function, ...] = ()
+    """The caller's own that programs may await. A call is told by `Wants`, and the program waits for its answer."""
+    answer_within_s: float = 270.0
+    """Of each of those calls; then the program sees a `TimeoutError`."""
     fenced: bool = False
     """For models without tool calls: code comes in a Markdown fence, and what came of it goes back as the user's."""
     pictures: bool = True
