@@ -8,16 +8,15 @@ import asyncio
 import contextlib
 import os
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from sandbox.errors import ProtocolError, SandboxFailed, SessionClosed, TooLarge
+from sandbox.calls import RemoteCalls
+from sandbox.errors import ProtocolError, SandboxFailed, SessionClosed
 from sandbox.execution import (
     Answer,
     Artifact,
-    Called,
     Calls,
     Error,
     Functions,
@@ -30,7 +29,7 @@ from sandbox.execution import (
     mime_of,
 )
 from sandbox.guest.deadline import Deadline
-from sandbox.guest.frames import MAX_WAITING, BadFrame, Decoder, Frame, arguments_of, decode_json, encode_json
+from sandbox.guest.frames import BadFrame, Decoder, Frame, decode_json, encode_json
 from sandbox.remote import RemoteFiles
 from sandbox.runtime import Exit, Runtime, Sandbox, Usage
 
@@ -39,11 +38,6 @@ READY_SECONDS = 60.0
 _OVERTIME_SECONDS = 8.0
 """Init interrupts at the deadline and kills two seconds later; past this we no longer believe in it."""
 MAX_CODE_BYTES = 1 << 20
-MAX_ANSWER = 1 << 20
-"""Characters of an answer to a program's call."""
-_TOGETHER = 1 << 18
-"""Characters of answers from which on a frame takes no more. As JSON a character has twelve bytes at most."""
-_NO_FUNCTIONS = Functions({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +58,6 @@ class Ending:
     """Equal at two ends: no file has changed between them. None: it could not be told."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A call that is not answered yet."""
-
-    number: int
-    """As the sandbox knows it."""
-    timer: asyncio.TimerHandle
-
-
 @dataclass(slots=True)
 class _Running:
     id: str
@@ -81,17 +66,18 @@ class _Running:
     """Outputs and calls, then init's DONE or the sandbox's end."""
     sent: float
     timeout: float
-    functions: Functions
-    started: float | None = None
-    deadline: Deadline = field(default_factory=lambda: Deadline(0.0))
+    deadline: Deadline
     """Counts once it has started."""
-    waiting: dict[str, _Waiting] = field(default_factory=dict)
+    calls: RemoteCalls | None
+    """None when it may call nothing."""
+    started: float | None = None
 
     def overdue_in(self, now: float) -> float:
-        """Seconds until init has broken its promise to end it. Until it starts, the kernel may have to be replaced."""
-        if self.started is None:
+        """Seconds until init has broken its promise to end it, if nothing else happens."""
+        if self.started is None:  # the kernel may have to be replaced first
             return self.sent + self.timeout + READY_SECONDS + _OVERTIME_SECONDS - now
-        return self.deadline.left(now) + _OVERTIME_SECONDS
+        left = self.deadline.left(now)
+        return (left if self.deadline.since is None else max(left, 0.0)) + _OVERTIME_SECONDS
 
 
 class Kernel:
@@ -107,7 +93,6 @@ class Kernel:
         self._state_lost = False
         self._restarted = asyncio.Event()
         self._stopping = False
-        self._answering: set[asyncio.Task[int]] = set()
         self._reader = asyncio.create_task(self._read(), name=f"kernel {sandbox.id}")
 
     @classmethod
@@ -143,8 +128,9 @@ class Kernel:
         if not self.alive or self._running is not None:
             raise SessionClosed("this kernel cannot take an execution: its sandbox is gone or busy")
         self.sandbox.reset_peak()
-        lent = functions or _NO_FUNCTIONS
-        running = _Running(execution_id, Usage(0, 0, 0), asyncio.Queue(), time.monotonic(), timeout, lent)
+        deadline = Deadline(0.0)
+        calls = None if functions is None else RemoteCalls(functions, deadline, self._send_answers)
+        running = _Running(execution_id, Usage(0, 0, 0), asyncio.Queue(), time.monotonic(), timeout, deadline, calls)
         self._running = running
         try:
             running.before = await self.sandbox.usage()
@@ -154,15 +140,14 @@ class Kernel:
         try:
             with contextlib.suppress(ConnectionError):  # the reader will say so
                 request: dict[str, Any] = {"id": execution_id, "code": code, "timeout": timeout}
-                if lent.parameters:
-                    request["functions"] = dict(lent.parameters)
+                if functions is not None:
+                    request["functions"] = dict(functions.parameters)
                 await self._send(Frame.EXECUTE, request)
             async for item in self._outputs(running):
                 yield item
         finally:
-            for waiting in running.waiting.values():
-                waiting.timer.cancel()
-            running.waiting.clear()
+            if calls is not None:
+                calls.end()
             if self._running is running:
                 await asyncio.shield(self._abandon(running))
 
@@ -173,7 +158,7 @@ class Kernel:
                 async with asyncio.timeout(max(running.overdue_in(time.monotonic()), 0.0)):
                     item = await running.items.get()
             except TimeoutError:
-                if running.overdue_in(time.monotonic()) > 0.0 or running.deadline.since is not None:
+                if running.overdue_in(time.monotonic()) > 0.0:
                     continue
                 item = await self._overdue()
             if isinstance(item, dict):
@@ -244,39 +229,12 @@ class Kernel:
         return Ending(status, reason, None, duration, cpu, after.peak_bytes, (), Truncated(), True)
 
     async def answer(self, answers: Sequence[Answer]) -> int:
-        """What calls have come to; the program goes on. How many of them it was waiting for: the rest is ignored.
+        """See `RemoteCalls.answer`."""
+        running = self._running
+        return 0 if running is None or running.calls is None else await running.calls.answer(answers)
 
-        Answers given together let a program that goes on calling call together, too. Raises `TooLarge`, and then none
-        was given.
-        """
-        for answer in answers:
-            if len(answer.text) > MAX_ANSWER:
-                raise TooLarge(f"the answer is {len(answer.text):,} characters long; {MAX_ANSWER:,} at most")
-        return await self._answer([(each.call_id, "failed" if each.failed else "ok", each.text) for each in answers])
-
-    async def _answer(self, answers: Sequence[tuple[str, str, str]]) -> int:
-        """(call, how, text) of each."""
-        running, now, known = self._running, time.monotonic(), []
-        for call_id, how, text in answers:
-            waiting = running.waiting.pop(call_id, None) if running is not None else None
-            if running is not None and waiting is not None:
-                waiting.timer.cancel()
-                known.append((waiting.number, how, text))
-                if how == "late":
-                    running.deadline.give_up(now)
-                elif not running.waiting:
-                    running.deadline.go_on(now)
-        with contextlib.suppress(ConnectionError):  # the reader will say so
-            for together in _parcels(known):
-                await self._send(Frame.ANSWER, {"answers": together})
-        return len(known)
-
-    def _give_up(self, call: Called, seconds: float) -> None:
-        """Nobody has answered in time."""
-        late = (call.id, "late", f"{call.name} was not answered within {seconds:g} s")
-        task = asyncio.create_task(self._answer([late]), name=f"late {call.id}")
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+    async def _send_answers(self, answers: Sequence[Any]) -> None:
+        await self._send(Frame.ANSWER, {"answers": answers})
 
     async def interrupt(self) -> None:
         """SIGINT to the running program, as Ctrl-C; it is killed when it does not end within two seconds."""
@@ -308,8 +266,6 @@ class Kernel:
             await self.sandbox.stop()
         finally:
             self._reader.cancel()
-            for task in self._answering:
-                task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reader
             self._fail(Exit("stopped"))
@@ -364,7 +320,7 @@ class Kernel:
     def _on_output(self, running: _Running, kind: Frame, body: bytes) -> None:
         if kind is Frame.STARTED:
             running.started = time.monotonic()
-            running.deadline = Deadline(running.started + running.timeout)
+            running.deadline.moment = running.started + running.timeout
         elif kind is Frame.STDOUT or kind is Frame.STDERR:
             name: Literal["stdout", "stderr"] = "stdout" if kind is Frame.STDOUT else "stderr"
             running.items.put_nowait(Stream(name, body.decode("utf-8", "replace")))
@@ -374,41 +330,14 @@ class Kernel:
         elif kind is Frame.ERROR:
             value, _ = decode_json(body)
             running.items.put_nowait(_error(value))
-        elif kind is Frame.WANTS:
-            self._on_calls(running, decode_json(body)[0]["calls"])
+        elif kind is Frame.WANTS and running.calls is not None:
+            running.items.put_nowait(running.calls.on_wants(decode_json(body)[0]["calls"]))
         elif kind is Frame.DONE:
             value, _ = decode_json(body)
             if value["id"] == running.id:
                 if value.get("died") is not None:
                     self._restart_expected = True  # this execution's own result will say it
                 running.items.put_nowait(value)
-
-    def _on_calls(self, running: _Running, calls: list[Any]) -> None:
-        """Init lets through what the program may call; from another one it would be a breach. Raises `BadFrame`."""
-        called, seconds = [], running.functions.answer_within_s
-        for number, name, arguments in calls:
-            if name not in running.functions.parameters or len(running.waiting) >= MAX_WAITING:
-                raise BadFrame("a call of what cannot be called")
-            call = Called(f"cal_{uuid.uuid4().hex}", name, arguments_of(arguments))
-            timer = asyncio.get_running_loop().call_later(seconds, self._give_up, call, seconds)
-            running.waiting[call.id] = _Waiting(int(number), timer)
-            called.append(call)
-        running.deadline.stop(time.monotonic())
-        running.items.put_nowait(Calls(tuple(called)))
-
-
-def _parcels(answers: Sequence[tuple[int, str, str]]) -> Iterator[list[tuple[int, str, str]]]:
-    """As few as fit into frames."""
-    together: list[tuple[int, str, str]] = []
-    size = 0
-    for answer in answers:
-        together.append(answer)
-        size += len(answer[2])
-        if size >= _TOGETHER:
-            yield together
-            together, size = [], 0
-    if together:
-        yield together
 
 
 def _status(done: dict[str, Any], oom_kills: int, spec: Spec) -> tuple[Status, str]:

@@ -18,6 +18,7 @@ from sandbox.api.openai import assistants, containers, responses
 from sandbox.api.openai import files as openai_files
 from sandbox.api.schemas import Problem
 from sandbox.chats import Chats
+from sandbox.chats.parking import Parking
 from sandbox.errors import SandboxError
 from sandbox.node import Node
 from sandbox.plans import budget, known_secrets
@@ -81,6 +82,7 @@ def create_app(node: Node) -> FastAPI:
     app.state.node = node
     secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
     app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
+    app.state.parking = Parking()
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
     app.add_exception_handler(SandboxError, families.on_error)

@@ -97,25 +97,23 @@ class _Parked(Generic[T]):
 
 
 class Parking(Generic[T]):
-    """Where runs wait, at most one of a session. T: what else the reader wants to find again. Use `open`."""
+    """Where runs wait, at most one of a session. T: what else the reader wants to find again. Use it within `open`."""
 
-    def __init__(self, most: int, kept_s: float) -> None:
+    def __init__(self, *, most: int = MOST, kept_s: float = KEPT_S) -> None:
         self._most = most
         self._kept_s = kept_s
         self._parked: dict[tuple[str, str], _Parked[T]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, *, most: int = MOST, kept_s: float = KEPT_S) -> AsyncIterator[Self]:
-        """At the end, everything that is parked is ended."""
-        parking = cls(most, kept_s)
+    async def open(self) -> AsyncIterator[Self]:
+        """At the end of the block, everything that is parked is ended."""
         try:
-            yield parking
+            yield self
         finally:
-            for owner, session_id in list(parking._parked):
-                parking._end(owner, session_id)
-            await asyncio.gather(*parking._closing)
+            for owner, session_id in list(self._parked):
+                self._end(owner, session_id)
+            await asyncio.gather(*self._closing)
 
     def __len__(self) -> int:
         return len(self._parked)
