@@ -146,6 +146,14 @@ class TestInterrupt:
         assert execution.stdout == "on\n"
         assert await goes_on(session)
 
+    @pytest.mark.parametrize("rest", ["await asyncio.sleep(600)", "await asyncio.sleep(0)\nwhile True: pass"])
+    async def test_it_ends_a_program_that_awaits(self, session: Session, rest: str) -> None:
+        task = await begin(session, f"import asyncio\nx = 1\nprint('on', flush=True)\n{rest}")
+        await session.interrupt()
+        execution = await task
+        assert (execution.status, execution.state_lost) == (Status.INTERRUPTED, False)
+        assert (await session.execute("x")).results == ({"text/plain": "1"},)
+
     async def test_a_program_that_ignores_it_is_killed(self, session: Session) -> None:
         code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + FOREVER
         task = await begin(session, code)

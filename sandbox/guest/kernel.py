@@ -23,6 +23,7 @@ import threading
 import traceback
 import uuid
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import thread as pool_thread
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -227,6 +228,23 @@ class Kernel(IPythonKernel):
 
     def pre_handler_hook(self) -> None:
         self.saved_sigint_handler = signal.signal(signal.SIGINT, self.publisher.on_sigint)
+
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, future: "asyncio.Task[Any]") -> Iterator[None]:
+        """Around a cell that awaits. ipykernel's own does not wake a loop that has nothing else to do."""
+        loop = asyncio.get_running_loop()
+
+        def on_sigint(number: int, frame: Any) -> None:
+            if asyncio.current_task(loop) is future:  # it computes; in any other task an exception would end the loop
+                self.publisher.on_sigint(number, frame)
+            else:
+                loop.call_soon_threadsafe(future.cancel)
+
+        before = signal.signal(signal.SIGINT, on_sigint)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def raw_input(self, prompt: str = "") -> str:
         raise EOFError("input() has nobody to ask in this sandbox; put the value into the code or a file")
