@@ -62,6 +62,9 @@ class Tool:
     tools: tuple[HostedTool, ...] = (RUN_PYTHON,)
     executions: int | None = None
     """How many there may be."""
+    pauses: bool = False
+    forgives: bool = False
+    """These two as `Options` has them."""
 
 
 class Chats:
@@ -116,6 +119,8 @@ class Chats:
             budget=budget,
             tools=tool.tools,
             executions=tool.executions,
+            pauses=tool.pauses,
+            forgives=tool.forgives,
             functions=request.functions,
             fenced=plan.fenced,
             pictures=plan.pictures,
