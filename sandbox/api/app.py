@@ -44,6 +44,7 @@ _ROUTERS = (
     images.router,
     # Before those whose paths they share: they take only what says that it is for them.
     messages.router,
+    messages.models_router,
     anthropic_files.router,
     chat.router,
     responses.router,

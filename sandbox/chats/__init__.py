@@ -65,6 +65,9 @@ class Tool:
     """How many there may be."""
     callable: tuple[Function, ...] = ()
     """The caller's own that programs may await; see `Chat.answer`."""
+    pauses: bool = False
+    forgives: bool = False
+    """These two as `Options` has them."""
 
 
 class Chats:
@@ -120,6 +123,8 @@ class Chats:
             tools=tool.tools,
             executions=tool.executions,
             callable=tool.callable,
+            pauses=tool.pauses,
+            forgives=tool.forgives,
             functions=request.functions,
             fenced=plan.fenced,
             pictures=plan.pictures,

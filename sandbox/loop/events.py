@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sandbox.errors import SandboxError
 from sandbox.execution import Called, Execution, Output
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Spent
@@ -97,6 +98,8 @@ class Unusable:
     call: ToolCall
     told: str
     """What the model is told of it."""
+    error: SandboxError | None = None
+    """Set when it is not the model's fault."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from sandbox import telemetry
-from sandbox.errors import InvalidCode, SandboxError
+from sandbox.errors import Draining, InvalidCode, Overloaded, SandboxError, SandboxFailed
 from sandbox.execution import Answer, Called, Calls, Execution, Status
 from sandbox.loop import callables, fence, spans, tool, words
 from sandbox.loop.attempt import Attempt
@@ -143,7 +143,10 @@ class _Run:
                 break
             if isinstance(event, Finished):
                 return
-        if over in (Ending.ATTEMPTS, Ending.TURNS):
+        if over is Ending.TURNS and self._options.pauses:
+            for ended in self._finish(over, Message("assistant", ())):
+                yield ended
+        elif over in (Ending.ATTEMPTS, Ending.TURNS):
             async with contextlib.aclosing(self._last_word(over)) as events:
                 async for event in events:
                     yield event
@@ -282,13 +285,13 @@ class _Run:
             return
         interpreter = self._interpreter
         assert interpreter is not None, "without one there are no tools"
-        async with timeout_at(self._deadline):
-            await interpreter.ready()
-        yield Running(call, code)
-        timeout = self._timeout()
         lent = self._lent if self._tools[call.name].calls else None
         waits: float | None = None
         try:
+            async with timeout_at(self._deadline):
+                await interpreter.ready()
+            yield Running(call, code)
+            timeout = self._timeout()
             async with contextlib.aclosing(interpreter.stream(code, timeout, lent)) as items:
                 async for item in items:
                     self._waited(waits)
@@ -304,6 +307,11 @@ class _Run:
                     raise AssertionError("an interpreter's stream ends with the execution, or raises")
         except InvalidCode as error:  # the model's mistake, not ours
             yield self._unusable(call, str(error))
+            return
+        except (Overloaded, SandboxFailed) as error:
+            if not self._options.forgives or isinstance(error, Draining):
+                raise
+            yield replace(self._unusable(call, words.UNAVAILABLE.format(error=error)), error=error)
             return
         yield await self._ran(call, code, timeout, item)
         if item.status is Status.OK and (repair := self._streak.end(self._spent.usage, repaired=True)):

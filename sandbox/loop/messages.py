@@ -124,6 +124,8 @@ class Request:
     stop: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of OpenAI's dialect, given as they are to upstreams that speak it."""
+    anthropic: Mapping[str, Any] = field(default_factory=dict)
+    """The same of Anthropic's."""
 
 
 @dataclass(frozen=True, slots=True)

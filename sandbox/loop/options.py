@@ -30,5 +30,9 @@ class Options:
     """Nobody watches the words come, so a turn that breaks off can be asked again from its start."""
     timeout_s: float | None = None
     """Of each execution; None is the interpreter's own."""
+    pauses: bool = False
+    """When the turns are used up the run ends as it stands, because its caller goes on with it: no last word."""
+    forgives: bool = False
+    """A sandbox that cannot be had now is told to the model, as a call that failed, and does not end the run."""
     lost: bool = False
     """The messages speak of variables that are gone with their session."""
