@@ -38,6 +38,8 @@ class Run:
         self.chat = chat
         self.ended = False
         """Everything has been read."""
+        self.reader: object = None
+        """Who reads it; see `Parking.using`."""
         self._open: dict[str, Called] = {}
         self._events: asyncio.Queue[Event | _End] = asyncio.Queue()
         self._task = asyncio.create_task(self._go(), name=f"run {chat.trace_id}")
@@ -127,15 +129,18 @@ class Parking(Generic[T]):
     @contextlib.asynccontextmanager
     async def using(self, run: Run) -> AsyncIterator[Run]:
         """Within the block it is the reader's; at its end the run is ended, unless it was parked."""
+        # Who has parked it may still be on the way out of the block when the next reader has it.
+        reader = run.reader = object()
         try:
             yield run
         finally:
-            if not any(parked.run is run for parked in self._parked.values()):
+            if run.reader is reader:
                 await run.aclose()
 
     def park(self, owner: str, session_id: str, run: Run, note: T) -> None:
         """Leave it for the caller's next request. owner: a key's id."""
         self._end(owner, session_id)
+        run.reader = None
         if len(self._parked) >= self._most:
             self._end(*next(iter(self._parked)))
         expiry = asyncio.get_running_loop().call_later(self._kept_s, self._end, owner, session_id)

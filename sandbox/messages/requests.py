@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from sandbox.chats import Chats, Opening, Tool
+from sandbox.chats.parking import Parking
 from sandbox.errors import FileMissing, InvalidRequest
 from sandbox.interpreters.node import facts
 from sandbox.keys import Owner
 from sandbox.loop.anthropic_messages.asked import Asked, Named, asked, named
-from sandbox.loop.anthropic_messages.said import Given, Stored
+from sandbox.loop.anthropic_messages.said import Given, Result, Stored
 from sandbox.loop.hosted import RUN_PYTHON, HostedTool
 from sandbox.loop.routes import expected
 from sandbox.messages.capture import Capture
@@ -27,12 +28,13 @@ _MOST_BYTES = 32 << 20
 class Messages:
     """What the endpoints call."""
 
-    def __init__(self, node: Node, chats: Chats) -> None:
+    def __init__(self, node: Node, chats: Chats, parking: Parking[Run]) -> None:
         self._node = node
         self._chats = chats
+        self._parking = parking
 
     async def begin(self, owner: Owner, body: Mapping[str, Any], api: str) -> Run:
-        """A run that is ready to go. api: the version of the API that the caller speaks.
+        """A run that is ready to go, or to go on. api: the version of the API that the caller speaks.
 
         Raises `InvalidRequest`, `ContainerMissing`, `FileMissing`, `UnknownModel`.
         """
@@ -44,12 +46,37 @@ class Messages:
         session_id = None
         if wanted.container is not None:
             session_id = (await session_of(self._node, owner, wanted.container)).id
+            if wanted.results is not None:
+                return self._waiting(owner, session_id, wanted, wanted.results)
+            await self._give_up(owner, session_id)
             for upload in uploads:
                 if upload.file_id in files.new:  # the others have been there since an earlier request
                     await self._put(owner, session_id, upload)
         tool = self._tool(wanted, session_id, uploads)
         chat = await self._chats.begin(owner, wanted.request, tool, whole=not wanted.stream, resuming=False)
-        return Run(self._node, owner, chat, wanted, Capture(self._node, owner), session_id)
+        parking = self._parking if wanted.callable else None
+        return Run(self._node, owner, chat, wanted, Capture(self._node, owner), session_id, parking)
+
+    def _waiting(self, owner: Owner, session_id: str, wanted: Asked, results: tuple[Result, ...]) -> Run:
+        """The run whose code waits for these results. Raises `InvalidRequest`."""
+        taken = self._parking.take(owner.id, session_id)
+        if taken is None:
+            raise InvalidRequest(
+                f"messages: no code waits for these results in {wanted.container}: it has waited too long, or has "
+                "ended; send the conversation as it was before"
+            )
+        running, run = taken
+        try:
+            run.go_on(wanted, running, results)
+        except InvalidRequest:
+            self._parking.park(owner.id, session_id, running, run)
+            raise
+        return run
+
+    async def _give_up(self, owner: Owner, session_id: str) -> None:
+        """The caller goes on without what its code waits for."""
+        if (taken := self._parking.take(owner.id, session_id)) is not None:
+            await taken[0].aclose()
 
     async def count(self, owner: Owner, body: Mapping[str, Any], api: str) -> int:
         """The tokens of a request's prompt, by rule of thumb. Raises as `begin`."""
@@ -60,7 +87,7 @@ class Messages:
         if wanted.version is not None:
             known = await facts(self._node)
             ours = tuple(hosted.function(known, ()) for hosted in self._tools(wanted, fenced=plan.fenced))
-            request = replace(request, functions=(*ours, *request.functions))
+            request = replace(request, functions=(*ours, *wanted.callable, *request.functions))
         return max(1, expected(request).input_tokens)
 
     def _tool(self, wanted: Asked, session_id: str | None, uploads: tuple[Upload, ...]) -> Tool | None:
@@ -72,6 +99,7 @@ class Messages:
             session_id=session_id,
             opening=opening,
             tools=self._tools(wanted, fenced=fenced),
+            callable=wanted.callable,
             pauses=True,
             forgives=True,
         )

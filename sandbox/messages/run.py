@@ -2,21 +2,25 @@
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
+from sandbox.calls import MAX_ANSWER
 from sandbox.chats import Chat
-from sandbox.errors import RateLimited
+from sandbox.chats.parking import Parking
+from sandbox.chats.parking import Run as Running
+from sandbox.errors import InvalidRequest, RateLimited
+from sandbox.execution import Answer
 from sandbox.keys import Owner
 from sandbox.loop import events as happened
 from sandbox.loop import tool as run_python
 from sandbox.loop.anthropic_messages import results
 from sandbox.loop.anthropic_messages.asked import Asked
 from sandbox.loop.anthropic_messages.results import BASH, EDITOR, PYTHON
-from sandbox.loop.anthropic_messages.said import call_id
+from sandbox.loop.anthropic_messages.said import Result, call_id
 from sandbox.loop.anthropic_messages.writing import Event, Writing
 from sandbox.loop.events import Ending
-from sandbox.loop.messages import Opaque, Reply, Text, ToolCall
+from sandbox.loop.messages import Opaque, Reply, Text, ToolCall, Usage
 from sandbox.messages.capture import Capture
 from sandbox.messages.container import described
 from sandbox.node import Node
@@ -32,12 +36,22 @@ _NAMES = {run_python.NAME: PYTHON, PYTHON: PYTHON, BASH: BASH, EDITOR: EDITOR}
 
 
 class Run:
-    """One answer. `events` may be called once; `message` is what they made."""
+    """One answer, or several: when code waits for a tool of the caller's, the answer ends and `go_on` begins another.
+
+    `events` may be called once for each; `message` is what they made.
+    """
 
     def __init__(
-        self, node: Node, owner: Owner, chat: Chat, asked: Asked, capture: Capture, session_id: str | None
+        self,
+        node: Node,
+        owner: Owner,
+        chat: Chat,
+        asked: Asked,
+        capture: Capture,
+        session_id: str | None,
+        parking: Parking["Run"] | None,
     ) -> None:
-        """session_id: of the container that the caller named."""
+        """session_id: of the container that the caller named. parking: None when code can call nothing."""
         self.stream = asked.stream
         """The caller wants the events."""
         self._node = node
@@ -54,6 +68,14 @@ class Run:
         """Of this turn's calls, by what the upstream calls them."""
         self._open: str | None = None
         """The call whose block has been written and whose result has not."""
+        self._parking = parking
+        self._running: Running | None = None
+        self._answers: tuple[Answer, ...] = ()
+        """For the calls that code waits for."""
+        self._parts = 1
+        self._told = Usage()
+        """What earlier answers have counted."""
+        self._used = Usage()
 
     @property
     def message(self) -> dict[str, Any]:
@@ -64,10 +86,48 @@ class Run:
         """The message as it comes. Raises what `Chat.events` raises."""
         for event in self._writing.begin():
             yield event
-        async with contextlib.aclosing(self._chat.events()) as items:
+        happening = self._chat.events() if self._parking is None else self._parked(self._parking)
+        async with contextlib.aclosing(happening) as items:
             async for item in items:
                 async for event in self._written(item):
                     yield event
+        if self._running is not None and not self._running.ended:
+            for event in self._writing.end("tool_use", self._used - self._told, await self._container()):
+                yield event
+            self._told = self._used
+
+    async def _parked(self, parking: Parking["Run"]) -> AsyncGenerator[happened.Event, None]:
+        """What happens until code waits, when the run is parked for the caller's next request."""
+        using = parking.run(self._chat) if self._running is None else parking.using(self._running)
+        async with using as self._running:
+            if self._answers:
+                await self._running.answer(self._answers)
+            async with contextlib.aclosing(self._running.read()) as items:
+                async for item in items:
+                    yield item
+            session_id = self._chat.session_id
+            if not self._running.ended and session_id is not None:
+                # Before the answer ends: whoever has it may send the next request at once.
+                parking.park(self._owner.id, session_id, self._running, self)
+
+    def go_on(self, asked: Asked, running: Running, results: Sequence[Result]) -> None:
+        """With the results of the calls that code waits for, in an answer of its own. Raises `InvalidRequest`."""
+        waiting = {_inner_id(called.id): called.id for called in running.waits_for}
+        given = {result.call_id: result for result in results}
+        if missing := waiting.keys() - given.keys():
+            raise InvalidRequest(
+                f"messages: code waits for the result of {sorted(missing)[0]}, too; send them together"
+            )
+        if others := given.keys() - waiting.keys():
+            raise InvalidRequest(f"messages: no code waits for the result of {sorted(others)[0][:80]}")
+        if long := [result.call_id for result in results if len(result.text) > MAX_ANSWER]:
+            raise InvalidRequest(f"messages: the result of {long[0]} is too long; {MAX_ANSWER:,} characters at most")
+        self._answers = tuple(Answer(waiting[name], given[name].text, given[name].failed) for name in waiting)
+        self.stream = asked.stream
+        self._parts += 1
+        # The id of a message is of 32 digits; the answers of one run have the same but for their number.
+        self._writing = Writing(f"msg_{self._run[:-4]}{self._parts:04x}", asked.request.model)
+        self._words = _Words(self._writing, asked, hidden=self._chat.fenced)
 
     async def _written(self, item: happened.Event) -> AsyncGenerator[Event, None]:
         match item:
@@ -78,6 +138,8 @@ class Run:
                 written = self._words.turn(item.reply)
             case happened.Running():
                 written = self._call(item.call, item.code)
+            case happened.Wants():
+                written = self._wants(item)
             case happened.Ran():
                 name = _NAMES[item.call.name]
                 late = self._late_is_result and name == PYTHON
@@ -94,7 +156,14 @@ class Run:
         for event in written:
             yield event
 
+    def _wants(self, item: happened.Wants) -> Iterator[Event]:
+        by = self._id(item.call, hosted=True)
+        for called in item.calls:
+            given = dict(called.arguments)
+            yield from self._writing.call(_inner_id(called.id), called.name, given, hosted=False, by=by)
+
     def _begin_turn(self, replied: happened.Replied) -> None:
+        self._used += replied.reply.usage
         self._turn = replied.turn
         self._ids = {}
 
@@ -130,7 +199,7 @@ class Run:
                     named = self._id(call, hosted=False)
                     yield from self._writing.call(named, call.name, _object(call.arguments), hosted=False)
         stop = _STOPS.get(finished.why, "end_turn")
-        yield from self._writing.end(stop, finished.spent.usage, container)
+        yield from self._writing.end(stop, finished.spent.usage - self._told, container)
 
     async def _container(self) -> dict[str, Any] | None:
         """Where code has run, or can run next time, and until when."""
@@ -179,6 +248,11 @@ class _Words:
         else:
             yield from self._writing.text("".join(self._waiting))
         yield from self._writing.pause()
+
+
+def _inner_id(call_id: str) -> str:
+    """Of a call that code has made, in the caller's words."""
+    return f"toolu_{call_id.removeprefix('cal_')}"
 
 
 def _object(arguments: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ Json = Annotated[dict[str, Any], Body()]
 
 
 def _messages(request: Request) -> Messages:
-    return Messages(node_of(request), _chats(request))
+    return Messages(node_of(request), _chats(request), request.app.state.parking)
 
 
 def _chats(request: Request) -> Chats:

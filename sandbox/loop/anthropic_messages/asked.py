@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.errors import InvalidRequest
+from sandbox.loop import callables
 from sandbox.loop.anthropic_messages import said
-from sandbox.loop.anthropic_messages.said import Given
+from sandbox.loop.anthropic_messages.said import Given, Result
 from sandbox.loop.anthropic_messages.tools import VERSIONS, Version
 from sandbox.loop.messages import Function, Message, Request
 from sandbox.loop.surrogates import encodable
@@ -27,6 +28,7 @@ _THEIRS = (
 """Fields that upstreams of this dialect get as they are; others have no words for them."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _TOOL = "code_execution"
+_DIRECT = "direct"
 _FUNCTION_EXTRA = ("cache_control",)
 
 
@@ -40,6 +42,10 @@ class Asked:
     """Of code execution; None when the caller wants none."""
     container: str | None
     """The id that it names."""
+    callable: tuple[Function, ...] = ()
+    """Tools of the caller's that code may call."""
+    results: tuple[Result, ...] | None = None
+    """What code that is still running gets for its calls; None when the request is for the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,10 @@ def asked(body: Mapping[str, Any], given: Given, api: str, *, counting: bool = F
         raise InvalidRequest("mcp_servers: no other servers are called from here; call them as tools of your own")
     talk = _said(body)
     _check_blocks(talk, api)
-    functions, version = _tools(body.get("tools"), given)
-    if said.is_pending(talk):
-        raise InvalidRequest("messages: code that has called a tool and waits for its result is not running here")
+    functions, called, version = _tools(body.get("tools"), given)
+    if called:
+        _check_callable(called, version, body)
+    results = said.pending(talk)
     system = said.blocks(body.get("system") or [], "system")
     messages = [Message("system", tuple(said.texts(system, given, "system")))] if system else []
     messages += said.conversation(talk, given)
@@ -103,7 +110,10 @@ def asked(body: Mapping[str, Any], given: Given, api: str, *, counting: bool = F
         extra=extra | _others(body),
         anthropic={name: body[name] for name in _THEIRS if body.get(name) is not None},
     )
-    return Asked(request, body.get("stream") is True, version, _container(body.get("container")))
+    container = _container(body.get("container"))
+    if results is not None and container is None:
+        raise InvalidRequest("container: the id of the one is needed in which code waits for these results")
+    return Asked(request, body.get("stream") is True, version, container, called, results)
 
 
 def _said(body: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
@@ -144,10 +154,12 @@ def _check_blocks(talk: list[tuple[str, list[Mapping[str, Any]]]], api: str) -> 
 # Tools.
 
 
-def _tools(tools: Any, given: Given) -> tuple[tuple[Function, ...], Version | None]:
+def _tools(tools: Any, given: Given) -> tuple[tuple[Function, ...], tuple[Function, ...], Version | None]:
+    """Those that the model calls, those that code calls, and what runs the code."""
     if tools is not None and not isinstance(tools, list):
         raise InvalidRequest("tools: a list is needed")
     functions: list[Function] = []
+    called: list[Function] = []
     version: Version | None = None
     for at, tool in enumerate(tools or ()):
         where = f"tools.{at}"
@@ -155,7 +167,9 @@ def _tools(tools: Any, given: Given) -> tuple[tuple[Function, ...], Version | No
             raise InvalidRequest(f"{where}: an object is needed")
         kind = tool.get("type") or "custom"
         if kind == "custom":
-            functions.append(_function(tool, given, where))
+            function, by_model, by_code = _function(tool, given, where), *_callers(tool, where)
+            functions += [function] * by_model
+            called += [function] * by_code
         elif kind not in VERSIONS:
             raise InvalidRequest(
                 f"{where}.type: {kind!r} is not offered here; there are {', '.join(VERSIONS)}, and tools of your own "
@@ -168,18 +182,44 @@ def _tools(tools: Any, given: Given) -> tuple[tuple[Function, ...], Version | No
         else:
             version = VERSIONS[kind]
     ours = {hosted.name for hosted in version.tools} | {_TOOL} if version else set()
-    if taken := [function.name for function in functions if function.name in ours]:
+    if taken := [function.name for function in (*functions, *called) if function.name in ours]:
         raise InvalidRequest(f"tools: {taken[0]!r} is a name of the code execution tool's; choose another")
-    return tuple(functions), version
+    return tuple(functions), tuple(called), version
+
+
+def _callers(tool: Mapping[str, Any], where: str) -> tuple[bool, bool]:
+    """Whether the model may call it, and whether code may."""
+    callers = tool.get("allowed_callers")
+    if callers is None:
+        return True, False
+    known = {_DIRECT, *(version.type for version in VERSIONS.values() if version.calls)}
+    if not isinstance(callers, list) or not callers or not all(isinstance(each, str) for each in callers):
+        raise InvalidRequest(f"{where}.allowed_callers: a list with some of {', '.join(sorted(known))} is needed")
+    if others := [each for each in callers if each not in known]:
+        raise InvalidRequest(
+            f"{where}.allowed_callers: {others[0]!r} cannot call tools here; there are {', '.join(sorted(known))}"
+        )
+    if tool.get("strict") is True and callers != [_DIRECT]:
+        raise InvalidRequest(f"{where}.strict: it is for tools that the model alone calls; leave it out")
+    return _DIRECT in callers, callers != [_DIRECT]
+
+
+def _check_callable(called: tuple[Function, ...], version: Version | None, body: Mapping[str, Any]) -> None:
+    """Code can call tools only where there is code, and when the model is free to write it."""
+    if version is None or not version.calls:
+        least = next(version.type for version in VERSIONS.values() if version.calls)
+        raise InvalidRequest(f"tools: {called[0].name} is to be called by code; add a tool of the type {least}")
+    callables.by_name(called)
+    choice = body.get("tool_choice")
+    if not isinstance(choice, Mapping):
+        return
+    if choice.get("disable_parallel_tool_use") is True:
+        raise InvalidRequest("tool_choice.disable_parallel_tool_use: code may call several tools; leave it out")
+    if choice.get("type") == "tool" and choice.get("name") in {function.name for function in called}:
+        raise InvalidRequest(f"tool_choice.name: {choice['name']} is called by code, which cannot be forced")
 
 
 def _function(tool: Mapping[str, Any], given: Given, where: str) -> Function:
-    callers = tool.get("allowed_callers")
-    if callers is not None and callers != ["direct"]:
-        raise InvalidRequest(
-            f"{where}.allowed_callers: code that runs here cannot call your tools yet; leave it out, or send "
-            '["direct"], and the model calls them itself'
-        )
     schema = tool.get("input_schema")
     if not isinstance(schema, Mapping):
         raise InvalidRequest(f"{where}.input_schema: a JSON Schema of an object is needed")

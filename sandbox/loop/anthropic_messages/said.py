@@ -75,8 +75,41 @@ def conversation(said: Sequence[tuple[str, list[Mapping[str, Any]]]], given: Giv
             yield from _user(found, inner, given, where)
 
 
-def is_pending(said: Sequence[tuple[str, list[Mapping[str, Any]]]]) -> bool:
-    """Whether the last that was said answers calls that running code has made, and not the model."""
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call that running code has made has come to."""
+
+    call_id: str
+    text: str
+    failed: bool
+
+
+def pending(said: Sequence[tuple[str, list[Mapping[str, Any]]]]) -> tuple[Result, ...] | None:
+    """What code that is still running gets for its calls; None when the last that was said is for the model.
+
+    Raises `InvalidRequest` for what code cannot be given.
+    """
+    if not _is_pending(said):
+        return None
+    role, found = said[-1]
+    if role != "user" or any(block["type"] != "tool_result" for block in found):
+        raise InvalidRequest(
+            f"messages.{len(said) - 1}: code waits for the results of the tools that it has called; send a message of "
+            "the user's with nothing but their tool_result blocks"
+        )
+    return tuple(_result(block, f"messages.{len(said) - 1}.content.{at}") for at, block in enumerate(found))
+
+
+def _result(block: Mapping[str, Any], where: str) -> Result:
+    told = blocks(block.get("content") or [], f"{where}.content")
+    if any(inner["type"] != "text" for inner in told):
+        raise InvalidRequest(f"{where}.content: code gets text alone")
+    text = "\n".join(_text(inner, f"{where}.content.{at}", Given()).text for at, inner in enumerate(told))
+    return Result(_needed(block, "tool_use_id", where), text, block.get("is_error") is True)
+
+
+def _is_pending(said: Sequence[tuple[str, list[Mapping[str, Any]]]]) -> bool:
+    """Whether code has made calls and has no result of its own yet."""
     inner = {block.get("id") for _, found in said for block in found if _is_inner(block)}
     answers = {block.get("tool_use_id") for _, found in said for block in found if _is_result(block)}
     callers = {

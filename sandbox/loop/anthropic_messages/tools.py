@@ -30,6 +30,8 @@ class Version:
     tools: tuple[HostedTool, ...]
     late_is_result: bool = False
     """A Python cell that took too long has a result like any other."""
+    calls: bool = False
+    """Its Python may call tools of the caller's."""
 
 
 def _python(facts: Facts, files: Sequence[File]) -> Function:
@@ -125,7 +127,7 @@ def _told(name: str, execution: Execution) -> tuple[Text | Image, ...]:
     return results.told(results.content(name, execution))
 
 
-_PYTHON = HostedTool(PYTHON, _python, _python_code)
+_PYTHON = HostedTool(PYTHON, _python, _python_code, calls=True)
 _BASH = HostedTool(BASH, _bash, _bash_code, lambda execution: _told(BASH, execution))
 _EDITOR = HostedTool(EDITOR, _editor, _editor_code, lambda execution: _told(EDITOR, execution))
 
@@ -134,8 +136,8 @@ VERSIONS: Mapping[str, Version] = {
     for version in (
         Version("code_execution_20250522", (_PYTHON,)),
         Version("code_execution_20250825", (_BASH, _EDITOR)),
-        Version("code_execution_20260120", (_PYTHON, _BASH, _EDITOR)),
-        Version("code_execution_20260521", (_PYTHON, _BASH, _EDITOR), late_is_result=True),
+        Version("code_execution_20260120", (_PYTHON, _BASH, _EDITOR), calls=True),
+        Version("code_execution_20260521", (_PYTHON, _BASH, _EDITOR), late_is_result=True, calls=True),
     )
 }
 """By the type that a caller names."""

@@ -8,6 +8,8 @@ from sandbox.loop.messages import Usage
 
 Event = dict[str, Any]
 """Its `type` is also the event's name."""
+_CODE = "code_execution_20260120"
+"""What a call that code makes says of who makes it, whichever version of the tool that is: the SDKs know no later."""
 
 
 class Writing:
@@ -56,12 +58,14 @@ class Writing:
             text, self._text = "".join(self._text), None
             yield self._close({"type": "text", "text": text})
 
-    def call(self, called_id: str, name: str, given: Mapping[str, Any], *, hosted: bool) -> Iterator[Event]:
-        """The model calls a tool: one that runs here, or the caller's own."""
+    def call(
+        self, called_id: str, name: str, given: Mapping[str, Any], *, hosted: bool, by: str | None = None
+    ) -> Iterator[Event]:
+        """The model calls a tool: one that runs here, or the caller's own. by: the call whose code does, if not it."""
         yield from self.pause()
         self._executions += hosted
         head = {"type": "server_tool_use" if hosted else "tool_use", "id": called_id, "name": name}
-        caller = {"caller": {"type": "direct"}}
+        caller = {"caller": {"type": "direct"} if by is None else {"type": _CODE, "tool_id": by}}
         yield from self._open(head | {"input": {}} | caller)
         for piece in ("", json.dumps(given, ensure_ascii=False)):
             yield self._delta("input_json_delta", partial_json=piece)
