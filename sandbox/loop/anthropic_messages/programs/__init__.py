@@ -1,6 +1,6 @@
 """Programs of ours that run in a sandbox's kernel, as cells that leave no name of theirs among the user's.
 
-What they have to say besides what is printed they show as a result of a MIME type of its own.
+What they have to say besides what is printed they show as a result in JSON.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from sandbox.execution import Execution
 
-MIME = "application/vnd.sandbox.tool+json"
+MIME = "application/json"
 _SHOW = """
 from IPython.display import display
 
