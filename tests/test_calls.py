@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import json
+import re
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from sandbox.errors import TooLarge
 from sandbox.execution import Answer, Called, Calls, Execution, Functions, Output, Status
 from sandbox.guest.deadline import Deadline
 from sandbox.guest.frames import MAX_ARGUMENTS, MAX_WAITING, BadFrame, arguments_of
+from sandbox.image import Image
 from sandbox.session import Session
 
 WEATHER = Functions({"weather": ("city", "unit")})
@@ -411,6 +415,14 @@ class TestAForger:
         execution = await answered(session, "print('here')")
         assert execution.status is Status.ERROR
         assert await goes_on(session)
+
+
+async def test_the_example_of_the_documentation_does_what_it_says(root: None, python_image: Image) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "python.md").read_text()
+    [example] = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Functions" in code]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", example, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert f"# {out.decode().strip()}\n" in example
 
 
 class TestDeadline:

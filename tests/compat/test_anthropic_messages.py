@@ -586,7 +586,7 @@ CALLED_BY_CODE: Any = WEATHER | {"allowed_callers": ["code_execution_20260120"]}
         ({"tools": [REPL, BASH]}, "tools.1"),
         ({"tools": [REPL | {"name": "other"}]}, "tools.0.name"),
         ({"tools": [REPL, WEATHER | {"name": "bash_code_execution"}]}, "tools"),
-        ({"tools": [REPL, CALLED_BY_CODE]}, "tools.1.allowed_callers"),
+        ({"tools": [BASH, CALLED_BY_CODE]}, "tools: weather is to be called by code"),
         ({"tools": [{"name": "x"}]}, "tools.0.input_schema"),
         ({"container": {"skills": [{"type": "anthropic", "skill_id": "pptx"}]}}, "container.skills"),
         ({"messages": []}, "messages"),
