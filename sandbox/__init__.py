@@ -46,7 +46,7 @@ values out; `client/` is its other side.
 
 The *loop* (`loop/`) is a model, the tool `run_python`, and turns until an answer. What it says to models is values, and
 each vendor's wire format a pair of pure functions, used for calling upstreams and for serving programs alike. It sees a
-session through five lines (`loop/interpreter.py`), of which `interpreters/` has three kinds. What happened is a *trace*
+session through six lines (`loop/interpreter.py`), of which `interpreters/` has three kinds. What happened is a *trace*
 (`traces/`); `chats/` runs loops over a node's sessions for the API and `sandbox chat` over an engine's.
 
 Imports point one way: cli → api → chats → node → engine → loop → session → pool → kernel → runtime, with stores, values

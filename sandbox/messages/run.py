@@ -70,6 +70,7 @@ class Run:
         """The call whose block has been written and whose result has not."""
         self._parking = parking
         self._running: Running | None = None
+        """Once its code has waited."""
         self._answers: tuple[Answer, ...] = ()
         """For the calls that code waits for."""
         self._parts = 1
@@ -86,29 +87,37 @@ class Run:
         """The message as it comes. Raises what `Chat.events` raises."""
         for event in self._writing.begin():
             yield event
-        happening = self._chat.events() if self._parking is None else self._parked(self._parking)
+        if self._parking is None:
+            async with contextlib.aclosing(self._all(self._chat.events())) as events:
+                async for event in events:
+                    yield event
+            return
+        last: list[Event] = []
+        using = self._parking.run(self._chat) if self._running is None else self._parking.using(self._running)
+        async with using as running:
+            if self._answers:
+                await running.answer(self._answers)
+            async with contextlib.aclosing(self._all(running.read())) as events:
+                async for event in events:
+                    yield event
+            session_id = self._chat.session_id
+            if not running.ended and session_id is not None:
+                last = await self._suspended()
+                # Before the answer ends: whoever has it may send the next request at once.
+                self._parking.park(self._owner.id, session_id, running, self)
+        for event in last:
+            yield event
+
+    async def _all(self, happening: AsyncGenerator[happened.Event, None]) -> AsyncGenerator[Event, None]:
         async with contextlib.aclosing(happening) as items:
             async for item in items:
                 async for event in self._written(item):
                     yield event
-        if self._running is not None and not self._running.ended:
-            for event in self._writing.end("tool_use", self._used - self._told, await self._container()):
-                yield event
-            self._told = self._used
 
-    async def _parked(self, parking: Parking["Run"]) -> AsyncGenerator[happened.Event, None]:
-        """What happens until code waits, when the run is parked for the caller's next request."""
-        using = parking.run(self._chat) if self._running is None else parking.using(self._running)
-        async with using as self._running:
-            if self._answers:
-                await self._running.answer(self._answers)
-            async with contextlib.aclosing(self._running.read()) as items:
-                async for item in items:
-                    yield item
-            session_id = self._chat.session_id
-            if not self._running.ended and session_id is not None:
-                # Before the answer ends: whoever has it may send the next request at once.
-                parking.park(self._owner.id, session_id, self._running, self)
+    async def _suspended(self) -> list[Event]:
+        """The end of an answer after which code waits."""
+        usage, self._told = self._used - self._told, self._used
+        return list(self._writing.end("tool_use", usage, await self._container()))
 
     def go_on(self, asked: Asked, running: Running, results: Sequence[Result]) -> None:
         """With the results of the calls that code waits for, in an answer of its own. Raises `InvalidRequest`."""
@@ -122,6 +131,7 @@ class Run:
             raise InvalidRequest(f"messages: no code waits for the result of {sorted(others)[0][:80]}")
         if long := [result.call_id for result in results if len(result.text) > MAX_ANSWER]:
             raise InvalidRequest(f"messages: the result of {long[0]} is too long; {MAX_ANSWER:,} characters at most")
+        self._running = running
         self._answers = tuple(Answer(waiting[name], given[name].text, given[name].failed) for name in waiting)
         self.stream = asked.stream
         self._parts += 1
