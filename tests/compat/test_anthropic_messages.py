@@ -7,10 +7,11 @@ from typing import Any
 import anthropic
 import pytest
 
+from sandbox.keys import KeyLimits
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, serving
 from tests.compat.environments import Environments
-from tests.upstreams import Asked, Call, Fails, Says, Scripted, busy
+from tests.upstreams import Asked, Call, Fails, Raw, Says, Scripted, busy
 
 PYTHON: Any = {"type": "code_execution_20250522", "name": "code_execution"}
 BASH: Any = {"type": "code_execution_20250825", "name": "code_execution"}
@@ -339,7 +340,7 @@ async def test_turns_that_are_used_up_pause_and_the_same_request_goes_on(
 ) -> None:
     upstreams = json.dumps({"scripted": {"url": upstream.url}})
     async with (
-        serving(new_data_dir(), upstreams=upstreams, budget=json.dumps({"turns": 2})) as served,
+        serving(new_data_dir(), upstreams=upstreams, loop_turns=2) as served,
         anthropic.AsyncAnthropic(base_url=served.url, api_key="any") as sdk,
     ):
         upstream.then(python("x = 1"), python("x += 1"), python("print(x)"), Says("2"))
@@ -656,8 +657,6 @@ async def test_what_the_models_server_refuses_comes_in_the_vendors_envelope(
 async def test_a_key_that_may_have_no_more_sessions_is_told_in_the_result(
     new_data_dir: NewDataDir, upstream: Scripted
 ) -> None:
-    from sandbox.keys import KeyLimits
-
     directory = new_data_dir()
     key = await add_key(directory, "small", KeyLimits(sessions=1))
     upstreams = json.dumps({"scripted": {"url": upstream.url}})
@@ -695,9 +694,8 @@ async def claude() -> AsyncIterator[Scripted]:
         yield upstream
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def same(new_data_dir: NewDataDir, claude: Scripted) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    claude.asked.clear()
     table = {"claude": {"dialect": "anthropic", "url": claude.url, "attempts": 1}}
     async with (
         serving(new_data_dir(), upstreams=json.dumps(table)) as served,
@@ -707,6 +705,7 @@ async def same(new_data_dir: NewDataDir, claude: Scripted) -> AsyncIterator[anth
 
 
 async def test_the_model_may_be_anthropics_own(same: anthropic.AsyncAnthropic, claude: Scripted) -> None:
+    claude.asked.clear()
     claude.then(bash("echo 1", "Let me see."), Says("It is 1."), Says("Yes."))
     cached: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
     thinking: Any = {"type": "enabled", "budget_tokens": 1024}
@@ -723,10 +722,8 @@ async def test_the_model_may_be_anthropics_own(same: anthropic.AsyncAnthropic, c
     assert said[2]["content"][0]["tool_use_id"] == said[1]["content"][1]["id"]
 
 
-def thinks(asked: Asked) -> Any:
+def thinks(asked: Asked) -> Raw:
     """An answer with signed thinking, in one piece or as a stream."""
-    from tests.upstreams import Raw
-
     thought = {"type": "thinking", "thinking": "2+2", "signature": "sig"}
     text = {"type": "text", "text": "4"}
     message: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}

@@ -27,6 +27,7 @@ class Writing:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            "stop_details": None,
             "usage": used(Usage()),
         }
 
@@ -95,7 +96,7 @@ class Writing:
         yield from self.pause()
         counted = used(usage)
         hosted = {"web_search_requests": 0, "web_fetch_requests": 0, "code_execution_requests": self._executions}
-        delta: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
+        delta: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": stop_sequence, "stop_details": None}
         delta |= {} if container is None else {"container": container}
         self._message |= delta | {"usage": counted | {"server_tool_use": hosted}}
         cumulative = {name: count for name, count in counted.items() if name not in ("cache_creation", "service_tier")}
