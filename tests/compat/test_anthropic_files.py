@@ -1,6 +1,5 @@
 """Anthropic's Files: the unmodified SDK, and the queries of older ones."""
 
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +7,7 @@ import anthropic
 import httpx
 import pytest
 
+from sandbox.keys import KeyLimits
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, serving
 from tests.upstreams import Call, Says, Scripted
@@ -142,12 +142,18 @@ async def test_a_list_that_cannot_be_is_refused(client: httpx.AsyncClient, query
 
 
 async def test_a_file_that_is_too_large_and_one_for_which_there_is_no_room_are_refused(
-    new_data_dir: NewDataDir, upstream: Scripted
+    new_data_dir: NewDataDir,
 ) -> None:
-    upstreams = json.dumps({"scripted": {"url": upstream.url}})
-    async with serving(new_data_dir(), upstreams=upstreams, max_upload_mb=1) as served, served.client() as client:
+    directory = new_data_dir()
+    key = await add_key(directory, "small", KeyLimits(stored_bytes=10))
+    other = await add_key(directory, "other")
+    async with serving(directory, max_upload_mb=1) as served, served.client(**VERSION) as client:
         large = {"file": ("a.bin", b"x" * (1 << 20) + b"y")}
-        assert error(await client.post("/v1/files", files=large, headers=VERSION)) == (413, "request_too_large")
+        response = await client.post("/v1/files", files=large, headers={"x-api-key": other})
+        assert error(response) == (413, "request_too_large")
+        response = await client.post("/v1/files", files={"file": ("a.txt", b"x" * 11)}, headers={"x-api-key": key})
+        assert error(response) == (400, "invalid_request_error")
+        assert response.json()["error"]["details"] == {"error_code": "storage_quota_exceeded"}
 
 
 async def test_one_origin_has_both_vendors_files(hosted: Served, client: httpx.AsyncClient) -> None:

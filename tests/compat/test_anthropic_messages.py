@@ -11,7 +11,7 @@ from sandbox.keys import KeyLimits
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, serving
 from tests.compat.environments import Environments
-from tests.upstreams import Asked, Call, Fails, Raw, Says, Scripted, busy
+from tests.upstreams import Asked, Call, Fails, Raw, Says, Scripted, busy, fenced
 
 PYTHON: Any = {"type": "code_execution_20250522", "name": "code_execution"}
 BASH: Any = {"type": "code_execution_20250825", "name": "code_execution"}
@@ -315,6 +315,23 @@ async def test_each_version_of_the_tool_offers_its_own_sub_tools(
     two = ["bash_code_execution", "text_editor_code_execution"]
     three = ["code_execution", *two]
     assert offered == {"20250522": ["code_execution"], "20250825": two, "20260120": three, "20260521": three}
+
+
+async def test_a_model_without_tool_calls_runs_its_fenced_programs(
+    new_data_dir: NewDataDir, upstream: Scripted
+) -> None:
+    upstreams = json.dumps({"scripted": {"url": upstream.url}})
+    models = json.dumps({"small": {"routes": ["scripted/small"], "fenced": True}})
+    async with (
+        serving(new_data_dir(), upstreams=upstreams, models=models) as served,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key="any") as sdk,
+    ):
+        for tool in (REPL, BASH):
+            upstream.then(fenced("print(6 * 7)"), Says("It is 42."))
+            async with sdk.messages.stream(model="small", max_tokens=100, messages=QUESTION, tools=[tool]) as stream:
+                answer: Any = await stream.get_final_message()
+            assert kinds(answer) == ["server_tool_use", "code_execution_tool_result", "text"]
+            assert (result(answer).stdout, answer.content[-1].text) == ("42\n", "It is 42.")
 
 
 # What was said before.
@@ -720,6 +737,17 @@ async def test_the_model_may_be_anthropics_own(same: anthropic.AsyncAnthropic, c
     assert [message["role"] for message in said] == ["user", "assistant", "user", "assistant", "user"]
     assert [block["type"] for block in said[1]["content"]] == ["text", "tool_use"]
     assert said[2]["content"][0]["tool_use_id"] == said[1]["content"][1]["id"]
+
+
+async def test_an_answer_that_a_stop_sequence_has_ended_says_which(
+    same: anthropic.AsyncAnthropic, claude: Scripted
+) -> None:
+    message: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "m"}
+    message |= {"content": [{"type": "text", "text": "one "}], "usage": {"input_tokens": 1, "output_tokens": 1}}
+    message |= {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    claude.then(Raw(json.dumps(message).encode(), "application/json"))
+    answer = await ask(same, model="claude", stop_sequences=["END"])
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "END")
 
 
 def thinks(asked: Asked) -> Raw:
