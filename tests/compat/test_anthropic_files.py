@@ -53,6 +53,7 @@ async def test_a_file_is_kept_described_and_deleted(sdk: anthropic.AsyncAnthropi
     assert (kept.type, kept.filename, kept.mime_type, kept.size_bytes) == ("file", "sales é.csv", "text/csv", 8)
     assert (kept.downloadable, kept.expires_at) == (False, None)
     assert await sdk.files.retrieve_metadata(kept.id) == kept
+    assert kept._request_id
     gone = await sdk.files.delete(kept.id)
     assert (gone.id, gone.type) == (kept.id, "file_deleted")
     for missing in (sdk.files.retrieve_metadata(kept.id), sdk.files.download(kept.id), sdk.files.delete(kept.id)):

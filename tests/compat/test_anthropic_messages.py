@@ -671,20 +671,27 @@ async def test_what_the_models_server_refuses_comes_in_the_vendors_envelope(
         assert (failed.value.status_code, body["error"]["type"]) == (status, kind)
 
 
-async def test_a_key_that_may_have_no_more_sessions_is_told_in_the_result(
+async def test_what_a_keys_limits_do_not_allow_is_told_in_the_result(
     new_data_dir: NewDataDir, upstream: Scripted
 ) -> None:
     directory = new_data_dir()
-    key = await add_key(directory, "small", KeyLimits(sessions=1))
+    small = await add_key(directory, "small", KeyLimits(sessions=1))
+    full = await add_key(directory, "full", KeyLimits(stored_bytes=150))
     upstreams = json.dumps({"scripted": {"url": upstream.url}})
     async with (
         serving(directory, upstreams=upstreams) as served,
-        anthropic.AsyncAnthropic(base_url=served.url, api_key=key, max_retries=0) as sdk,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key=small, max_retries=0) as sdk,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key=full, max_retries=0) as other,
     ):
         upstream.then(bash("echo 1"), Says("ok"), bash("echo 2"), Says("There is no sandbox."))
         assert result(await ask(sdk)).stdout == "1\n"
         got = result(await ask(sdk))
         assert (got.type, got.error_code) == ("bash_code_execution_tool_result_error", "too_many_requests")
+        # In the container a file counts once, and as one that is kept once more.
+        upstream.then(bash('echo 1; head -c 100 /dev/zero > "$OUTPUT_DIR/x"'), Says("ok"))
+        got = result(await ask(other))
+        assert (got.stdout, got.return_code, got.content) == ("1\n", 0, [])
+        assert "could be kept" in got.stderr
 
 
 async def test_tokens_are_counted_by_rule_of_thumb(sdk: anthropic.AsyncAnthropic) -> None:
@@ -700,6 +707,13 @@ async def test_models_are_listed_in_the_vendors_shape(sdk: anthropic.AsyncAnthro
     assert (await sdk.models.retrieve("other")).display_name == "other"
     with pytest.raises(anthropic.NotFoundError):
         await sdk.models.retrieve("none")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/batches", "/v1/skills", "/v1/agents"])
+async def test_what_is_not_there_is_not_found_in_the_vendors_words(hosted: Served, path: str) -> None:
+    async with hosted.client(**{"anthropic-version": "2026-10-21"}) as client:
+        response = await client.post(path, json={})
+    assert (response.status_code, response.json()["error"]["type"]) == (404, "not_found_error")
 
 
 # An upstream that speaks the same dialect.

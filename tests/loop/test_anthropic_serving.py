@@ -177,6 +177,15 @@ def test_fields_of_the_dialect_reach_upstreams_that_speak_it_and_no_others() -> 
     assert read([user(text("q"))], system=[words]).request.messages[0].parts == (Text("Be brief."),)
 
 
+def test_results_of_a_search_and_the_form_of_an_answer_are_for_every_upstream() -> None:
+    found = {"type": "search_result", "title": "T", "source": "https://example.org", "content": [text("words")]}
+    form = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+    request = read([user(found)], output_config=form).request
+    assert request.messages[0].parts == (Text("T\nhttps://example.org\nwords"),)
+    assert request.extra["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert anthropic_messages.body(request)["output_config"] == form
+
+
 def test_both_forms_of_a_container_and_each_type_of_the_tool_are_read() -> None:
     for version in VERSIONS:
         tools = [{"type": version, "name": "code_execution", "cache_control": None, "strict": True}]
