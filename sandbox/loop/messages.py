@@ -186,6 +186,8 @@ class Reply:
     """US dollars; None when no price is known."""
     refusal: str = ""
     """Those of its words that OpenAI's dialect has in a field of their own, because the model will not do it."""
+    stopped_at: str = ""
+    """The one of the caller's stop sequences that ended it, where the upstream says so."""
     refused_as: str = ""
     """Why a refusal ended, in the upstream's word; `finish` is `content_filter` then."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)

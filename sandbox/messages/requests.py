@@ -94,7 +94,8 @@ class Messages:
         if wanted.version is None:
             return None
         fenced = self._chats.models.plan(wanted.request.model).fenced
-        opening = Opening(idle_timeout_s=IDLE_TIMEOUT_S, files=uploads, family=FAMILY)
+        idle_timeout_s = min(IDLE_TIMEOUT_S, self._node.settings.idle_timeout_s)
+        opening = Opening(idle_timeout_s=idle_timeout_s, files=uploads, family=FAMILY)
         return Tool(
             session_id=session_id,
             opening=opening,

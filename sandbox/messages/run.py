@@ -243,6 +243,7 @@ class _Words:
     def turn(self, reply: Reply) -> Iterator[Event]:
         """The turn is over."""
         self._waiting.clear()
+        self._writing.stopped_at = reply.stopped_at
         for part in reply.message.parts:
             if isinstance(part, Text) and self._waits and not self._hidden:
                 yield from self._writing.text(part.text)

@@ -7,10 +7,11 @@ from typing import Any
 import anthropic
 import pytest
 
+from sandbox.keys import KeyLimits
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, serving
 from tests.compat.environments import Environments
-from tests.upstreams import Asked, Call, Fails, Says, Scripted, busy
+from tests.upstreams import Asked, Call, Fails, Raw, Says, Scripted, busy, fenced
 
 PYTHON: Any = {"type": "code_execution_20250522", "name": "code_execution"}
 BASH: Any = {"type": "code_execution_20250825", "name": "code_execution"}
@@ -316,6 +317,23 @@ async def test_each_version_of_the_tool_offers_its_own_sub_tools(
     assert offered == {"20250522": ["code_execution"], "20250825": two, "20260120": three, "20260521": three}
 
 
+async def test_a_model_without_tool_calls_runs_its_fenced_programs(
+    new_data_dir: NewDataDir, upstream: Scripted
+) -> None:
+    upstreams = json.dumps({"scripted": {"url": upstream.url}})
+    models = json.dumps({"small": {"routes": ["scripted/small"], "fenced": True}})
+    async with (
+        serving(new_data_dir(), upstreams=upstreams, models=models) as served,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key="any") as sdk,
+    ):
+        for tool in (REPL, BASH):
+            upstream.then(fenced("print(6 * 7)"), Says("It is 42."))
+            async with sdk.messages.stream(model="small", max_tokens=100, messages=QUESTION, tools=[tool]) as stream:
+                answer: Any = await stream.get_final_message()
+            assert kinds(answer) == ["server_tool_use", "code_execution_tool_result", "text"]
+            assert (result(answer).stdout, answer.content[-1].text) == ("42\n", "It is 42.")
+
+
 # What was said before.
 
 
@@ -339,7 +357,7 @@ async def test_turns_that_are_used_up_pause_and_the_same_request_goes_on(
 ) -> None:
     upstreams = json.dumps({"scripted": {"url": upstream.url}})
     async with (
-        serving(new_data_dir(), upstreams=upstreams, budget=json.dumps({"turns": 2})) as served,
+        serving(new_data_dir(), upstreams=upstreams, loop_turns=2) as served,
         anthropic.AsyncAnthropic(base_url=served.url, api_key="any") as sdk,
     ):
         upstream.then(python("x = 1"), python("x += 1"), python("print(x)"), Says("2"))
@@ -653,22 +671,27 @@ async def test_what_the_models_server_refuses_comes_in_the_vendors_envelope(
         assert (failed.value.status_code, body["error"]["type"]) == (status, kind)
 
 
-async def test_a_key_that_may_have_no_more_sessions_is_told_in_the_result(
+async def test_what_a_keys_limits_do_not_allow_is_told_in_the_result(
     new_data_dir: NewDataDir, upstream: Scripted
 ) -> None:
-    from sandbox.keys import KeyLimits
-
     directory = new_data_dir()
-    key = await add_key(directory, "small", KeyLimits(sessions=1))
+    small = await add_key(directory, "small", KeyLimits(sessions=1))
+    full = await add_key(directory, "full", KeyLimits(stored_bytes=150))
     upstreams = json.dumps({"scripted": {"url": upstream.url}})
     async with (
         serving(directory, upstreams=upstreams) as served,
-        anthropic.AsyncAnthropic(base_url=served.url, api_key=key, max_retries=0) as sdk,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key=small, max_retries=0) as sdk,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key=full, max_retries=0) as other,
     ):
         upstream.then(bash("echo 1"), Says("ok"), bash("echo 2"), Says("There is no sandbox."))
         assert result(await ask(sdk)).stdout == "1\n"
         got = result(await ask(sdk))
         assert (got.type, got.error_code) == ("bash_code_execution_tool_result_error", "too_many_requests")
+        # In the container a file counts once, and as one that is kept once more.
+        upstream.then(bash('echo 1; head -c 100 /dev/zero > "$OUTPUT_DIR/x"'), Says("ok"))
+        got = result(await ask(other))
+        assert (got.stdout, got.return_code, got.content) == ("1\n", 0, [])
+        assert "could be kept" in got.stderr
 
 
 async def test_tokens_are_counted_by_rule_of_thumb(sdk: anthropic.AsyncAnthropic) -> None:
@@ -686,6 +709,13 @@ async def test_models_are_listed_in_the_vendors_shape(sdk: anthropic.AsyncAnthro
         await sdk.models.retrieve("none")
 
 
+@pytest.mark.parametrize("path", ["/v1/messages/batches", "/v1/skills", "/v1/agents"])
+async def test_what_is_not_there_is_not_found_in_the_vendors_words(hosted: Served, path: str) -> None:
+    async with hosted.client(**{"anthropic-version": "2026-10-21"}) as client:
+        response = await client.post(path, json={})
+    assert (response.status_code, response.json()["error"]["type"]) == (404, "not_found_error")
+
+
 # An upstream that speaks the same dialect.
 
 
@@ -695,9 +725,8 @@ async def claude() -> AsyncIterator[Scripted]:
         yield upstream
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def same(new_data_dir: NewDataDir, claude: Scripted) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    claude.asked.clear()
     table = {"claude": {"dialect": "anthropic", "url": claude.url, "attempts": 1}}
     async with (
         serving(new_data_dir(), upstreams=json.dumps(table)) as served,
@@ -707,6 +736,7 @@ async def same(new_data_dir: NewDataDir, claude: Scripted) -> AsyncIterator[anth
 
 
 async def test_the_model_may_be_anthropics_own(same: anthropic.AsyncAnthropic, claude: Scripted) -> None:
+    claude.asked.clear()
     claude.then(bash("echo 1", "Let me see."), Says("It is 1."), Says("Yes."))
     cached: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
     thinking: Any = {"type": "enabled", "budget_tokens": 1024}
@@ -723,10 +753,19 @@ async def test_the_model_may_be_anthropics_own(same: anthropic.AsyncAnthropic, c
     assert said[2]["content"][0]["tool_use_id"] == said[1]["content"][1]["id"]
 
 
-def thinks(asked: Asked) -> Any:
-    """An answer with signed thinking, in one piece or as a stream."""
-    from tests.upstreams import Raw
+async def test_an_answer_that_a_stop_sequence_has_ended_says_which(
+    same: anthropic.AsyncAnthropic, claude: Scripted
+) -> None:
+    message: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "m"}
+    message |= {"content": [{"type": "text", "text": "one "}], "usage": {"input_tokens": 1, "output_tokens": 1}}
+    message |= {"stop_reason": "stop_sequence", "stop_sequence": "END"}
+    claude.then(Raw(json.dumps(message).encode(), "application/json"))
+    answer = await ask(same, model="claude", stop_sequences=["END"])
+    assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "END")
 
+
+def thinks(asked: Asked) -> Raw:
+    """An answer with signed thinking, in one piece or as a stream."""
     thought = {"type": "thinking", "thinking": "2+2", "signature": "sig"}
     text = {"type": "text", "text": "4"}
     message: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": []}

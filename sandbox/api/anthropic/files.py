@@ -13,7 +13,7 @@ from sandbox.api.download import Download
 from sandbox.api.multipart import Multipart, Part
 from sandbox.api.route import AnthropicRoute, node_of, owner_of
 from sandbox.api.visit import Visit
-from sandbox.errors import FileMissing, InvalidRequest
+from sandbox.errors import FileMissing, InvalidRequest, RateLimited
 from sandbox.execution import MIB
 from sandbox.node import Node
 from sandbox.store.rows import Family, FileRow, KeptFileRow
@@ -41,7 +41,10 @@ async def upload_file(request: Request) -> Response:
     kept: KeptFileRow | None = None
     async for part in form.parts():
         if part.name == "file" and kept is None:
-            kept = await _kept(request, part, lifetime)
+            try:
+                kept = await _kept(request, part, lifetime)
+            except RateLimited as error:  # to try again would not help
+                return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
         elif part.name == "expires_in_seconds":
             lifetime = _lifetime(await part.text())
             if kept is not None:

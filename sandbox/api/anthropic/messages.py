@@ -1,7 +1,7 @@
 """Anthropic's Messages, with code execution."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Request, Response
 from sandbox.api import encode, sse
 from sandbox.api.anthropic_errors import bug, told
 from sandbox.api.pump import Pump
-from sandbox.api.route import AnthropicRoute, Route, node_of, owner_of
+from sandbox.api.route import AnthropicRoute, NamedRoute, node_of, owner_of
 from sandbox.api.visit import Visit
 from sandbox.chats import Chats
 from sandbox.errors import SandboxError, UnknownModel
@@ -17,7 +17,7 @@ from sandbox.loop.anthropic_messages.writing import Event
 from sandbox.messages import Messages, Run
 
 # On paths of its own: who calls them by hand may leave the header out.
-router = APIRouter(route_class=Route, tags=["anthropic"], include_in_schema=False)
+router = APIRouter(route_class=NamedRoute, tags=["anthropic"], include_in_schema=False)
 # On paths that OpenAI has, too.
 models_router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"], include_in_schema=False)
 
@@ -45,10 +45,9 @@ def _api(request: Request) -> str:
 async def create_message(request: Request, body: Json) -> Response:
     """Answer, with code that runs here."""
     run = await _messages(request).begin(owner_of(request), body, _api(request))
-    named = {"request-id": Visit.of(request).request_id}
     if run.stream:
-        return await _streamed(run, named)
-    return encode.answer(await sse.while_here(request.receive, _answered(run)), headers=named)
+        return await _streamed(run, Visit.of(request).request_id)
+    return encode.answer(await sse.while_here(request.receive, _answered(run)))
 
 
 @router.post("/v1/messages/count_tokens")
@@ -84,7 +83,7 @@ async def _answered(run: Run) -> dict[str, Any]:
     return run.message
 
 
-async def _streamed(run: Run, headers: Mapping[str, str]) -> Response:
+async def _streamed(run: Run, request_id: str) -> Response:
     """A stream whose model has begun to speak: what fails before is answered with a status of its own."""
     stack = contextlib.AsyncExitStack()
     pump = await stack.enter_async_context(Pump.running(_begun(run)))
@@ -93,9 +92,7 @@ async def _streamed(run: Run, headers: Mapping[str, str]) -> Response:
     except BaseException:
         await stack.aclose()
         raise
-    response = sse.Streamed(_told(pump, stack, headers["request-id"]))
-    response.headers.update(headers)
-    return response
+    return sse.Streamed(_told(pump, stack, request_id))
 
 
 async def _begun(run: Run) -> AsyncGenerator[list[Event], None]:

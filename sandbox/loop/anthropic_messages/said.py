@@ -60,6 +60,10 @@ def blocks(content: Any, where: str) -> list[Mapping[str, Any]]:
     for at, block in enumerate(content):
         if not isinstance(block, Mapping) or not isinstance(block.get("type"), str):
             raise InvalidRequest(f"{where}.{at}.type: a block is an object with a type")
+        caller = block.get("caller")
+        by = caller.get("tool_id") if isinstance(caller, Mapping) else None
+        if not all(isinstance(named, str | None) for named in (block.get("id"), block.get("tool_use_id"), by)):
+            raise InvalidRequest(f"{where}.{at}: an id is text")
     return content
 
 

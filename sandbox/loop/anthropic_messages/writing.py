@@ -19,6 +19,8 @@ class Writing:
         self._content: list[dict[str, Any]] = []
         self._text: list[str] | None = None
         """Of the block that is open."""
+        self.stopped_at = ""
+        """The stop sequence that ended the model's last turn, if one did."""
         self._pinged = False
         self._executions = 0
         self._message: dict[str, Any] = {
@@ -29,6 +31,7 @@ class Writing:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            "stop_details": None,
             "usage": used(Usage()),
         }
 
@@ -92,14 +95,17 @@ class Writing:
         yield from self._open(block)
         yield self._close(block)
 
-    def end(
-        self, stop_reason: str, usage: Usage, container: Mapping[str, Any] | None, *, stop_sequence: str | None = None
-    ) -> Iterator[Event]:
+    def end(self, stop_reason: str, usage: Usage, container: Mapping[str, Any] | None) -> Iterator[Event]:
         """Comes last."""
         yield from self.pause()
         counted = used(usage)
         hosted = {"web_search_requests": 0, "web_fetch_requests": 0, "code_execution_requests": self._executions}
-        delta: dict[str, Any] = {"stop_reason": stop_reason, "stop_sequence": stop_sequence}
+        sequence = self.stopped_at if stop_reason == "end_turn" and self.stopped_at else None
+        delta: dict[str, Any] = {
+            "stop_reason": stop_reason if sequence is None else "stop_sequence",
+            "stop_sequence": sequence,
+            "stop_details": None,
+        }
         delta |= {} if container is None else {"container": container}
         self._message |= delta | {"usage": counted | {"server_tool_use": hosted}}
         cumulative = {name: count for name, count in counted.items() if name not in ("cache_creation", "service_tier")}

@@ -107,6 +107,10 @@ def changed(before: str, old: str, new: str, after: str) -> dict[str, Any]:
     tail, end, _ = after.partition("\n")
     start = before.count("\n") + 1
     was, now = (head + old + tail + end).splitlines(), (head + new + tail + end).splitlines()
+    while was and now and was[-1] == now[-1]:
+        was, now = was[:-1], now[:-1]
+    while was and now and was[0] == now[0]:
+        was, now, start = was[1:], now[1:], start + 1
     lines = [f"-{line}" for line in was] + [f"+{line}" for line in now]
     return {
         "old_start": start,
