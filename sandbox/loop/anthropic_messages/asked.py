@@ -215,7 +215,7 @@ def _check_callable(called: tuple[Function, ...], version: Version | None, body:
         return
     if choice.get("disable_parallel_tool_use") is True:
         raise InvalidRequest("tool_choice.disable_parallel_tool_use: code may call several tools; leave it out")
-    if choice.get("type") == "tool" and choice.get("name") in {function.name for function in called}:
+    if choice.get("type") == "tool" and any(choice.get("name") == function.name for function in called):
         raise InvalidRequest(f"tool_choice.name: {choice['name']} is called by code, which cannot be forced")
 
 
