@@ -22,7 +22,7 @@ from sandbox.remote import checked_path
 from sandbox.store.rows import KeptFileRow
 
 _MOST_BYTES = 32 << 20
-"""Of a file that the model itself is to see."""
+"""Of all files that the model itself is to see: they are in memory for as long as the request lasts."""
 
 
 class Messages:
@@ -36,7 +36,7 @@ class Messages:
     async def begin(self, owner: Owner, body: Mapping[str, Any], api: str) -> Run:
         """A run that is ready to go, or to go on. api: the version of the API that the caller speaks.
 
-        Raises `InvalidRequest`, `ContainerMissing`, `FileMissing`, `UnknownModel`.
+        Raises `InvalidRequest`, `ObjectMissing`, `FileMissing`, `UnknownModel`.
         """
         files = named(body)
         given, uploads = await self._given(owner, body, files)
@@ -115,7 +115,13 @@ class Messages:
         paths: dict[str, str] = {}
         for file_id in files.uploads:
             paths[file_id] = _path((await self._row(owner, file_id)).name, set(paths.values()))
-        contents = {file_id: await self._stored(owner, file_id) for file_id in files.contents}
+        shown = [await self._row(owner, file_id) for file_id in files.contents]
+        if sum(row.size for row in shown) > _MOST_BYTES:
+            raise InvalidRequest(
+                f"messages: the files that the model is to see have more than {_MOST_BYTES} bytes; send them as "
+                "container_upload blocks, and the code can read them"
+            )
+        contents = {row.id: await self._stored(row) for row in shown}
         uploads = tuple(Upload(path, file_id=file_id, family=FAMILY) for file_id, path in paths.items())
         return Given(paths, contents, self._speaks_it(body.get("model"))), uploads
 
@@ -127,13 +133,7 @@ class Messages:
         routes = self._chats.models.plan(model).routes
         return all(catalogue.upstreams[route.upstream].dialect == "anthropic" for route in routes)
 
-    async def _stored(self, owner: Owner, file_id: str) -> Stored:
-        row = await self._row(owner, file_id)
-        if row.size > _MOST_BYTES:
-            raise InvalidRequest(
-                f"messages: file {file_id} has {row.size} bytes, and the model can be shown {_MOST_BYTES}; send it as "
-                "a container_upload block, and the code can read it"
-            )
+    async def _stored(self, row: KeptFileRow) -> Stored:
         data = b"".join([piece async for piece in self._node.kept.pieces(row)])
         return Stored(row.name, row.mime, base64.b64encode(data).decode())
 

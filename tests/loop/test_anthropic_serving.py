@@ -194,6 +194,17 @@ def test_both_forms_of_a_container_and_each_type_of_the_tool_are_read() -> None:
     assert read([user(text("q"))], container="container_1").container == "container_1"
 
 
+def test_what_no_upstream_could_be_sent_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(200):
+        deep = {"properties": deep}
+    for more in ({"tools": [{"name": "x", "input_schema": deep}]}, {"output_config": deep}, {"system": [deep]}):
+        with pytest.raises(InvalidRequest, match="nested"):
+            read([user(text("q"))], **more)
+    request = read([user(text("\ud83d"))], stop_sequences=["\ud83d"]).request
+    assert (request.messages[0].text, request.stop) == ("\ufffd", ("\ufffd",))
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["type", "text", "id", "source", "x"]), inner),

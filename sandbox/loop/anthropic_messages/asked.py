@@ -85,6 +85,7 @@ def asked(body: Mapping[str, Any], given: Given, api: str, *, counting: bool = F
 
     Raises `InvalidRequest`, whose message begins with the field.
     """
+    body = {name: _encodable(value, name) for name, value in body.items()}
     if api >= _2026 and (names := [name for name in _SAMPLING if body.get(name) is not None]):
         raise InvalidRequest(f"{names[0]}: the API has no such field since {_2026}; leave it out")
     if body.get("mcp_servers"):
@@ -120,12 +121,8 @@ def _said(body: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages: a list of at least one message is needed")
-    try:
-        messages = encodable(messages)
-    except ValueError as error:
-        raise InvalidRequest(f"messages: {error}") from error
     talk = []
-    for at, message in enumerate(messages):
+    for at, message in enumerate(_encodable(messages, "messages")):
         role = message.get("role") if isinstance(message, Mapping) else None
         if role not in ("user", "assistant"):
             raise InvalidRequest(f"messages.{at}.role: it must be user or assistant")
@@ -259,6 +256,13 @@ def _others(body: Mapping[str, Any]) -> dict[str, Any]:
         schema = {"name": "answer", "schema": form.get("schema"), "strict": True}
         made["response_format"] = {"type": "json_schema", "json_schema": schema}
     return made
+
+
+def _encodable(value: Any, where: str) -> Any:
+    try:
+        return encodable(value)
+    except ValueError as error:
+        raise InvalidRequest(f"{where}: {error}") from error
 
 
 def _container(container: Any) -> str | None:
