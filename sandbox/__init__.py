@@ -22,6 +22,9 @@ speaks Jupyter to the kernel over abstract sockets inside; outputs come back the
 Everything that leaves a sandbox is taken as written by an attacker: user code shares the kernel's process. So how an
 execution ended (`Status`) is decided by the host, from the cgroup's counters, the wait status and our own clock.
 
+A program may be lent functions of its caller's and await them: the call leaves as a frame, the answer comes back over
+the kernel's control channel, and meanwhile the execution's time stands still (`calls.py`, `guest/calls.py`).
+
 Time is kept twice. Init interrupts at the deadline, kills after two more seconds and asks the launcher for a new
 kernel; if init itself should fail, the host destroys the whole sandbox. Files live in `/mnt/data` and are read and
 written by init, inside, with the program's own rights; the host never opens a path a program can influence.
@@ -43,7 +46,7 @@ values out; `client/` is its other side.
 
 The *loop* (`loop/`) is a model, the tool `run_python`, and turns until an answer. What it says to models is values, and
 each vendor's wire format a pair of pure functions, used for calling upstreams and for serving programs alike. It sees a
-session through five lines (`loop/interpreter.py`), of which `interpreters/` has three kinds. What happened is a *trace*
+session through six lines (`loop/interpreter.py`), of which `interpreters/` has three kinds. What happened is a *trace*
 (`traces/`); `chats/` runs loops over a node's sessions for the API and `sandbox chat` over an engine's.
 
 Imports point one way: cli → api → chats → node → engine → loop → session → pool → kernel → runtime, with stores, values
@@ -52,17 +55,35 @@ and errors at the bottom; `guest` is an island.
 
 from sandbox.engine import Engine, run
 from sandbox.errors import SandboxError
-from sandbox.execution import Artifact, Error, Execution, Limits, Result, Spec, Status, Stream, Truncated
+from sandbox.execution import (
+    Answer,
+    Artifact,
+    Called,
+    Calls,
+    Error,
+    Execution,
+    Functions,
+    Limits,
+    Result,
+    Spec,
+    Status,
+    Stream,
+    Truncated,
+)
 from sandbox.remote import File
 from sandbox.session import Session
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answer",
     "Artifact",
+    "Called",
+    "Calls",
     "Engine",
     "Error",
     "Execution",
     "File",
+    "Functions",
     "Limits",
     "Result",
     "SandboxError",

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from sandbox.admission import Admission, Promise
 from sandbox.engine import Engine
 from sandbox.errors import Draining, QueueFull, SandboxError, SessionClosed, SessionExpired
 from sandbox.events import EventLog
-from sandbox.execution import MIB, Execution, Limits, Status
+from sandbox.execution import MIB, Answer, Calls, Execution, Functions, Limits, Status
 from sandbox.files import Files
 from sandbox.metrics import Metrics
 from sandbox.session import Session, new_execution_id
@@ -102,6 +102,15 @@ class Parts:
         task = asyncio.create_task(work, name=name)
         self.wait_for(task)
         task.add_done_callback(_report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """What is to be executed."""
+
+    code: str
+    timeout: float
+    functions: Functions | None
 
 
 class DurableSession:
@@ -261,13 +270,14 @@ class DurableSession:
         code: str,
         timeout: float,
         *,
+        functions: Functions | None = None,
         claim: Callable[[str], Claim] | None = None,
         done: Callable[[Execution | None], None],
     ) -> EventLog | Claim:
         """Accept an execution; its log. A `Claim` when the Idempotency-Key that `claim` makes one of was used before.
 
-        done: called once at the end, if this returns a log. Raises `QueueFull` and what `wake` raises; then nothing
-        was accepted.
+        functions: those that the code may call; see `answer`. done: called once at the end, if this returns a log.
+        Raises `QueueFull` and what `wake` raises; then nothing was accepted.
         """
         if self._accepted > self._parts.engine.settings.queue_size:
             waiting = self._parts.engine.settings.queue_size
@@ -285,7 +295,8 @@ class DurableSession:
         # Known before it is awaited: whoever comes second with an Idempotency-Key may look for it at once.
         log = self._logs[execution_id] = EventLog(execution_id, self.row.id, now)
         self._parts.in_flight.logs[execution_id] = log
-        performing = self._logged(code, timeout, written, log, done, claimed=claim is not None)
+        program = _Program(code, timeout, functions)
+        performing = self._logged(program, written, log, done, claimed=claim is not None)
         self._parts.spawn(performing, f"execution {execution_id}")
         # Without a key there is no need to wait: what runs is written down by the time its first output is shown.
         if claim and (taken := await asyncio.shield(written)) is not None:
@@ -302,8 +313,7 @@ class DurableSession:
 
     async def _logged(
         self,
-        code: str,
-        timeout: float,
+        program: _Program,
         written: asyncio.Future[Claim | None],
         log: EventLog,
         done: Callable[[Execution | None], None],
@@ -313,13 +323,12 @@ class DurableSession:
         """`_perform`, with the ids on every line that is logged meanwhile."""
         with logs.bound(session_id=log.session_id, execution_id=log.execution_id):
             if self._parts.engine.settings.log_code:  # before it runs, and whatever becomes of it
-                _logger.info("execution accepted", code=code)
-            await self._perform(code, timeout, written, log, done, claimed=claimed)
+                _logger.info("execution accepted", code=program.code)
+            await self._perform(program, written, log, done, claimed=claimed)
 
     async def _perform(
         self,
-        code: str,
-        timeout: float,
+        program: _Program,
         written: asyncio.Future[Claim | None],
         log: EventLog,
         done: Callable[[Execution | None], None],
@@ -328,10 +337,10 @@ class DurableSession:
     ) -> None:
         # Told at once, not with the first output; but whichever comes first.
         written.add_done_callback(lambda _: None if _has_failed(written) or written.result() else log.start())
-        attributes = execution_attributes(execution_id=log.execution_id, session_id=log.session_id, code=code)
+        attributes = execution_attributes(execution_id=log.execution_id, session_id=log.session_id, code=program.code)
         try:
             with span(EXECUTION_SPAN, **attributes) as told:
-                execution = await self._run(code, timeout, written, log, claimed=claimed)
+                execution = await self._run(program, written, log, claimed=claimed)
                 if execution is None:
                     self._parts.in_flight.logs.pop(log.execution_id, None)
                     self._drop(log)
@@ -375,7 +384,7 @@ class DurableSession:
         self._taken_back.pop(log.execution_id, None)
 
     async def _run(
-        self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog, *, claimed: bool
+        self, program: _Program, written: asyncio.Future[Claim | None], log: EventLog, *, claimed: bool
     ) -> Execution | None:
         """None when somebody else was first with its Idempotency-Key."""
         if claimed and await written is not None:
@@ -383,13 +392,11 @@ class DurableSession:
         async with self._turn:
             self._next = log.execution_id
             try:
-                return await self._run_now(code, timeout, written, log)
+                return await self._run_now(program, written, log)
             finally:
                 self._next = None
 
-    async def _run_now(
-        self, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
-    ) -> Execution:
+    async def _run_now(self, program: _Program, written: asyncio.Future[Claim | None], log: EventLog) -> Execution:
         """The execution, whatever happens to its sandbox before its turn."""
         stopped = False
         for _ in range(_ATTEMPTS):
@@ -399,7 +406,7 @@ class DurableSession:
                     status = self._taken_back.get(log.execution_id)
                 if status is not None:
                     return Execution(log.execution_id, self.row.id, status, "it was taken back before it ran")
-                execution = await self._stream(session, code, timeout, written, log)
+                execution = await self._stream(session, program, written, log)
                 break
             except (SessionClosed, SessionExpired) as error:
                 # Either it was ended, or the execution before took the sandbox with it, and this one gets a new one.
@@ -417,16 +424,20 @@ class DurableSession:
         return execution
 
     async def _stream(
-        self, session: Session, code: str, timeout: float, written: asyncio.Future[Claim | None], log: EventLog
+        self, session: Session, program: _Program, written: asyncio.Future[Claim | None], log: EventLog
     ) -> Execution:
         self._current = log.execution_id
         try:
-            async with contextlib.aclosing(session.stream(code, timeout, execution_id=log.execution_id)) as items:
+            streaming = session.stream(program.code, program.timeout, program.functions, execution_id=log.execution_id)
+            async with contextlib.aclosing(streaming) as items:
                 async for item in items:
                     await self._accepted_in_writing(written, log)
                     if isinstance(item, Execution):
                         return await self._conclude(session, item)
-                    log.add(item)
+                    if isinstance(item, Calls):
+                        log.call(item)
+                    else:
+                        log.add(item)
         finally:
             self._current = None
         raise SessionClosed(f"the sandbox of session {self.row.id} is gone")
@@ -478,6 +489,10 @@ class DurableSession:
             await self.interrupt()
         elif execution_id in self._logs:
             self._taken_back[execution_id] = Status.CANCELLED
+
+    async def answer(self, answers: Sequence[Answer]) -> int:
+        """Answer calls of the running program; how many of them it was waiting for. Raises `TooLarge`."""
+        return 0 if self._session is None else await self._session.answer(*answers)
 
     async def interrupt(self) -> None:
         """Interrupt the running execution, or keep it from running; without one nothing happens."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sandbox.errors import InvalidRequest
-from sandbox.execution import Execution, Output, Result, Stream
+from sandbox.execution import Calls, Execution, Output, Result, Stream
 
-EventName = Literal["started", "stdout", "stderr", "result", "error", "artifact", "done"]
+EventName = Literal["started", "stdout", "stderr", "result", "error", "calls", "artifact", "done"]
 _COUNTERS = {"result": "results", "error": "errors", "artifact": "artifacts"}
 """Where a cursor counts an event, if not under its own name."""
 
@@ -102,6 +102,10 @@ class EventLog:
         else:
             self._append("error", dataclasses.asdict(output), errors=self._at.errors + 1)
 
+    def call(self, calls: Calls) -> None:
+        """Functions of whoever had it executed are wanted."""
+        self._append("calls", {"calls": calls})
+
     def end(self, execution: Execution) -> None:
         """The execution has ended and its row is written."""
         for artifact in execution.artifacts:
@@ -121,15 +125,19 @@ class EventLog:
         """Wait for the end. Raises what `fail` was told."""
         return await asyncio.shield(self._outcome)
 
-    async def follow(self, last_id: str | None = None) -> AsyncGenerator[Event, None]:
-        """The events after the one of that id, until the end. Raises `InvalidRequest`, and what `fail` was told."""
+    async def follow(self, last_id: str | None = None, *, calls: bool = False) -> AsyncGenerator[Event, None]:
+        """The events after the one of that id, until the end. Raises `InvalidRequest`, and what `fail` was told.
+
+        calls: those that the program makes, too. They are for whoever had it executed and answers them, and are not
+        counted by cursors.
+        """
         seen = None if last_id is None else Cursor.parse(last_id)
         number = 0
         while True:
             while number < len(self._events):
                 event = self._events[number] if seen is None else _rest(self._events[number], seen)
                 number += 1
-                if event is not None:
+                if event is not None and (calls or event.name != "calls"):
                     yield event
             if self._outcome.done():
                 self._outcome.result()
@@ -148,7 +156,7 @@ class EventLog:
 
 def _rest(event: Event, seen: Cursor) -> Event | None:
     """What of the event a reader lacks who has as much as `seen` says."""
-    if event.name == "started":
+    if event.name in ("started", "calls"):
         return None
     counter = _COUNTERS.get(event.name, event.name)
     has, holds = getattr(seen, counter), getattr(event.after, counter)

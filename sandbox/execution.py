@@ -123,6 +123,44 @@ Output = Stream | Result | Error
 
 
 @dataclass(frozen=True, slots=True)
+class Functions:
+    """Functions of the caller's that a program may await: `answer = await get_weather("Oslo")`."""
+
+    parameters: Mapping[str, tuple[str, ...]]
+    """Function to the names of its parameters in the order of positional arguments. Names are Python's."""
+    answer_within_s: float = 270.0
+    """Of each call; then the program sees a `TimeoutError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A program waits for a function of the caller's."""
+
+    id: str
+    """What it is answered by; of no other call anywhere."""
+    name: str
+    arguments: Mapping[str, Any]
+    """JSON, as the program would have it: whether they fit the function is for the caller to judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Those that a program made at once: none of them need be answered before another."""
+
+    calls: tuple[Called, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call has come to."""
+
+    call_id: str
+    text: str
+    """What the program gets; 1 Mi characters at most. Those that failed raise an exception with it."""
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A workspace file that an execution made or changed."""
 

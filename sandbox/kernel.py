@@ -8,12 +8,27 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from sandbox.calls import RemoteCalls
 from sandbox.errors import ProtocolError, SandboxFailed, SessionClosed
-from sandbox.execution import Artifact, Error, Output, Result, Spec, Status, Stream, Truncated, mime_of
+from sandbox.execution import (
+    Answer,
+    Artifact,
+    Calls,
+    Error,
+    Functions,
+    Output,
+    Result,
+    Spec,
+    Status,
+    Stream,
+    Truncated,
+    mime_of,
+)
+from sandbox.guest.deadline import Deadline
 from sandbox.guest.frames import BadFrame, Decoder, Frame, decode_json, encode_json
 from sandbox.remote import RemoteFiles
 from sandbox.runtime import Exit, Runtime, Sandbox, Usage
@@ -47,10 +62,22 @@ class Ending:
 class _Running:
     id: str
     before: Usage
-    items: "asyncio.Queue[Output | dict[str, Any] | Exit]"
-    """Outputs, then init's DONE or the sandbox's end."""
+    items: "asyncio.Queue[Output | Calls | dict[str, Any] | Exit]"
+    """Outputs and calls, then init's DONE or the sandbox's end."""
     sent: float
+    timeout: float
+    deadline: Deadline
+    """Counts once it has started."""
+    calls: RemoteCalls | None
+    """None when it may call nothing."""
     started: float | None = None
+
+    def overdue_in(self, now: float) -> float:
+        """Seconds until init has broken its promise to end it, if nothing else happens."""
+        if self.started is None:  # the kernel may have to be replaced first
+            return self.sent + self.timeout + READY_SECONDS + _OVERTIME_SECONDS - now
+        left = self.deadline.left(now)
+        return (left if self.deadline.since is None else max(left, 0.0)) + _OVERTIME_SECONDS
 
 
 class Kernel:
@@ -89,16 +116,21 @@ class Kernel:
 
     # Executions.
 
-    async def stream(self, execution_id: str, code: str, timeout: float) -> AsyncGenerator[Output | Ending, None]:
+    async def stream(
+        self, execution_id: str, code: str, timeout: float, functions: Functions | None = None
+    ) -> AsyncGenerator[Output | Calls | Ending, None]:
         """Run `code`; yield outputs as they come and one `Ending` last. One at a time.
 
-        timeout: seconds of wall clock. Leaving the iterator early interrupts the program. Raises `SessionClosed`
-        when the sandbox is gone before the code was handed over.
+        timeout: seconds of wall clock, without those in which it waits for an `answer`. functions: what it may call,
+        which yields `Calls`. Leaving the iterator early interrupts the program. Raises `SessionClosed` when the sandbox
+        is gone before the code was handed over.
         """
         if not self.alive or self._running is not None:
             raise SessionClosed("this kernel cannot take an execution: its sandbox is gone or busy")
         self.sandbox.reset_peak()
-        running = _Running(execution_id, Usage(0, 0, 0), asyncio.Queue(), time.monotonic())
+        deadline = Deadline(0.0)
+        calls = None if functions is None else RemoteCalls(functions, deadline, self._send_answers)
+        running = _Running(execution_id, Usage(0, 0, 0), asyncio.Queue(), time.monotonic(), timeout, deadline, calls)
         self._running = running
         try:
             running.before = await self.sandbox.usage()
@@ -107,24 +139,26 @@ class Kernel:
             raise
         try:
             with contextlib.suppress(ConnectionError):  # the reader will say so
-                await self._send(Frame.EXECUTE, {"id": execution_id, "code": code, "timeout": timeout})
-            async for item in self._outputs(running, timeout):
+                request: dict[str, Any] = {"id": execution_id, "code": code, "timeout": timeout}
+                if functions is not None:
+                    request["functions"] = dict(functions.parameters)
+                await self._send(Frame.EXECUTE, request)
+            async for item in self._outputs(running):
                 yield item
         finally:
+            if calls is not None:
+                calls.end()
             if self._running is running:
                 await asyncio.shield(self._abandon(running))
 
-    async def _outputs(self, running: _Running, timeout: float) -> AsyncIterator[Output | Ending]:
+    async def _outputs(self, running: _Running) -> AsyncIterator[Output | Calls | Ending]:
         while True:
-            # The kernel may have to be replaced first; once it has started, only the timeout counts.
-            allowed = timeout + _OVERTIME_SECONDS + (READY_SECONDS if running.started is None else 0.0)
-            left = (running.started or running.sent) + allowed - time.monotonic()
             try:
                 # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with an item.
-                async with asyncio.timeout(max(left, 0.0)):
+                async with asyncio.timeout(max(running.overdue_in(time.monotonic()), 0.0)):
                     item = await running.items.get()
             except TimeoutError:
-                if running.started is not None and time.monotonic() < running.started + timeout + _OVERTIME_SECONDS:
+                if running.overdue_in(time.monotonic()) > 0.0:
                     continue
                 item = await self._overdue()
             if isinstance(item, dict):
@@ -193,6 +227,14 @@ class Kernel:
         duration = (time.monotonic() - (running.started or running.sent)) * 1000
         cpu = (after.cpu_ns - running.before.cpu_ns) / 1e6
         return Ending(status, reason, None, duration, cpu, after.peak_bytes, (), Truncated(), True)
+
+    async def answer(self, answers: Sequence[Answer]) -> int:
+        """See `RemoteCalls.answer`."""
+        running = self._running
+        return 0 if running is None or running.calls is None else await running.calls.answer(answers)
+
+    async def _send_answers(self, answers: Sequence[Any]) -> None:
+        await self._send(Frame.ANSWER, {"answers": answers})
 
     async def interrupt(self) -> None:
         """SIGINT to the running program, as Ctrl-C; it is killed when it does not end within two seconds."""
@@ -278,6 +320,7 @@ class Kernel:
     def _on_output(self, running: _Running, kind: Frame, body: bytes) -> None:
         if kind is Frame.STARTED:
             running.started = time.monotonic()
+            running.deadline.moment = running.started + running.timeout
         elif kind is Frame.STDOUT or kind is Frame.STDERR:
             name: Literal["stdout", "stderr"] = "stdout" if kind is Frame.STDOUT else "stderr"
             running.items.put_nowait(Stream(name, body.decode("utf-8", "replace")))
@@ -287,6 +330,8 @@ class Kernel:
         elif kind is Frame.ERROR:
             value, _ = decode_json(body)
             running.items.put_nowait(_error(value))
+        elif kind is Frame.WANTS and running.calls is not None:
+            running.items.put_nowait(running.calls.on_wants(decode_json(body)[0]["calls"]))
         elif kind is Frame.DONE:
             value, _ = decode_json(body)
             if value["id"] == running.id:

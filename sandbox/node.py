@@ -45,7 +45,7 @@ from sandbox.errors import (
     TooLarge,
 )
 from sandbox.events import EventLog
-from sandbox.execution import MIB, Execution, Limits
+from sandbox.execution import MIB, Answer, Execution, Functions, Limits
 from sandbox.files import Files
 from sandbox.health import Checkup, Gauges, Health, Memory
 from sandbox.kept import KeptFiles
@@ -432,9 +432,11 @@ class Node:
         timeout: float | None = None,
         once: Once | None = None,
         begun: bool = False,
+        functions: Functions | None = None,
     ) -> EventLog:
         """Accept an execution; it goes on whether or not anybody reads the log. timeout: seconds. begun: it is part of
-        work that was accepted before, and goes on during a drain.
+        work that was accepted before, and goes on during a drain. functions: those that the code may call; see
+        `answer`.
 
         Raises `InvalidCode`, `InvalidLimits`, `SessionMissing`, `SessionClosed`, `SessionExpired`, `QueueFull`,
         `RateLimited`, `Overloaded`, `IdempotencyConflict`.
@@ -446,7 +448,7 @@ class Node:
                 return await self._replay(owner, claim)
             slot = await self._take_execution(owner, begun=begun)
             try:
-                return await self._accept(owner, session, text, seconds, once, slot)
+                return await self._accept(owner, session, text, seconds, once, slot, functions=functions)
             except BaseException:
                 self._give_back(slot, unused=True)
                 raise
@@ -461,6 +463,7 @@ class Node:
         slot: Slot,
         *,
         single: bool = False,
+        functions: Functions | None = None,
     ) -> EventLog:
         def done(execution: Execution | None) -> None:
             self._give_back(slot)
@@ -474,7 +477,7 @@ class Node:
 
         claim = self._claimer(owner, once, session.row.id)
         try:
-            accepted = await session.execute(code, timeout, claim=claim, done=done)
+            accepted = await session.execute(code, timeout, functions=functions, claim=claim, done=done)
         except BaseException:
             if single:
                 await session.end("closed")
@@ -542,6 +545,13 @@ class Node:
         """A page of a session's executions. Raises `SessionMissing`."""
         await self.session(owner, session_id)
         return await self.store.executions(owner.id, session_id, limit=limit, after=after, newest_first=newest_first)
+
+    async def answer(self, owner: Owner, session_id: str, answers: Sequence[Answer]) -> int:
+        """Answer calls of the program that runs; how many of them it was waiting for.
+
+        They are in the execution's log, `follow(calls=True)`. Raises `SessionMissing`, `TooLarge`.
+        """
+        return await (await self._held(owner, session_id)).answer(answers)
 
     async def interrupt(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
         """Raises `SessionMissing`, `SessionClosed`, `SessionExpired`, `IdempotencyConflict`."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Literal
 
 from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
-from sandbox.execution import Error, Execution, Limits, Output, Result, Status, Stream
+from sandbox.execution import Answer, Calls, Error, Execution, Functions, Limits, Output, Result, Status, Stream
 from sandbox.kernel import MAX_CODE_BYTES, Ending, Kernel
 from sandbox.remote import File, Listing
 
@@ -49,12 +49,19 @@ class Session:
         raise SessionClosed("the session ended while the code ran")
 
     async def stream(
-        self, code: str | bytes, timeout: float | None = None, *, execution_id: str | None = None
-    ) -> AsyncGenerator[Output | Execution, None]:
+        self,
+        code: str | bytes,
+        timeout: float | None = None,
+        functions: Functions | None = None,
+        *,
+        execution_id: str | None = None,
+    ) -> AsyncGenerator[Output | Calls | Execution, None]:
         """Run code; yield its outputs as they come, and the whole `Execution` last.
 
-        timeout: seconds of wall clock; None is the engine's default. execution_id: one that is already known to
-        others; default is a new one. Leaving the iterator early interrupts the program. Raises `InvalidCode`,
+        timeout: seconds of wall clock; None is the engine's default. functions: those that the code may await; their
+        calls are yielded as `Calls`, and the program goes on when `answer` was called for each, from another task or
+        before the next item is asked for. execution_id: one that is already known to others; default is a new one.
+        Leaving the iterator early interrupts the program. Raises `InvalidCode`,
         `InvalidLimits`, `QueueFull`, `SessionClosed`, `SessionExpired`.
         """
         text = checked_code(code)
@@ -72,19 +79,29 @@ class Session:
                 else:
                     gathered = _Gathered()
                     # Closed before the turn is given up: the next one needs a kernel that runs nothing.
-                    async with contextlib.aclosing(self._kernel.stream(execution_id, text, seconds)) as items:
+                    async with contextlib.aclosing(
+                        self._kernel.stream(execution_id, text, seconds, functions)
+                    ) as items:
                         async for item in items:
                             if isinstance(item, Ending):
                                 execution = gathered.execution(execution_id, self.id, item)
                                 self.workspace_mark = item.workspace
                                 break
-                            gathered.add(item)
+                            if not isinstance(item, Calls):
+                                gathered.add(item)
                             yield item
         finally:
             self._queued -= 1
             self._last_used = time.monotonic()
         if execution is not None:
             yield execution
+
+    async def answer(self, *answers: Answer) -> int:
+        """Answer calls of the running program; how many of them it was waiting for. Raises `TooLarge`.
+
+        Give at once what is there at once: a program that goes on calling then calls together, too.
+        """
+        return await self._kernel.answer(answers)
 
     async def interrupt(self) -> None:
         """Interrupt the running execution, as Ctrl-C; without one nothing happens."""

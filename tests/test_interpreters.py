@@ -11,8 +11,8 @@ import pytest
 from sandbox.client import AsyncClient
 from sandbox.config import Settings
 from sandbox.engine import Engine
-from sandbox.errors import FileMissing, SessionClosed
-from sandbox.execution import Execution, Output, Status, Stream
+from sandbox.errors import FileMissing, InvalidRequest, SessionClosed
+from sandbox.execution import Answer, Calls, Execution, Functions, Output, Status, Stream
 from sandbox.image import Image
 from sandbox.interpreters.client import ClientInterpreter
 from sandbox.interpreters.node import NodeInterpreter
@@ -81,7 +81,7 @@ async def outputs(interpreter: Interpreter, code: str, timeout: float | None = N
     items = [item async for item in interpreter.stream(code, timeout)]
     *shown, execution = items
     assert isinstance(execution, Execution)
-    return [item for item in shown if not isinstance(item, Execution)], execution
+    return [item for item in shown if not isinstance(item, Execution | Calls)], execution
 
 
 async def test_the_facts_are_those_of_the_sandbox(interpreter: Interpreter) -> None:
@@ -155,3 +155,17 @@ async def test_what_runs_in_a_node_is_recorded(node: Node) -> None:
     assert (await node.execution(LOCAL, row.id, execution.id)).code == "print(1)"
     assert [file.path for file in await interpreter.files()] == []
     await node.close_session(LOCAL, row.id)
+
+
+async def test_programs_may_call_functions_where_they_can_be_answered(interpreter: Interpreter) -> None:
+    stream = interpreter.stream("print(await weather('Oslo'))", 20, Functions({"weather": ("city",)}))
+    if isinstance(interpreter, ClientInterpreter):
+        with pytest.raises(InvalidRequest):
+            await anext(stream)
+        return
+    async for item in stream:
+        if isinstance(item, Calls):
+            answers = [Answer(called.id, called.arguments["city"].upper()) for called in item.calls]
+            assert await interpreter.answer(answers) == 1
+    assert isinstance(item, Execution)
+    assert item.stdout == "OSLO\n"

@@ -15,7 +15,7 @@ import pytest
 
 from sandbox.client import AsyncClient, Client, Status
 from sandbox.errors import SessionClosed
-from sandbox.execution import Execution, Output
+from sandbox.execution import Calls, Execution, Functions, Output
 from sandbox.image import Image
 from sandbox.interpreters.client import ClientInterpreter
 from sandbox.tool import AsyncRunPython, RunPython, Told
@@ -161,8 +161,10 @@ class Announcing(ClientInterpreter):
 
     begun: asyncio.Event
 
-    async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
-        async with contextlib.aclosing(super().stream(code, timeout)) as items:
+    async def stream(
+        self, code: str, timeout: float | None = None, functions: Functions | None = None
+    ) -> AsyncGenerator[Output | Calls | Execution, None]:
+        async with contextlib.aclosing(super().stream(code, timeout, functions)) as items:
             async for item in items:
                 self.begun.set()
                 yield item

@@ -21,7 +21,7 @@ from sandbox.errors import (
     UnknownImage,
     WorkspaceFull,
 )
-from sandbox.execution import Execution, Limits, Output, Status, Stream
+from sandbox.execution import Calls, Execution, Limits, Output, Status, Stream
 from sandbox.image import Image
 from sandbox.session import Session
 
@@ -81,7 +81,7 @@ class TestExecution:
         assert (await session.execute("x * 7")).results == ({"text/plain": "42"},)
 
     async def test_outputs_stream_as_they_come_and_the_execution_comes_last(self, session: Session) -> None:
-        items: list[Output | Execution] = []
+        items: list[Output | Calls | Execution] = []
         # The program waits for a file that is written only after its first words were seen.
         code = "import os\nprint('first', flush=True)\nwhile not os.path.exists('go'): pass\nprint('second')"
         async for item in session.stream(code):
@@ -145,6 +145,14 @@ class TestInterrupt:
         assert (execution.status, execution.state_lost) == (Status.INTERRUPTED, False)
         assert execution.stdout == "on\n"
         assert await goes_on(session)
+
+    @pytest.mark.parametrize("rest", ["await asyncio.sleep(600)", "await asyncio.sleep(0)\nwhile True: pass"])
+    async def test_it_ends_a_program_that_awaits(self, session: Session, rest: str) -> None:
+        task = await begin(session, f"import asyncio\nx = 1\nprint('on', flush=True)\n{rest}")
+        await session.interrupt()
+        execution = await task
+        assert (execution.status, execution.state_lost) == (Status.INTERRUPTED, False)
+        assert (await session.execute("x")).results == ({"text/plain": "1"},)
 
     async def test_a_program_that_ignores_it_is_killed(self, session: Session) -> None:
         code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + FOREVER

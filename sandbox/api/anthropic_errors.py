@@ -60,6 +60,13 @@ def of_error(request_id: str, error: SandboxError) -> Response:
     return _response(request_id, status, body, headers)
 
 
+def refusal(request_id: str, status: int, message: str, code: str) -> Response:
+    """One of this API's own, with the code that its programs know it by."""
+    body = envelope(request_id, _type(status), message)
+    body["error"]["details"] = {"error_code": code}
+    return _response(request_id, status, body)
+
+
 def of_validation(request_id: str, found: Sequence[Mapping[str, Any]]) -> Response:
     """A request that is not what the document says. found: as pydantic reports them."""
     what = "the request has another form"
@@ -78,7 +85,12 @@ def of_http(request_id: str, error: HTTPException) -> Response:
 
 def of_bug(request_id: str) -> Response:
     """What nobody foresaw. Its words stay in the log."""
-    return _response(request_id, 500, envelope(request_id, _TYPES[500], _BUG))
+    return _response(request_id, 500, bug(request_id))
+
+
+def bug(request_id: str) -> dict[str, Any]:
+    """The same in the middle of a stream."""
+    return envelope(request_id, _TYPES[500], _BUG)
 
 
 def _type(status: int) -> str:

@@ -20,6 +20,7 @@ from sandbox.api.openai import messages as thread_messages
 from sandbox.api.schemas import Problem
 from sandbox.assistants import Assistants
 from sandbox.chats import Chats
+from sandbox.chats.parking import Parking
 from sandbox.errors import SandboxError
 from sandbox.node import Node
 from sandbox.plans import budget, known_secrets
@@ -47,6 +48,7 @@ _ROUTERS = (
     images.router,
     # Before those whose paths they share: they take only what says that it is for them.
     messages.router,
+    messages.models_router,
     anthropic_files.router,
     chat.router,
     responses.router,
@@ -92,6 +94,7 @@ def create_app(node: Node) -> FastAPI:
     app.state.responses = Responses(node, app.state.chats)
     app.state.assistants = Assistants(node, app.state.chats)
     app.state.uploads = Uploads(node)
+    app.state.parking = Parking()
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
     app.add_exception_handler(SandboxError, families.on_error)

@@ -66,8 +66,23 @@ class Route(OpenRoute):
         return handle
 
 
-class AnthropicRoute(Route):
-    """A route of Anthropic's API, on a path that others have, too."""
+class NamedRoute(Route):
+    """A route of Anthropic's API: its SDKs look for a request's id in another header than ours."""
+
+    def get_route_handler(self) -> Handler:
+        """See `OpenRoute`."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            response = await handler(request)
+            response.headers["request-id"] = Visit.of(request).request_id
+            return response
+
+        return handle
+
+
+class AnthropicRoute(NamedRoute):
+    """The same on a path that others have, too."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether the request is for it; other families' routes are asked after this one."""

@@ -71,7 +71,7 @@ async def serve(settings: "Settings", announce: Callable[[str], None]) -> None:
                 )
             app = create_app(node)
             server = _Server(_config(node, app), lambda: announce(_url(listening)))
-            async with app.state.mcp.open(), _warming(node):
+            async with app.state.mcp.open(), app.state.parking.open(), _warming(node):
                 with _until_told(server, node, app.state.mcp):
                     await server.serve(sockets=[listening])
 

@@ -15,6 +15,7 @@ from sandbox import logs, telemetry
 from sandbox.chats import resume
 from sandbox.chats.resume import Resumed
 from sandbox.errors import SandboxError, SessionClosed, SessionExpired, SessionMissing
+from sandbox.execution import Answer
 from sandbox.interpreters.lazy import LazyInterpreter
 from sandbox.interpreters.node import NodeInterpreter, facts
 from sandbox.keys import Owner
@@ -23,7 +24,7 @@ from sandbox.loop.events import Ending, Event, Finished, Repair
 from sandbox.loop.hosted import RUN_PYTHON, HostedTool
 from sandbox.loop.interpreter import Interpreter
 from sandbox.loop.loop import Loop
-from sandbox.loop.messages import Delta, Reply, Request
+from sandbox.loop.messages import Delta, Function, Reply, Request
 from sandbox.loop.models import Models, Shadowed
 from sandbox.loop.options import Options
 from sandbox.node import Node, Upload
@@ -62,6 +63,11 @@ class Tool:
     """How many there may be."""
     lost: bool = False
     """The messages speak of variables that are gone with their session."""
+    callable: tuple[Function, ...] = ()
+    """The caller's own that programs may await; see `Chat.answer`."""
+    pauses: bool = False
+    forgives: bool = False
+    """These two as `Options` has them."""
 
 
 class Chats:
@@ -114,6 +120,9 @@ class Chats:
             budget=budget,
             tools=tool.tools,
             executions=tool.executions,
+            callable=tool.callable,
+            pauses=tool.pauses,
+            forgives=tool.forgives,
             functions=request.functions,
             fenced=plan.fenced,
             pictures=plan.pictures,
@@ -181,6 +190,13 @@ class Chat:
             finally:
                 # Whoever reads this may be on the way out; the trace and the session are not theirs to lose.
                 await asyncio.shield(self._node.background(self._end(), f"end of {self.trace_id}"))
+
+    async def answer(self, *answers: Answer) -> int:
+        """What calls told of by `Wants` have come to; how many of them a program was waiting for.
+
+        From another task than the one that reads `events`, or before the next event is asked for. Raises `TooLarge`.
+        """
+        return await self._loop.answer(*answers)
 
     async def _pause(self, finished: Finished) -> None:
         """Keep what the next request goes on with, before the caller knows of it."""

@@ -25,7 +25,7 @@ from sandbox.client import AsyncClient, Event, Started
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.errors import InvalidRequest, SessionClosed
-from sandbox.execution import Artifact, Execution, Status
+from sandbox.execution import Artifact, Calls, Execution, Status
 from sandbox.kernel import MAX_CODE_BYTES
 from sandbox.session import checked_code
 
@@ -49,7 +49,7 @@ _IDLE_S = 300.0
 class _Session(Workspace, Protocol):
     """What a run needs of a session, wherever that is."""
 
-    def stream(self, code: str, timeout: float | None) -> AsyncGenerator[Event, None]: ...
+    def stream(self, code: str, timeout: float | None) -> AsyncGenerator[Event | Calls, None]: ...
 
     def interrupt(self) -> Coroutine[Any, Any, object]: ...
 
@@ -180,7 +180,7 @@ async def _follow(session: _Session, request: Request) -> Execution:
         async for item in items:
             if isinstance(item, Execution):
                 return item
-            if view is not None and not isinstance(item, Started | Artifact):
+            if view is not None and not isinstance(item, Started | Artifact | Calls):
                 view.show(item)
     raise SessionClosed("the session ended while the program ran")
 

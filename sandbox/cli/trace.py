@@ -86,6 +86,8 @@ def _show(record: Mapping[str, Any], after: float) -> None:
         execution = record["execution"]
         title = f"execution {execution['id']}: {execution['status']}, {execution['duration_ms']:.0f} ms"
         body = "\n".join((*(f">>> {each}" for each in record["code"].splitlines()), record["told"]))
+    elif kind == "wants":
+        title = "the program waits for " + ", ".join(f"{each['name']}({each['arguments']})" for each in record["calls"])
     elif kind == "unusable":
         title, body = f"a call of {record['name']} that could not be executed", record["told"]
     elif kind == "repair":

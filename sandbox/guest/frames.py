@@ -21,13 +21,20 @@ SOCKET = "/run/sandbox/channel"
 """Where the init of a container dials, if the host can be reached by a socket."""
 MAX_HANDLES = 32
 """Files that the host may have open in one workspace at a time."""
+MAX_WAITING = 128
+"""Calls of a program's that wait for their answers at a time."""
+MAX_ARGUMENTS = 256 << 10
+"""Characters of JSON that one of them may have as arguments."""
+_DEPTH = 32
+"""Lists and objects in each other, in arguments: what is deeper cannot be written by everybody who can read it."""
 
 
 class Frame(IntEnum):
     """What a frame says. Host to init below 64, init to host from 64 up."""
 
     EXECUTE = 1
-    """{id, code, timeout}: run code; `timeout` in seconds."""
+    """{id, code, timeout, functions?}: run code; `timeout` in seconds. `functions` that it may call: {name: [parameter,
+    …]}."""
     INTERRUPT = 2
     """{}: SIGINT to every process; kill them after a grace."""
     RESTART = 3
@@ -37,6 +44,9 @@ class Frame(IntEnum):
     BEGIN = 5
     """{policy, filter}: the first frame, where init has no other way to learn what it enforces; `init.Policy`, and the
     kernel's system call filter in base64 or null."""
+    ANSWER = 6
+    """{answers: [[number, how, text], …]}: what became of calls of WANTS; `how` is `ok`, `failed`, or `late` for one
+    that nobody answers any more."""
 
     READY = 64
     """{epoch}: a kernel listens; `epoch` counts the kernels this sandbox has had."""
@@ -54,6 +64,8 @@ class Frame(IntEnum):
     """{id, …}: the execution's end as init saw it; see `init.Ending`."""
     REPLY = 71
     """{call, …} newline bytes, or {call, error: {kind, text}}."""
+    WANTS = 72
+    """{calls: [[number, name, arguments], …]}: the program waits for these functions; arguments are JSON as text."""
 
 
 _NUMBERS = frozenset(Frame)
@@ -97,6 +109,29 @@ def decode_json(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """The arguments of a program's call. Raises `BadFrame` for what not everybody could hold or write down again."""
+    if len(text) > MAX_ARGUMENTS:
+        raise BadFrame(f"the arguments are {len(text):,} characters of JSON; {MAX_ARGUMENTS:,} at most")
+    try:
+        value, _ = decode_json(text.encode())
+    except UnicodeError as error:
+        raise BadFrame("the arguments are not Unicode") from error
+    if not _is_plain(value, _DEPTH):
+        raise BadFrame(f"the arguments have half a character in them, or more than {_DEPTH} levels")
+    return value
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_plain(key, depth) and _is_plain(each, depth - 1) for key, each in value.items())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in value)
+    return True
 
 
 class Decoder:

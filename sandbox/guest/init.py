@@ -20,7 +20,18 @@ from typing import Any, NoReturn, Protocol
 
 import zmq
 
-from sandbox.guest.frames import BadFrame, Decoder, Frame, decode_json, encode, encode_json
+from sandbox.guest.deadline import Deadline
+from sandbox.guest.frames import (
+    MAX_ARGUMENTS,
+    MAX_WAITING,
+    BadFrame,
+    Decoder,
+    Frame,
+    arguments_of,
+    decode_json,
+    encode,
+    encode_json,
+)
 from sandbox.guest.jupyter import Connection, Message
 from sandbox.guest.output import Spill, Text
 from sandbox.guest.workspace import Refused, Seen, Workspace
@@ -30,6 +41,8 @@ GRACE_S = 2.0
 _OUTBOX_FULL = 4 << 20
 _PIPE_CHUNK = 256 << 10
 _ERROR_TEXT = 64 << 10
+_WANTS = 16 * MAX_ARGUMENTS
+"""Bytes of one message with calls. A kernel puts five of the longest arguments into it, escaped once more."""
 _NAMES = 30
 """Of those that an error found, how many are told."""
 _NAME = 160
@@ -105,13 +118,17 @@ class Running:
     """The execution in flight."""
 
     id: str
-    deadline: float
+    deadline: Deadline
     stdout: Text
     stderr: Text
     before: dict[str, Seen]
     before_complete: bool
     result_room: int
     """Bytes of rich results that may still be kept, in all."""
+    functions: dict[str, Any]
+    """Those of the caller's that it may call."""
+    waiting: set[int] = field(default_factory=set)
+    """Its calls that are not answered."""
     timed_out: bool = False
     interrupted: bool = False
     kill_at: float | None = None
@@ -202,10 +219,14 @@ class Relay:
         running = self._running
         if running is None:
             return None
-        moments = [running.kill_at if running.kill_at is not None else running.deadline]
+        moments = []
+        if running.kill_at is not None:
+            moments.append(running.kill_at)
+        elif running.deadline.since is None:
+            moments.append(running.deadline.moment)
         if running.reply is not None:
             moments.append(running.reply_at + GRACE_S)
-        return max(0, int((min(moments) - time.monotonic()) * 1000) + 1)
+        return max(0, int((min(moments) - time.monotonic()) * 1000) + 1) if moments else None
 
     def _keep_time(self) -> None:
         running = self._running
@@ -218,7 +239,7 @@ class Relay:
             if now >= running.kill_at:
                 running.kill_at = now + GRACE_S
                 self._kill_all()
-        elif now >= running.deadline:
+        elif running.deadline.left(now) <= 0:
             running.timed_out = True
             self._interrupt(running)
 
@@ -258,6 +279,8 @@ class Relay:
             self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)
+        elif kind is Frame.ANSWER:
+            self._answer(value)
         else:
             raise BadFrame(f"the host sent {kind.name}")
 
@@ -277,6 +300,18 @@ class Relay:
         except Refused as error:
             answer, data = {"error": {"kind": error.kind, "text": str(error)}}, b""
         self._send(encode_json(Frame.REPLY, {"call": request.get("call")} | answer, data))
+
+    def _answer(self, value: dict[str, Any]) -> None:
+        running, kernel, now = self._running, self._kernel, time.monotonic()
+        if running is None or kernel is None or kernel.connection is None:
+            return  # the program has ended meanwhile
+        answers = [answer for answer in value["answers"] if answer[0] in running.waiting]
+        running.waiting -= {number for number, _, _ in answers}
+        if any(how == "late" for _, how, _ in answers):
+            running.deadline.give_up(now)
+        elif not running.waiting:
+            running.deadline.go_on(now)
+        kernel.connection.answer(answers)
 
     def _send(self, frame: bytes) -> None:
         self._outbox += frame
@@ -396,6 +431,8 @@ class Relay:
             self._result(running, message)
         elif message.kind == "error":
             self._error(running, message.read())
+        elif message.kind == "wants" and running.functions:
+            self._wants(running, message)
         elif message.kind == "status" and message.read().get("execution_state") == "idle":
             running.idle = True
 
@@ -442,6 +479,18 @@ class Relay:
         bounded["available"] = [_short(name) for name in names[:_NAMES]] if isinstance(names, list) else []
         self._send(encode_json(Frame.ERROR, bounded))
 
+    def _wants(self, running: Running, message: Message) -> None:
+        """Calls of the caller's functions. What an honest kernel would not send is dropped: nobody waits for it."""
+        calls = message.read().get("calls") if len(message.content) <= _WANTS else None
+        told = []
+        for call in calls if isinstance(calls, list) else ():
+            if len(running.waiting) < MAX_WAITING and _is_call(call, running):
+                running.waiting.add(call[0])
+                told.append(call)
+        if told:
+            running.deadline.stop(time.monotonic())
+            self._send(encode_json(Frame.WANTS, {"calls": told}))
+
     # The execution.
 
     def _execute(self, value: dict[str, Any]) -> None:
@@ -459,7 +508,7 @@ class Relay:
         self._waiting = None
         self._discard_leftovers(kernel)
         self._running = self._prepare(value)
-        kernel.connection.execute(self._running.id, str(value["code"]))
+        kernel.connection.execute(self._running.id, str(value["code"]), self._running.functions)
         self._send(encode_json(Frame.STARTED, {"id": self._running.id}))
 
     def _prepare(self, value: dict[str, Any]) -> Running:
@@ -467,12 +516,13 @@ class Relay:
         before, complete = self._workspace.walk()
         return Running(
             execution_id,
-            time.monotonic() + timeout,
+            Deadline(time.monotonic() + timeout),
             self._text_of(execution_id, "stdout", Frame.STDOUT),
             self._text_of(execution_id, "stderr", Frame.STDERR),
             before,
             complete,
             result_room=4 * self._policy.result_bytes,
+            functions=value.get("functions") or {},
         )
 
     def _text_of(self, execution_id: str, name: str, kind: Frame) -> Text:
@@ -528,6 +578,15 @@ class Relay:
             "workspace": hash(frozenset(after.items())) if complete else None,
         }
         self._send(encode_json(Frame.DONE, ending))
+
+
+def _is_call(call: Any, running: Running) -> bool:
+    match call:
+        case [int(number), str(name), str(arguments)] if name in running.functions and number not in running.waiting:
+            with contextlib.suppress(BadFrame):
+                arguments_of(arguments)
+                return 0 < number < 1 << 53
+    return False
 
 
 def _artifacts(running: Running, after: dict[str, Seen]) -> list[list[Any]]:

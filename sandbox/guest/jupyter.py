@@ -38,9 +38,12 @@ def _refuse(constant: str) -> None:
 
 
 class Connection:
-    """The shell and IOPub sockets of one kernel."""
+    """The shell and IOPub sockets of one kernel, and its control socket from the first answer on."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoints: dict[str, str]) -> None:
+        self._context = context
+        self._endpoints = endpoints
+        self._control: zmq.Socket[bytes] | None = None
         self.shell = context.socket(zmq.DEALER)
         self.iopub = context.socket(zmq.SUB)
         for sock in (self.shell, self.iopub):
@@ -50,20 +53,21 @@ class Connection:
         self.iopub.setsockopt(zmq.SUBSCRIBE, b"")
         self.shell.connect(endpoints["shell"])
 
-    def execute(self, execution_id: str, code: str) -> None:
-        """Send an execute_request whose `msg_id` is the execution's id."""
-        header = {
-            "msg_id": execution_id,
-            "session": "init",
-            "username": "sandbox",
-            "date": "2000-01-01T00:00:00Z",
-            "msg_type": "execute_request",
-            "version": "5.3",
-        }
+    def execute(self, execution_id: str, code: str, functions: dict[str, Any]) -> None:
+        """Send an execute_request whose `msg_id` is the execution's id. functions: those that the code may call."""
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
         content |= {"allow_stdin": False, "stop_on_error": False}
-        parts = [json.dumps(part).encode() for part in (header, {}, {}, content)]
-        self.shell.send_multipart([_DELIMITER, b"", *parts])
+        metadata = {"functions": functions} if functions else {}
+        self.shell.send_multipart(_request("execute_request", execution_id, content, metadata))
+
+    def answer(self, answers: list[Any]) -> None:
+        """Send what became of calls: over the control channel, because the shell's is busy while a cell runs."""
+        if self._control is None:
+            self._control = self._context.socket(zmq.DEALER)
+            self._control.linger = 0
+            self._control.connect(self._endpoints["control"])
+        with contextlib.suppress(zmq.Again):  # a program that has never looked at a thousand answers
+            self._control.send_multipart(_request("answer", "answer", {"answers": answers}), zmq.NOBLOCK)
 
     def receive(self, sock: "zmq.Socket[bytes]", limit: int) -> Iterator[Message]:
         """What has arrived, `limit` messages at most. Malformed ones are skipped."""
@@ -77,9 +81,25 @@ class Connection:
                 yield message
 
     def close(self) -> None:
-        """Close both sockets at once."""
+        """Close all sockets at once."""
         self.shell.close()
         self.iopub.close()
+        if self._control is not None:
+            self._control.close()
+
+
+def _request(
+    kind: str, message_id: str, content: dict[str, Any], metadata: dict[str, Any] | None = None
+) -> list[bytes]:
+    header = {
+        "msg_id": message_id,
+        "session": "init",
+        "username": "sandbox",
+        "date": "2000-01-01T00:00:00Z",
+        "msg_type": kind,
+        "version": "5.3",
+    }
+    return [_DELIMITER, b"", *(json.dumps(part).encode() for part in (header, {}, metadata or {}, content))]
 
 
 def _parse(parts: list[bytes]) -> Message | None:

@@ -23,6 +23,7 @@ import threading
 import traceback
 import uuid
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import thread as pool_thread
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -41,6 +42,7 @@ from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
 from sandbox.guest import lookups, tracebacks
+from sandbox.guest.calls import Calls
 from sandbox.guest.rehearsal import touch
 from sandbox.guest.streams import Output, Publisher
 
@@ -48,6 +50,7 @@ _FLUSH_SECONDS = 0.5
 """A wait for init's word before a process is started; without it the order of output is all that suffers."""
 _SEND_QUEUE = 64
 """IOPub messages that may wait for a slow reader before the writer blocks."""
+_NOTHING = contextlib.nullcontext()
 
 
 class _Compiler(CachingCompiler):
@@ -149,6 +152,7 @@ class Kernel(IPythonKernel):
             Output(name, fd, kernel.publish_stream, kernel.current_parent)
             for name, fd in (("stdout", 1), ("stderr", 2))
         ]
+        kernel.calls = Calls(kernel.publish_calls)
         kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
         if "matplotlib" in sys.modules:
             kernel.shell.enable_matplotlib("inline")
@@ -160,6 +164,7 @@ class Kernel(IPythonKernel):
     link: socket.socket | None = None
     """To init, which answers on it that it has seen what was published. None for other clients."""
     outputs: list[Output]
+    calls: Calls
     subscriptions: ZMQStream
     """Who begins to listen to the publisher's socket."""
 
@@ -182,6 +187,11 @@ class Kernel(IPythonKernel):
         content = {"name": name, "text": text}
         self.session.send(self.publisher, "stream", content, parent, ident=b"stream." + name.encode())
 
+    def publish_calls(self, calls: list[list[Any]], parent: Any) -> None:
+        """Functions that the execution in `parent` waits for. What it has printed before comes before."""
+        _flush()
+        self.session.send(self.publisher, "wants", {"calls": calls}, parent, ident=b"wants")
+
     def current_parent(self) -> Any:
         """The request that the calling thread works for: threads belong to the execution that started them."""
         return getattr(threading.current_thread(), "sandbox_parent", None) or self.get_parent("shell")
@@ -191,6 +201,7 @@ class Kernel(IPythonKernel):
         self.io_loop = IOLoop.current()
         self._control_lock = asyncio.Lock()
         self._cell_context = contextvars.copy_context()
+        self.control_handlers["answer"] = self._on_answer
         self.control_stream.on_recv(self.dispatch_control, copy=False)
         self.shell_stream.on_recv(self._on_shell, copy=False)
         self._publish_status("starting", "shell")
@@ -199,6 +210,9 @@ class Kernel(IPythonKernel):
         # One context for all cells: a context variable set in one is there in the next.
         self._request = asyncio.create_task(self.shell_main(None, message), context=self._cell_context)
         self._request.add_done_callback(_insist)
+
+    def _on_answer(self, stream: Any, ident: Any, message: Any) -> None:
+        self.calls.answer(message["content"]["answers"])
 
     async def shell_channel_thread_main(self, msg: Any) -> None:
         raise NotImplementedError("there is no shell channel thread")
@@ -215,6 +229,23 @@ class Kernel(IPythonKernel):
     def pre_handler_hook(self) -> None:
         self.saved_sigint_handler = signal.signal(signal.SIGINT, self.publisher.on_sigint)
 
+    @contextlib.contextmanager
+    def _cancel_on_sigint(self, future: "asyncio.Task[Any]") -> Iterator[None]:
+        """Around a cell that awaits. ipykernel's own does not wake a loop that has nothing else to do."""
+        loop = asyncio.get_running_loop()
+
+        def on_sigint(number: int, frame: Any) -> None:
+            if asyncio.current_task(loop) is future:  # it computes; in any other task an exception would end the loop
+                self.publisher.on_sigint(number, frame)
+            else:
+                loop.call_soon_threadsafe(future.cancel)
+
+        before = signal.signal(signal.SIGINT, on_sigint)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def raw_input(self, prompt: str = "") -> str:
         raise EOFError("input() has nobody to ask in this sandbox; put the value into the code or a file")
 
@@ -226,7 +257,8 @@ class Kernel(IPythonKernel):
         pid = os.getpid()
         status = 1
         try:
-            reply: dict[str, Any] = await super().do_execute(code, silent, *args, **kwargs)
+            with self._lent(kwargs.get("cell_meta")):
+                reply: dict[str, Any] = await super().do_execute(code, silent, *args, **kwargs)
             status = 0 if reply["status"] == "ok" else 1
         except Exception as error:
             # Not raised by the cell but around it, where a program broke something: ipykernel would answer nothing.
@@ -240,6 +272,13 @@ class Kernel(IPythonKernel):
             # Leaving with success is not a failure.
             reply = {"status": "ok", "execution_count": reply["execution_count"], "payload": [], "user_expressions": {}}
         return reply
+
+    def _lent(self, metadata: Any) -> "contextlib.AbstractContextManager[None]":
+        """Functions of the caller's, if init names any for this cell."""
+        functions = metadata.get("functions") if metadata and self.link is not None else None
+        if not functions:
+            return _NOTHING
+        return self.calls.lent(functions, self.get_parent("shell"), self.shell.user_ns)
 
     def _mend_streams(self) -> None:
         """A program may have closed its streams or put None there; ipykernel cannot do without."""

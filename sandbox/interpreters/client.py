@@ -7,8 +7,8 @@ from typing import Self
 
 from sandbox.client import AsyncClient, AsyncSession, ImageInfo, SessionInfo, Started
 from sandbox.client import File as Listed
-from sandbox.errors import SandboxError
-from sandbox.execution import Artifact, Execution, Output
+from sandbox.errors import InvalidRequest, SandboxError
+from sandbox.execution import Answer, Artifact, Calls, Execution, Functions, Output
 from sandbox.loop.interpreter import Facts
 from sandbox.remote import File
 
@@ -35,8 +35,15 @@ class ClientInterpreter:
     async def ready(self) -> None:
         """See `Interpreter`."""
 
-    async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
-        """See `Interpreter`. Leaving early interrupts whatever runs in the session."""
+    async def stream(
+        self, code: str, timeout: float | None = None, functions: Functions | None = None
+    ) -> AsyncGenerator[Output | Calls | Execution, None]:
+        """See `Interpreter`. Leaving early interrupts whatever runs in the session.
+
+        Raises `InvalidRequest` for functions: the API has no way to answer them.
+        """
+        if functions is not None:
+            raise InvalidRequest("programs on a server cannot call functions here; use an engine of your own")
         ended = False
         try:
             async with contextlib.aclosing(self.session.stream(code, timeout)) as events:
@@ -62,6 +69,10 @@ class ClientInterpreter:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         await asyncio.shield(task)
+
+    async def answer(self, answers: Sequence[Answer]) -> int:
+        """See `Interpreter`. Nothing that runs there can be waiting."""
+        return 0
 
     async def files(self) -> Sequence[File]:
         """See `Interpreter`."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-from sandbox.execution import Execution, Output
+from sandbox.execution import Answer, Calls, Execution, Functions, Output
 from sandbox.loop.interpreter import Facts, Interpreter
 from sandbox.remote import File
 
@@ -29,12 +29,18 @@ class LazyInterpreter:
         """See `Interpreter`. Raises what opening raises."""
         await self._interpreter()
 
-    async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
+    async def stream(
+        self, code: str, timeout: float | None = None, functions: Functions | None = None
+    ) -> AsyncGenerator[Output | Calls | Execution, None]:
         """See `Interpreter`. Raises what opening raises."""
         interpreter = await self._interpreter()
-        async with contextlib.aclosing(interpreter.stream(code, timeout)) as items:
+        async with contextlib.aclosing(interpreter.stream(code, timeout, functions)) as items:
             async for item in items:
                 yield item
+
+    async def answer(self, answers: Sequence[Answer]) -> int:
+        """See `Interpreter`."""
+        return 0 if self._opened is None else await self._opened.answer(answers)
 
     async def files(self) -> Sequence[File]:
         """See `Interpreter`."""

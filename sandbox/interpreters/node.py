@@ -7,7 +7,7 @@ from typing import Self
 
 from sandbox.errors import SandboxError
 from sandbox.events import Event
-from sandbox.execution import Error, Execution, Output, Result, Stream
+from sandbox.execution import Answer, Calls, Error, Execution, Functions, Output, Result, Stream
 from sandbox.interpreters.session import facts_of
 from sandbox.keys import Owner
 from sandbox.loop.interpreter import Facts
@@ -44,12 +44,16 @@ class NodeInterpreter:
     async def ready(self) -> None:
         """See `Interpreter`."""
 
-    async def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
+    async def stream(
+        self, code: str, timeout: float | None = None, functions: Functions | None = None
+    ) -> AsyncGenerator[Output | Calls | Execution, None]:
         """See `Interpreter`. Raises what `Node.execute` raises."""
-        log = await self._node.execute(self._owner, self.session_id, code, timeout=timeout, begun=self._begun)
+        log = await self._node.execute(
+            self._owner, self.session_id, code, timeout=timeout, begun=self._begun, functions=functions
+        )
         ended = False
         try:
-            async with contextlib.aclosing(log.follow()) as events:
+            async with contextlib.aclosing(log.follow(calls=True)) as events:
                 async for event in events:
                     ended = event.name == "done"
                     if (item := _item(event)) is not None:
@@ -70,6 +74,10 @@ class NodeInterpreter:
         task.add_done_callback(self._leaving.discard)
         await asyncio.shield(task)
 
+    async def answer(self, answers: Sequence[Answer]) -> int:
+        """See `Interpreter`. Raises `SessionMissing`."""
+        return await self._node.answer(self._owner, self.session_id, answers)
+
     async def files(self) -> Sequence[File]:
         """See `Interpreter`. Raises `SessionMissing`."""
         found = await self._node.files(self._owner, self.session_id)
@@ -87,7 +95,7 @@ async def facts(node: Node, *, image: str | None = None, memory_mb: int | None =
     return await facts_of(node.engine, spec.image, spec.limits)
 
 
-def _item(event: Event) -> Output | Execution | None:
+def _item(event: Event) -> Output | Calls | Execution | None:
     """What a reader of a loop's execution gets of an event, if anything."""
     data = event.data
     match event.name:
@@ -97,6 +105,9 @@ def _item(event: Event) -> Output | Execution | None:
             return Result(data["data"], data["execution_count"])
         case "error":
             return Error(**data)
+        case "calls":
+            calls: Calls = data["calls"]
+            return calls
         case "done":
             execution: Execution = data["execution"]
             return execution

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
 from sandbox.engine import Engine
-from sandbox.execution import Execution, Limits, Output
+from sandbox.execution import Answer, Calls, Execution, Functions, Limits, Output
 from sandbox.loop.interpreter import Facts
 from sandbox.remote import File
 from sandbox.session import Session
@@ -30,9 +30,15 @@ class SessionInterpreter:
     async def ready(self) -> None:
         """See `Interpreter`."""
 
-    def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
+    def stream(
+        self, code: str, timeout: float | None = None, functions: Functions | None = None
+    ) -> AsyncGenerator[Output | Calls | Execution, None]:
         """See `Interpreter`."""
-        return self.session.stream(code, timeout)
+        return self.session.stream(code, timeout, functions)
+
+    async def answer(self, answers: Sequence[Answer]) -> int:
+        """See `Interpreter`."""
+        return await self.session.answer(*answers)
 
     async def files(self) -> Sequence[File]:
         """See `Interpreter`."""

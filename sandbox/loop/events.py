@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sandbox.execution import Execution, Output
+from sandbox.errors import SandboxError
+from sandbox.execution import Called, Execution, Output
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Spent
 from sandbox.loop.messages import Image, Message, Reply, Text, ToolCall, Usage
@@ -70,6 +71,16 @@ class Showed:
 
 
 @dataclass(frozen=True, slots=True)
+class Wants:
+    """A program waits for functions of the caller's. It goes on when `Loop.answer` is given what they come to."""
+
+    call: ToolCall
+    """The model's, of the program."""
+    calls: tuple[Called, ...]
+    """Made at once, by the functions' own names."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ran:
     """An execution has ended."""
 
@@ -87,6 +98,8 @@ class Unusable:
     call: ToolCall
     told: str
     """What the model is told of it."""
+    error: SandboxError | None = None
+    """Set when it is not the model's fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +130,4 @@ class Finished:
     """As the upstream names it; empty when none has answered."""
 
 
-Event = Asked | Attempt | Said | Replied | Running | Showed | Ran | Unusable | Repair | Finished
+Event = Asked | Attempt | Said | Replied | Running | Showed | Wants | Ran | Unusable | Repair | Finished

@@ -21,6 +21,10 @@ class HostedTool:
     """From a call's arguments, and whether they may have been cut off. Raises `tool.Unusable`."""
     told: Callable[[Execution], tuple[Text | Image, ...]] | None = None
     """None: as of any piece of Python, with what helps to repair it."""
+    calls: bool = False
+    """Whether its programs may call `Options.callable`."""
 
 
-RUN_PYTHON = HostedTool(tool.NAME, tool.function, lambda arguments, cut_off: tool.code_of(arguments, whole=cut_off))
+RUN_PYTHON = HostedTool(
+    tool.NAME, tool.function, lambda arguments, cut_off: tool.code_of(arguments, whole=cut_off), calls=True
+)

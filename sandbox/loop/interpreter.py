@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sandbox.execution import Execution, Output
+from sandbox.execution import Answer, Calls, Execution, Functions, Output
 from sandbox.remote import File
 
 
@@ -33,12 +33,18 @@ class Interpreter(Protocol):
     async def ready(self) -> None:
         """Have a sandbox, if there is none yet: what follows is the program's own time. Raises what opening raises."""
 
-    def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
+    def stream(
+        self, code: str, timeout: float | None = None, functions: Functions | None = None
+    ) -> AsyncGenerator[Output | Calls | Execution, None]:
         """Run code; outputs as they come, and the whole `Execution` last. timeout: seconds.
 
-        Leaving the iterator early interrupts the program. Raises `InvalidCode`, `Overloaded`, `SessionClosed`,
-        `SessionExpired` and whatever else of ours can go wrong.
+        functions: those that the code may await; their calls come as `Calls`, and each wants an `answer`. Leaving the
+        iterator early interrupts the program. Raises `InvalidCode`, `Overloaded`, `SessionClosed`, `SessionExpired` and
+        whatever else of ours can go wrong.
         """
+
+    async def answer(self, answers: Sequence[Answer]) -> int:
+        """Answer calls of the program that runs; how many of them it was waiting for. Raises `TooLarge`."""
 
     async def files(self) -> Sequence[File]:
         """What lies in `/mnt/data`, sorted by path."""

@@ -18,16 +18,17 @@ from dataclasses import replace
 from typing import Protocol
 
 from sandbox import telemetry
-from sandbox.errors import InvalidCode, SandboxError
-from sandbox.execution import Execution, Status
-from sandbox.loop import fence, spans, tool, words
+from sandbox.errors import Draining, InvalidCode, Overloaded, SandboxError, SandboxFailed
+from sandbox.execution import Answer, Called, Calls, Execution, Status
+from sandbox.loop import callables, fence, spans, tool, words
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Spent
 from sandbox.loop.deadline import Late, timeout_at, until
-from sandbox.loop.events import Asked, Ending, Event, Finished, Ran, Replied, Running, Said, Showed, Unusable
+from sandbox.loop.events import Asked, Ending, Event, Finished, Ran, Replied, Running, Said, Showed, Unusable, Wants
 from sandbox.loop.hints import error_class
+from sandbox.loop.hosted import HostedTool
 from sandbox.loop.interpreter import Facts, Interpreter
-from sandbox.loop.messages import Delta, Message, Reply, Request, Text, ToolCall, ToolResult
+from sandbox.loop.messages import Delta, Function, Message, Reply, Request, Text, ToolCall, ToolResult
 from sandbox.loop.options import Options
 from sandbox.loop.repairs import Streak
 from sandbox.loop.repeats import Repeats
@@ -72,6 +73,13 @@ class Loop:
             async for event in events:
                 yield event
 
+    async def answer(self, *answers: Answer) -> int:
+        """Answer calls that `Wants` has told of; how many of them a program was waiting for. Raises `TooLarge`.
+
+        From another task, or before the next event is asked for. Give at once what is there at once.
+        """
+        return 0 if self._interpreter is None else await self._interpreter.answer(answers)
+
 
 class _Run:
     """One run."""
@@ -81,6 +89,8 @@ class _Run:
         self._interpreter = interpreter
         self._options = options
         self._tools = {} if interpreter is None else {hosted.name: hosted for hosted in options.tools}
+        self._callable = callables.by_name(options.callable)
+        self._lent = callables.lent(self._callable, options.answer_within_s) if self._callable else None
         self._request = request
         self._began = time.monotonic()
         seconds = options.budget.seconds
@@ -106,12 +116,22 @@ class _Run:
             return
         files = await self._interpreter.files()
         if options.fenced:
-            system = Message.of("system", fence.instruction(self._facts, files))
+            instruction = fence.instruction(self._facts, files)
+            if self._callable:
+                instruction += f"\n{callables.described(self._callable)}"
+            system = Message.of("system", instruction)
             messages = (system, *fence.asking(request.messages))
             self._request = replace(request, messages=messages, functions=options.functions)
         else:
-            ours = [hosted.function(self._facts, files) for hosted in self._tools.values()]
+            ours = [self._function(hosted, files) for hosted in self._tools.values()]
             self._request = replace(request, functions=(*ours, *options.functions))
+
+    def _function(self, hosted: HostedTool, files: Sequence[File]) -> Function:
+        """As the model sees it."""
+        function = hosted.function(self._facts, files)
+        if not self._callable or not hosted.calls:
+            return function
+        return replace(function, description=f"{function.description}\n{callables.described(self._callable)}")
 
     async def events(self) -> AsyncGenerator[Event, None]:
         while (over := self._over()) is None:
@@ -124,7 +144,10 @@ class _Run:
                 break
             if isinstance(event, Finished):
                 return
-        if over in (Ending.ATTEMPTS, Ending.TURNS):
+        if over is Ending.TURNS and self._options.pauses:
+            for ended in self._finish(over, Message("assistant", ())):
+                yield ended
+        elif over in (Ending.ATTEMPTS, Ending.TURNS):
             async with contextlib.aclosing(self._last_word(over)) as events:
                 async for event in events:
                     yield event
@@ -263,24 +286,46 @@ class _Run:
             return
         interpreter = self._interpreter
         assert interpreter is not None, "without one there are no tools"
-        async with timeout_at(self._deadline):
-            await interpreter.ready()
-        yield Running(call, code)
-        timeout = self._timeout()
+        lent = self._lent if self._tools[call.name].calls else None
+        waits: float | None = None
         try:
-            async with contextlib.aclosing(interpreter.stream(code, timeout)) as items:
+            async with timeout_at(self._deadline):
+                await interpreter.ready()
+            yield Running(call, code)
+            timeout = self._timeout()
+            async with contextlib.aclosing(interpreter.stream(code, timeout, lent)) as items:
                 async for item in items:
+                    self._waited(waits)
+                    waits = None
                     if isinstance(item, Execution):
                         break
-                    yield Showed(call.id, item)
+                    if isinstance(item, Calls):
+                        waits = time.monotonic()
+                        yield Wants(call, tuple(self._named(called) for called in item.calls))
+                    else:
+                        yield Showed(call.id, item)
                 else:
                     raise AssertionError("an interpreter's stream ends with the execution, or raises")
         except InvalidCode as error:  # the model's mistake, not ours
             yield self._unusable(call, str(error))
             return
+        except (Overloaded, SandboxFailed) as error:
+            if not self._options.forgives or isinstance(error, Draining):
+                raise
+            yield replace(self._unusable(call, words.UNAVAILABLE.format(error=error)), error=error)
+            return
         yield await self._ran(call, code, timeout, item)
         if item.status is Status.OK and (repair := self._streak.end(self._spent.usage, repaired=True)):
             yield repair
+
+    def _waited(self, since: float | None) -> None:
+        """For the caller, since then: time that is not the run's own."""
+        if since is not None and self._deadline is not None:
+            self._deadline += time.monotonic() - since
+
+    def _named(self, called: Called) -> Called:
+        """By the function's own name."""
+        return replace(called, name=self._callable[called.name].name)
 
     def _code(self, call: ToolCall, *, cut_off: bool) -> str:
         """Raises `tool.Unusable`."""

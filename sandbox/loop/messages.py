@@ -124,6 +124,8 @@ class Request:
     stop: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of OpenAI's dialect, given as they are to upstreams that speak it."""
+    anthropic: Mapping[str, Any] = field(default_factory=dict)
+    """The same of Anthropic's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ class Reply:
     """US dollars; None when no price is known."""
     refusal: str = ""
     """Those of its words that OpenAI's dialect has in a field of their own, because the model will not do it."""
+    stopped_at: str = ""
+    """The one of the caller's stop sequences that ended it, where the upstream says so."""
     refused_as: str = ""
     """Why a refusal ended, in the upstream's word; `finish` is `content_filter` then."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -11,6 +11,7 @@ REPEATED = "This is run {count} of the same code with the same outcome. It will 
 TOO_MANY = "Not run: these are too many calls at once. Write one program."
 NO_ATTEMPT = "Not run: no attempt is left."
 NO_EXECUTION = "Not run: no more calls of this tool are allowed. Answer from what you have seen."
+UNAVAILABLE = "Not run: there is no sandbox for it now ({error}). Try once more, or answer without it."
 CUT_OFF = "Your call was cut off because the answer became too long. Write a shorter program, or do it in steps."
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from sandbox.execution import as_json
 from sandbox.loop.attempt import Attempt
-from sandbox.loop.events import Event, Finished, Ran, Repair, Replied, Unusable
+from sandbox.loop.events import Event, Finished, Ran, Repair, Replied, Unusable, Wants
 from sandbox.loop.messages import Message, Part, Request, Text, ToolCall
 from sandbox.loop.shadow import Shadowed
 from sandbox.store.rows import TraceRow
@@ -22,6 +22,8 @@ _DATA_KEPT = 8 << 20
 """Characters of pictures and other encoded data that one trace keeps; what comes after is left out."""
 _NOBODY = "shadow"
 """No key's id."""
+_ARGUMENTS = 2000
+"""Characters that are kept of what a program gives a function of the caller's."""
 _TEXTUAL = ("text/", "application/json", "image/svg+xml")
 
 
@@ -66,6 +68,9 @@ class Recorder:
             self._keep("attempt", **dataclasses.asdict(event))
         elif isinstance(event, Ran):
             self._ran(event)
+        elif isinstance(event, Wants):
+            calls = [{"name": each.name, "arguments": _json(dict(each.arguments))[:_ARGUMENTS]} for each in event.calls]
+            self._keep("wants", call_id=event.call.id, calls=calls)
         elif isinstance(event, Unusable):
             self._failures += 1
             call = event.call

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from sandbox.execution import Output, Spec
+from sandbox.execution import Calls, Output, Spec
 from sandbox.kernel import Ending, Kernel
 from sandbox.runtime import Runtime
 
@@ -23,6 +23,7 @@ async def run(kernel: Kernel, code: str, timeout: float = 20.0) -> tuple[list[Ou
     async for item in kernel.stream("exe_1", code, timeout):
         if isinstance(item, Ending):
             return outputs, item
+        assert not isinstance(item, Calls)
         outputs.append(item)
     raise AssertionError("the stream had no ending")
 

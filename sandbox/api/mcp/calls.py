@@ -16,7 +16,7 @@ from sandbox.api.mcp.desk import Desk, Found
 from sandbox.api.mcp.tools import ARGUMENTS, CloseOut, CloseSession, ListFiles, ReadFile, RunPython, UploadFile
 from sandbox.api.mcp.workbench import Workbench
 from sandbox.errors import Conflict, FileMissing, InvalidRequest, SandboxError, SandboxFailed, SessionMissing, TooLarge
-from sandbox.execution import Execution, Output, Status, Stream
+from sandbox.execution import Calls, Execution, Output, Status, Stream
 from sandbox.loop import tool
 from sandbox.loop.told import failed, told
 from sandbox.remote import File, checked_path
@@ -151,7 +151,7 @@ class _News:
         self._text = ""
         self._last = 0.0
 
-    async def add(self, item: Output | None) -> None:
+    async def add(self, item: Output | Calls | None) -> None:
         """An output, or None for a moment in which nothing came."""
         if self._progress is None:
             return

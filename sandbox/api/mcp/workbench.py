@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox.errors import FileMissing
-from sandbox.execution import Execution, Output
+from sandbox.execution import Calls, Execution, Output
 from sandbox.loop.interpreter import Facts
 from sandbox.remote import File
 
@@ -30,8 +30,8 @@ class Workbench(Protocol):
     @property
     def facts(self) -> Facts: ...
 
-    def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Execution, None]:
-        """See `Interpreter`."""
+    def stream(self, code: str, timeout: float | None = None) -> AsyncGenerator[Output | Calls | Execution, None]:
+        """See `Interpreter`; nothing is called."""
 
     async def files(self) -> Sequence[File]:
         """See `Interpreter`."""

@@ -38,7 +38,7 @@ def body(request: Request, *, upstream: str = "") -> dict[str, Any]:
             made["tool_choice"] = choice
     if stops := [stop for stop in request.stop if stop.strip()]:
         made["stop_sequences"] = stops
-    body: dict[str, Any] = encodable(made | _sampling(request), 2 * LEVELS)
+    body: dict[str, Any] = encodable(made | _sampling(request) | dict(request.anthropic), 2 * LEVELS)
     return body
 
 

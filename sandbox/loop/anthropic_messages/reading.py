@@ -50,6 +50,7 @@ class Reading:
         self._begun = False
         self._blocks: dict[int, _Block] = {}
         self._finish: Any = None
+        self._stopped_at = ""
         self._usage: dict[str, Any] = {}
 
     def feed(self, event: Any) -> Delta:
@@ -76,9 +77,8 @@ class Reading:
             raise ValueError("the answer has no message")
         parts = tuple(part for _, block in sorted(self._blocks.items()) if (part := block.part(self._upstream)))
         message = Message("assistant", parts)
-        return Reply(
-            message, self._reason(bool(message.calls)), usage(self._usage), self._model, self._id, self._upstream
-        )
+        finish, used = self._reason(bool(message.calls)), usage(self._usage)
+        return Reply(message, finish, used, self._model, self._id, self._upstream, stopped_at=self._stopped_at)
 
     def _start(self, message: Mapping[str, Any]) -> None:
         self._begun = True
@@ -95,6 +95,8 @@ class Reading:
     def _end(self, delta: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
         if delta.get("stop_reason"):
             self.finished, self._finish = True, delta["stop_reason"]
+        if isinstance(delta.get("stop_sequence"), str):
+            self._stopped_at = delta["stop_sequence"]
         # Counts are of all so far, and what is not said again has not changed.
         self._usage |= {name: count for name, count in usage.items() if count is not None}
 

@@ -18,7 +18,7 @@ _ANTHROPIC = "https://api.anthropic.com"
 _UNUSED_KEY = "none"
 _BEFORE_2026 = {"anthropic-version": "2023-06-01"}
 """The versions of the API since refuse the fields that say how freely a model shall choose its words."""
-_SAMPLING = ("temperature", "top_p")
+_SAMPLING = ("temperature", "top_p", "top_k")
 
 
 class AnthropicUpstream:
