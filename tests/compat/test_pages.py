@@ -13,7 +13,7 @@ from sandbox.api.route import AnthropicRoute
 PAGES = sorted(Path("docs/compatibility").glob("*.md"))
 _HEADER = "| endpoint or field | status | proved by |"
 _ENDPOINT = re.compile(r"`(GET|POST|DELETE|PUT|PATCH) (/\S+?)`")
-_STATUS = re.compile(r"works|(?:partial|refused|ignored): .{10,}")
+_STATUS = re.compile(r"works(?:: .{5,})?|(?:partial|refused|ignored): .{10,}")
 
 
 @dataclass(frozen=True, slots=True)
