@@ -86,9 +86,13 @@ class Responses:
         live = _Live(owner.id, run, Log())
         for event in run.queued():
             live.log.add(event)
-        await run.store(live=True)
         response_id = run.response["id"]
-        self._live[response_id] = live
+        self._live[response_id] = live  # before anything is awaited: those who come at the same time are counted
+        try:
+            await run.store(live=True)
+        except BaseException:
+            del self._live[response_id]
+            raise
         live.task = self._node.work(self._make(owner, live), response_id)
         try:
             await live.begun
@@ -166,8 +170,9 @@ class Responses:
 
     async def _withdraw(self, response_id: str) -> None:
         if (live := self._live.get(response_id)) is not None and live.task is not None:
-            live.run.withdrawn = True
-            live.task.cancel()
+            if not live.run.withdrawn:  # a second cancellation would cut off how it ends
+                live.run.withdrawn = True
+                live.task.cancel()
             await asyncio.wait((live.task,))
 
     async def input_items(

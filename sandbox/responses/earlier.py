@@ -1,5 +1,6 @@
 """What a request goes on from: responses before it, and items that were given out here."""
 
+import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ KIND = "response"
 _MOST = 1000
 """Responses of one chain: each is looked up."""
 _MOST_BYTES = 64 * MIB
-"""Of a chain: all of it is read."""
+"""Of a chain, and again of what an input refers to: all of it is read."""
 _EXECUTIONS = 100
 """Of a container, in which those of an input's items are looked for."""
 
@@ -43,32 +44,52 @@ async def remembered(node: Node, owner: Owner, items: Sequence[Mapping[str, Any]
     Raises `InvalidField`.
     """
     executions = _Executions(node, owner)
+    stored = _Stored(node, owner)
     made: list[Mapping[str, Any]] = []
+    size = 0
     for at, item in enumerate(items):
+        asked = item
         if item["type"] == "item_reference":
-            found = await _item(node, owner, item["id"])
+            found = await stored.item(item["id"])
             if found is None:
                 raise InvalidField(f"input[{at}].id", f"Item with id '{item['id']}' not found.")
             item = found
         elif item["type"] == "code_interpreter_call" and item.get("outputs") is None:
-            found = await _item(node, owner, item["id"])
+            found = await stored.item(item["id"])
             item = {**item, "outputs": found["outputs"] if found else await executions.outputs(item)}
         made.append(item)
+        if item is not asked and (size := size + len(json.dumps(item))) > _MOST_BYTES:
+            most = f"the items that it refers to have more than {_MOST_BYTES // MIB} MiB together"
+            raise InvalidField(f"input[{at}]", f"{most}; leave some out")
     return tuple(made)
 
 
-async def _item(node: Node, owner: Owner, item_id: str) -> Mapping[str, Any] | None:
-    """One that is in a stored response."""
-    place = openai_responses.place(item_id)
-    if place is None:
-        return None
-    try:
-        row = await node.objects.get(owner, KIND, place[0])
-    except ObjectMissing:
-        return None
-    output = row.body["response"]["output"]
-    item: Mapping[str, Any] | None = output[place[1]] if place[1] < len(output) else None
-    return item if item is not None and item["id"] == item_id else None
+class _Stored:
+    """Items of stored responses."""
+
+    def __init__(self, node: Node, owner: Owner) -> None:
+        self._node = node
+        self._owner = owner
+        self._last: tuple[str, Sequence[Mapping[str, Any]]] = ("", ())
+        """Items of one response mostly come one after the other."""
+
+    async def item(self, item_id: str) -> Mapping[str, Any] | None:
+        """None when there is none."""
+        place = openai_responses.place(item_id)
+        if place is None:
+            return None
+        output = await self._output(place[0])
+        item = output[place[1]] if place[1] < len(output) else None
+        return item if item is not None and item["id"] == item_id else None
+
+    async def _output(self, response_id: str) -> Sequence[Mapping[str, Any]]:
+        if self._last[0] != response_id:
+            try:
+                row = await self._node.objects.get(self._owner, KIND, response_id)
+                self._last = (response_id, row.body["response"]["output"])
+            except ObjectMissing:
+                self._last = (response_id, ())
+        return self._last[1]
 
 
 class _Executions:

@@ -16,11 +16,13 @@ from sandbox.loop.messages import Image, Opaque, Text
 from sandbox.loop.openai_responses import Given
 from sandbox.node import Node, Upload
 from sandbox.remote import file_name, free_path
-from sandbox.store.rows import KeptFileRow, ObjectRow
+from sandbox.store.rows import ObjectRow
 
 _MOST_FILE_IDS = 50
+_MOST_FILES = 500
+"""Of a request and those that it goes on from: for each a name is sought that none before it has."""
 _MOST_SHOWN = 32 * MIB
-"""Bytes of a file that goes to the model itself."""
+"""Bytes of the kept files that go to the model itself, together, each as often as it is named."""
 _MOST_TEXT = 256 << 10
 
 
@@ -40,6 +42,7 @@ class Mounts:
         self._node = node
         self._owner = owner
         self._mounts: dict[str, Mount] = {}
+        self._taken: set[str] = set()
 
     @classmethod
     async def of(
@@ -50,7 +53,10 @@ class Mounts:
         asked: openai_responses.Asked,
         items: Sequence[Mapping[str, Any]],
     ) -> "Mounts":
-        """In the order of their coming, so that they have the same names each time. Raises `FileMissing`."""
+        """In the order of their coming, so that they have the same names each time.
+
+        Raises `FileMissing`, `InvalidField` for too many.
+        """
         mounts = cls(node, owner)
         for row in chain:
             for given in (*_file_ids(row.body["response"]["tools"]), *openai_responses.files(row.body["input"])):
@@ -66,16 +72,18 @@ class Mounts:
     async def _add(self, given: Given) -> None:
         if given.key in self._mounts:
             return
-        taken = {mount.upload.path for mount in self._mounts.values()}
+        if len(self._mounts) >= _MOST_FILES:
+            raise InvalidField(given.field, f"a conversation may bring {_MOST_FILES} files; put them into one archive")
         if given.file_id is not None:
             kept = await self._node.kept.row(self._owner, containers.FAMILY, given.file_id)
-            path = free_path(file_name(kept.name), taken)
+            path = free_path(file_name(kept.name), self._taken)
             upload = Upload(path, file_id=kept.id, family=containers.FAMILY)
             self._mounts[given.key] = Mount(given.key, upload, kept.digest)
         else:
             data = given.data or b""
-            upload = Upload(free_path(file_name(given.name), taken), data)
+            upload = Upload(free_path(file_name(given.name), self._taken), data)
             self._mounts[given.key] = Mount(given.key, upload, hashlib.sha256(data).hexdigest())
+        self._taken.add(upload.path)
 
     @property
     def uploads(self) -> tuple[Upload, ...]:
@@ -134,23 +142,26 @@ async def shown(
     Raises `FileMissing`, `InvalidField`.
     """
     found: dict[str, tuple[Text | Image | Opaque, ...]] = {}
+    sizes: dict[str, int] = {}
+    left = _MOST_SHOWN
     for given in openai_responses.files(items):
-        if given.key in found:
+        if given.key in found:  # it is sent once more
+            left = _less(left, sizes.get(given.key, 0), given)
             continue
         where = (Text(f"[The file is in /mnt/data/{mounts.path(given)}.]"),) if mounts is not None else ()
         if given.is_image or mounts is None:
-            found[given.key] = (await _content(node, owner, given), *where)
+            name, data = given.name, given.data or b""
+            if given.file_id is not None:
+                row = await node.kept.row(owner, containers.FAMILY, given.file_id)
+                left, sizes[given.key] = _less(left, row.size, given), row.size
+                name, data = row.name, b"".join([piece async for piece in node.kept.pieces(row)])
+            found[given.key] = (_content(given, name, data), *where)
         else:
             found[given.key] = where
     return found
 
 
-async def _content(node: Node, owner: Owner, given: Given) -> Text | Image | Opaque:
-    name, data = given.name, given.data
-    if given.file_id is not None:
-        row = await node.kept.row(owner, containers.FAMILY, given.file_id)
-        name, data = row.name, await _read(node, row, given.field)
-    data = data or b""
+def _content(given: Given, name: str, data: bytes) -> Text | Image | Opaque:
     encoded = base64.b64encode(data).decode()
     if given.is_image:
         return Image(mime_of(name), encoded)
@@ -159,11 +170,12 @@ async def _content(node: Node, owner: Owner, given: Given) -> Text | Image | Opa
     return Opaque("openai", {"type": "file", "file": {"filename": name, "file_data": _uri(name, encoded)}})
 
 
-async def _read(node: Node, row: KeptFileRow, field: str) -> bytes:
-    if row.size > _MOST_SHOWN:
-        most = _MOST_SHOWN // MIB
-        raise InvalidField(field, f"a file for the model may have {most} MiB; add a code_interpreter that reads it")
-    return b"".join([piece async for piece in node.kept.pieces(row)])
+def _less(left: int, size: int, given: Given) -> int:
+    """What is left of the bytes that may be shown. Raises `InvalidField`."""
+    if size > left:
+        most = f"files for the model may have {_MOST_SHOWN // MIB} MiB together"
+        raise InvalidField(given.field, f"{most}; add a code_interpreter that reads them")
+    return left - size
 
 
 def _text(data: bytes) -> str | None:

@@ -309,6 +309,23 @@ async def test_without_the_tool_the_model_itself_gets_the_files(sdk: openai.Asyn
     assert image["image_url"] == {"url": "https://example.org/a.png", "detail": "low"}
 
 
+async def test_a_request_brings_a_bounded_number_of_files(sdk: openai.AsyncOpenAI) -> None:
+    parts: Any = [
+        {"type": "input_file", "filename": "a.txt", "file_data": base64.b64encode(b"%d" % number).decode()}
+        for number in range(501)
+    ]
+    with pytest.raises(openai.BadRequestError, match="may bring 500 files"):
+        await ask(sdk, input=[{"role": "user", "content": parts}])
+
+
+async def test_files_for_the_model_are_bounded_together_and_each_time_they_are_named(sdk: openai.AsyncOpenAI) -> None:
+    file = await sdk.files.create(file=("a.png", bytes(20 << 20)), purpose="vision")
+    parts: Any = [{"type": "input_image", "file_id": file.id, "detail": "auto"}] * 2
+    with pytest.raises(openai.BadRequestError, match="may have 32 MiB together") as error:
+        await ask(sdk, tools=[], input=[{"role": "user", "content": parts}])
+    assert error.value.param == "input[0].content[1]"
+
+
 # Going on.
 
 
@@ -402,6 +419,15 @@ async def test_an_item_can_be_named_by_its_id(sdk: openai.AsyncOpenAI, upstream:
     assert said(upstream.asked[1]) == [("assistant", "Hello."), ("user", "Again.")]
     with pytest.raises(openai.BadRequestError, match="Item with id 'msg_none' not found"):
         await ask(sdk, input=[{"type": "item_reference", "id": "msg_none"}])
+
+
+async def test_items_that_are_named_by_their_ids_are_bounded_together(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    upstream.then(Says("x" * (4 << 20), piece=1 << 20))
+    first = await ask(sdk, tools=[])
+    with pytest.raises(openai.BadRequestError, match="more than 64 MiB together"):
+        await ask(sdk, tools=[], input=[{"type": "item_reference", "id": first.output[0].id}] * 17)
 
 
 # Functions of the program's own.
@@ -668,6 +694,22 @@ async def test_a_response_in_the_background_can_be_cancelled(sdk: openai.AsyncOp
     assert kinds == ["response.created", "response.queued", "response.in_progress"]
 
 
+async def test_whoever_cancels_twice_at_once_does_not_cut_off_the_end(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    upstream.then(runs("import time\nwhile True:\n    time.sleep(1)"))
+    background: Any = {"model": "scripted", "input": "Go.", "tools": [AUTO], "background": True, "stream": True}
+    events: list[Any] = []
+    async for event in await sdk.responses.create(**background):
+        events.append(event)
+        if event.type == "response.code_interpreter_call.interpreting":
+            response_id = events[0].response.id
+            cancelled = await asyncio.gather(*(sdk.responses.cancel(response_id) for _ in range(5)))
+            assert [response.status for response in cancelled] == ["cancelled"] * 5
+    assert events[-1].type == "response.output_item.done"
+    assert events[-1].item.status == "incomplete"
+
+
 async def test_no_more_than_a_hundred_responses_wait_in_the_background(new_data_dir: NewDataDir) -> None:
     async with Scripted("openai", lambda asked: Silent()) as upstream:
         table = json.dumps({"scripted": {"url": upstream.url}})
@@ -675,7 +717,9 @@ async def test_no_more_than_a_hundred_responses_wait_in_the_background(new_data_
             serving(new_data_dir(), upstreams=table) as served,
             openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as sdk,
         ):
-            waiting = [await ask(sdk, background=True) for _ in range(100)]
+            asked = await asyncio.gather(*(ask(sdk, background=True) for _ in range(110)), return_exceptions=True)
+            waiting = [each for each in asked if isinstance(each, Response)]
+            assert len(waiting) == 100
             with pytest.raises(openai.InternalServerError, match="100 responses of this key"):
                 await ask(sdk, background=True)
             cancelled = await asyncio.gather(*(sdk.responses.cancel(response.id) for response in waiting))

@@ -161,6 +161,7 @@ def test_an_items_id_leads_to_its_place() -> None:
     assert [openai_responses.place(other) for other in ("msg_1", "cntr_" + "0" * 36, "", "ci_" + "x" * 36)] == [
         None
     ] * 4
+    assert openai_responses.place(f"msg_{'0' * 32}-001") is None  # Python would count from the end
 
 
 # What an execution put out.

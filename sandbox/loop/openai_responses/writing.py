@@ -1,5 +1,6 @@
 """What a program is told: a response, and the events of its making."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -200,6 +201,7 @@ class Writing:
 
 
 _PREFIXES = {"message": "msg_", "code_interpreter_call": "ci_", "function_call": "fc_"}
+_PLACE = re.compile(r"[0-9a-f]{36}")
 
 
 def item_id(kind: str, response_id: str, index: int) -> str:
@@ -210,12 +212,9 @@ def item_id(kind: str, response_id: str, index: int) -> str:
 def place(item_id: str) -> tuple[str, int] | None:
     """The id of an item's response, and its place in the output; None for an id that is none of ours."""
     prefix, _, rest = item_id.rpartition("_")
-    if f"{prefix}_" not in _PREFIXES.values() or len(rest) != 36:
+    if f"{prefix}_" not in _PREFIXES.values() or not _PLACE.fullmatch(rest):
         return None
-    try:
-        return f"resp_{rest[:32]}", int(rest[32:], 16)
-    except ValueError:
-        return None
+    return f"resp_{rest[:32]}", int(rest[32:], 16)
 
 
 def _text(text: str, annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
