@@ -5,21 +5,28 @@ import base64
 import json
 import signal
 from collections.abc import AsyncIterator
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from sandbox.assistants.threads import Threads
+from sandbox.errors import InvalidField
+from sandbox.keys import LOCAL
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import WAIT_SECONDS, Served, serving
 from tests.compat.asking import of, refused
 from tests.compat.assistants import INTERPRETER, PNG, WEATHER, answer, ask, assistant, steps, told, upload
 from tests.compat.environments import Environments
+from tests.test_node import opened
 from tests.upstreams import Breaks, Call, Says, Scripted, Silent, runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
+DEEP: Any = reduce(lambda inner, _: {"x": inner}, range(300), {})
 CHART = """
 import matplotlib.pyplot as plt, pandas as pd
 table = pd.read_csv("/mnt/data/sales.csv")
@@ -194,6 +201,30 @@ async def test_the_model_sees_the_pictures_that_users_show(
     assert [part.type for part in first.content] == ["text", "image_file", "image_url"]
 
 
+async def test_the_model_sees_the_newest_pictures_that_are_small_enough_together(
+    sdk: openai.AsyncOpenAI, client: httpx.AsyncClient, upstream: Scripted
+) -> None:
+    upstream.then(Says("Two dots."))
+    large = [await upload(client, name, PNG + bytes(17 << 20)) for name in ("old.png", "new.png")]
+    shown = [*large, await upload(client, "dot.png", PNG)]
+    messages: Any = [
+        {"role": "user", "content": [{"type": "image_file", "image_file": {"file_id": file_id}}]} for file_id in shown
+    ]
+    run = await ask(sdk, assistant={"tools": []}, thread={"messages": messages})
+    assert run.status == "completed"
+    told_of = [message["content"][0]["image_url"]["url"] for message in upstream.asked[0].body["messages"]]
+    assert [len(url) > 1 << 20 for url in told_of] == [True, False]
+
+
+async def test_a_thread_has_a_bounded_number_of_files(tmp_path: Path) -> None:
+    async with opened(tmp_path, pool_size=0) as node:
+        threads = Threads(node)
+        thread = await threads.create(LOCAL, {})
+        await threads.attach(LOCAL, thread.id, [f"file-{number}" for number in range(500)])
+        with pytest.raises(InvalidField, match="may have 500 files"):
+            await threads.attach(LOCAL, thread.id, ["file-500"])
+
+
 # Objects and lists.
 
 
@@ -303,6 +334,15 @@ async def test_messages_can_be_listed_by_run(sdk: openai.AsyncOpenAI, upstream: 
             "messages[0].attachments[0].tools",
         ),
         ("/v1/threads", {"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ("/v1/threads", {"messages": [{"role": "user", "content": "x" * 256_001}]}, "messages[0].content"),
+        ("/v1/threads", {"messages": [{"role": "user", "content": "x"}] * 1001}, "messages"),
+        (
+            "/v1/threads",
+            {"messages": [{"role": "user", "content": "x", "attachments": [{"file_id": "file-1"}] * 21}]},
+            "messages.0.attachments",
+        ),
+        ("/v1/assistants", {"model": "scripted", "tools": [{"type": "x" * (1 << 20)}]}, "tools"),
+        ("/v1/assistants", {"model": "scripted", "tools": [{"type": "code_interpreter", "x": DEEP}]}, "tools"),
     ],
 )
 async def test_what_is_not_here_is_refused_with_the_field(
@@ -370,7 +410,10 @@ async def test_no_more_than_a_hundred_runs_of_a_key_go_on(new_data_dir: NewDataD
         table = json.dumps({"scripted": {"url": upstream.url}})
         async with serving(new_data_dir(), upstreams=table) as served, of(served, "any") as sdk:
             made = await assistant(sdk)
-            going = await asyncio.gather(*(sdk.beta.threads.create_and_run(assistant_id=made.id) for _ in range(100)))
+            asked = (sdk.beta.threads.create_and_run(assistant_id=made.id) for _ in range(110))
+            came = await asyncio.gather(*asked, return_exceptions=True)
+            going = [run for run in came if not isinstance(run, BaseException)]
+            assert len(going) == 100
             with pytest.raises(openai.InternalServerError, match="100 runs of this key"):
                 await sdk.beta.threads.create_and_run(assistant_id=made.id)
             await asyncio.gather(*(sdk.beta.threads.delete(run.thread_id) for run in going))

@@ -459,6 +459,39 @@ async def test_a_run_that_goes_on_can_be_cancelled(
         await sdk.beta.threads.runs.cancel(run.id, thread_id=thread.id)
 
 
+async def test_a_message_can_be_deleted_but_not_changed_while_it_is_written(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    upstream.then(Says("word " * 4000, piece=1))
+    made = await assistant(sdk)
+    thread = await sdk.beta.threads.create()
+    names = []
+    async for event in await sdk.beta.threads.runs.create(thread.id, assistant_id=made.id, stream=True):
+        names.append(event.event)
+        if event.event == "thread.message.created":
+            with pytest.raises(openai.BadRequestError, match="still being written"):
+                await sdk.beta.threads.messages.update(event.data.id, thread_id=thread.id, metadata={"a": "b"})
+            await sdk.beta.threads.messages.delete(event.data.id, thread_id=thread.id)
+    assert names[-2:] == ["thread.run.step.completed", "thread.run.completed"]
+    assert (await sdk.beta.threads.messages.list(thread.id)).data == []
+    (run,) = (await sdk.beta.threads.runs.list(thread.id)).data
+    assert run.status == "completed"
+    (step,) = await steps(sdk, run)
+    assert step.status == "completed"
+
+
+async def test_programs_can_draw_any_number_of_pictures_and_a_hundred_of_a_run_are_kept(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    draw = "from IPython.display import Image, display\nfor _ in range(60):\n    "
+    upstream.then(*2 * [runs(f"{draw}display(Image(data={PNG!r}, format='png'))")], Says("Done."))
+    before = {file.id async for file in sdk.files.list(purpose="assistants_output")}
+    run = await ask(sdk)
+    assert run.status == "completed"
+    after = {file.id async for file in sdk.files.list(purpose="assistants_output")}
+    assert len(after - before) == 100
+
+
 async def test_a_thread_is_locked_while_a_run_is_active(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
     upstream.then(Says(calls=(Call("weather", {}),)))
     run = await ask(sdk, assistant={"tools": [WEATHER]})

@@ -64,6 +64,10 @@ def test_links_lead_to_files_that_there_are(said: str, paths: list[str], found: 
     assert list(wire.links(said, paths)) == found
 
 
+def test_no_more_than_a_hundred_links_lead_to_files() -> None:
+    assert len(wire.links("sandbox:/mnt/data/a.csv " * 101, ["a.csv"])) == 100
+
+
 # What is said of a run.
 
 
