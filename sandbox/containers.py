@@ -29,6 +29,7 @@ DEFAULT_MINUTES = 20
 """Of idleness, until a container expires."""
 _MOST_MINUTES = 30 * 24 * 60
 _MOST_NAME = 4096
+_MOST_FILE_IDS = 50
 _ID = re.compile(r"(?:cntr|cfile)_([0-9a-f]{32})")
 
 
@@ -152,6 +153,8 @@ async def create(
     """
     if len(name) > _MOST_NAME:
         raise InvalidField("name", f"it is longer than {_MOST_NAME} characters")
+    if len(file_ids) > _MOST_FILE_IDS:
+        raise InvalidField("file_ids", f"it can name {_MOST_FILE_IDS} files; put the others in afterwards")
     kept = [await node.kept.row(owner, FAMILY, each) for each in file_ids]
     return await node.open_session(
         owner,

@@ -110,6 +110,7 @@ async def test_a_name_is_free_text(wire: httpx.AsyncClient, name: str) -> None:
     [
         ({"name": None}, "name"),
         ({"name": "n" * 4097}, "name"),
+        ({"file_ids": ["file-1"] * 51}, "file_ids"),
         ({"memory_limit": "64g"}, "memory_limit"),
         ({"memory_limit": "2g"}, "memory_limit"),
         ({"expires_after": {"anchor": "last_active_at", "minutes": 0}}, "expires_after.minutes"),
