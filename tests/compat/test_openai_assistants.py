@@ -5,7 +5,6 @@ import base64
 import json
 import signal
 from collections.abc import AsyncIterator
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from tests.upstreams import Breaks, Call, Says, Scripted, Silent, runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 
-DEEP: Any = reduce(lambda inner, _: {"x": inner}, range(300), {})
+DEEP: Any = json.loads('{"x":' * 300 + "1" + "}" * 300)
 CHART = """
 import matplotlib.pyplot as plt, pandas as pd
 table = pd.read_csv("/mnt/data/sales.csv")
