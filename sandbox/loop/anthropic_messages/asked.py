@@ -28,6 +28,8 @@ _THEIRS = (
 """Fields that upstreams of this dialect get as they are; others have no words for them."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _TOOL = "code_execution"
+_FILES = 500
+"""That one request names: each is looked up, and has a path of its own."""
 _DIRECT = "direct"
 _FUNCTION_EXTRA = ("cache_control",)
 
@@ -77,6 +79,8 @@ def named(body: Mapping[str, Any]) -> Named:
                 isinstance(source, Mapping) and source.get("type") == "file" and isinstance(source.get("file_id"), str)
             ):
                 contents.add(source["file_id"])
+    if len(uploads) + len(contents) > _FILES:
+        raise InvalidRequest(f"messages: they name more than {_FILES} files; name fewer, or put them into one")
     return Named(tuple(uploads), frozenset(new), frozenset(contents))
 
 
@@ -134,8 +138,11 @@ def _all(found: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Blocks, and those in them."""
     for block in found:
         yield block
+        source = block.get("source")
         if block["type"] == "tool_result" and isinstance(block.get("content"), list):
-            yield from said.blocks(block["content"], "content")
+            yield from _all(said.blocks(block["content"], "content"))
+        elif block["type"] == "document" and isinstance(source, Mapping) and isinstance(source.get("content"), list):
+            yield from _all(said.blocks(source["content"], "source.content"))
 
 
 def _check_blocks(talk: list[tuple[str, list[Mapping[str, Any]]]], api: str) -> None:
