@@ -370,6 +370,7 @@ class TestAForger:
             "[[1, 'weather', '{}', 4]]",
             "[['1', 'weather', '{}']]",
             "[[-1, 'weather', '{}']]",
+            "[[True, 'weather', '{}']]",
             "[[1 << 60, 'weather', '{}']]",
             "[[1, 'launch_missiles', '{}']]",
             "[[1, 'weather', {}]]",

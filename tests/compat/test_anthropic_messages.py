@@ -228,6 +228,17 @@ async def test_files_and_figures_that_python_makes_can_be_downloaded(
     assert files["figure-1.png"].startswith(b"\x89PNG")
 
 
+async def test_a_file_of_an_impossible_name_costs_nothing_but_itself(
+    sdk: anthropic.AsyncAnthropic, upstream: Scripted
+) -> None:
+    code = "for name in ('a\\\\b', 'c\\nd', b'\\xff', 'z.csv'): open(name, 'w').write('x')"
+    upstream.then(python(code), Says("Here."))
+    got = result(await ask(sdk))
+    names = [(await sdk.files.retrieve_metadata(each.file_id)).filename for each in got.content]
+    assert (got.return_code, names) == (0, ["z.csv"])
+    assert "Not all files could be kept" in got.stderr
+
+
 async def test_an_uploaded_file_lies_in_the_container_and_the_model_is_told_where(
     sdk: anthropic.AsyncAnthropic, upstream: Scripted
 ) -> None:

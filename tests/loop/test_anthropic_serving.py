@@ -160,7 +160,8 @@ def test_files_are_found_wherever_they_are_named() -> None:
     result = {"type": "tool_result", "tool_use_id": "x", "content": [outer]}
     for block in (document, outer, result):
         found = named({"messages": [user(block)]})
-        assert (found.uploads, found.contents) == (("file_2",), {"file_1"})
+        assert found.uploads == ("file_2",)
+        assert found.contents == {"file_1"}
 
 
 def test_more_files_than_could_be_looked_up_are_refused() -> None:
