@@ -223,6 +223,12 @@ def test_what_no_upstream_could_be_sent_is_refused() -> None:
     assert (request.messages[0].text, request.stop) == ("\ufffd", ("\ufffd",))
 
 
+@pytest.mark.parametrize("more", [{"tools": [{"type": ["custom"]}]}, {"tool_choice": {"type": ["auto"]}}])
+def test_a_type_that_is_no_text_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="type"):
+        read([user(text("q"))], **more)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["type", "text", "id", "source", "x"]), inner),

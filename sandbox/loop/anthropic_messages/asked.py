@@ -174,7 +174,7 @@ def _tools(tools: Any, given: Given) -> tuple[tuple[Function, ...], tuple[Functi
             function, by_model, by_code = _function(tool, given, where), *_callers(tool, where)
             functions += [function] * by_model
             called += [function] * by_code
-        elif kind not in VERSIONS:
+        elif not isinstance(kind, str) or kind not in VERSIONS:
             raise InvalidRequest(
                 f"{where}.type: {kind!r} is not offered here; there are {', '.join(VERSIONS)}, and tools of your own "
                 "with a name and an input_schema"
@@ -237,7 +237,7 @@ def _choice(choice: Any, version: Version | None) -> tuple[str | None, dict[str,
         return None, {}
     kind = choice.get("type") if isinstance(choice, Mapping) else None
     extra = {"parallel_tool_calls": False} if kind and choice.get("disable_parallel_tool_use") is True else {}
-    if kind in _CHOICES:
+    if isinstance(kind, str) and kind in _CHOICES:
         return _CHOICES[kind], extra
     if kind != "tool":
         raise InvalidRequest(f"tool_choice.type: it must be one of {', '.join(_CHOICES)}, tool")
