@@ -219,6 +219,9 @@ def test_what_no_upstream_could_be_sent_is_refused() -> None:
     for more in ({"tools": [{"name": "x", "input_schema": deep}]}, {"output_config": deep}, {"system": [deep]}):
         with pytest.raises(InvalidRequest, match="nested"):
             read([user(text("q"))], **more)
+    for more in ({"tools": [{"name": "x", "input_schema": {"maximum": 1e999}}]}, {"thinking": {"n": float("nan")}}):
+        with pytest.raises(InvalidRequest, match="infinite"):
+            read([user(text("q"))], **more)
     request = read([user(text("\ud83d"))], stop_sequences=["\ud83d"]).request
     assert (request.messages[0].text, request.stop) == ("\ufffd", ("\ufffd",))
 

@@ -267,7 +267,7 @@ def _others(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _encodable(value: Any, where: str) -> Any:
     try:
-        return encodable(value)
+        return encodable(value, finite=True)
     except ValueError as error:
         raise InvalidRequest(f"{where}: {error}") from error
 
