@@ -1,5 +1,6 @@
 """Anthropic's Files: bytes that a key keeps outside any session."""
 
+import contextlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from sandbox.api.download import Download
 from sandbox.api.multipart import Multipart, Part
 from sandbox.api.route import AnthropicRoute, node_of, owner_of
 from sandbox.api.visit import Visit
-from sandbox.errors import FileMissing, InvalidRequest, RateLimited
+from sandbox.errors import FileMissing, InvalidRequest, RateLimited, SandboxError
 from sandbox.execution import MIB
 from sandbox.node import Node
 from sandbox.store.rows import Family, FileRow, KeptFileRow
@@ -39,19 +40,23 @@ async def upload_file(request: Request) -> Response:
     form = Multipart(request.headers["content-type"], _pieces(request, node))
     lifetime: int | None = None
     kept: KeptFileRow | None = None
-    async for part in form.parts():
-        if part.name == "file" and kept is None:
-            try:
+    try:
+        async for part in form.parts():
+            if part.name == "file" and kept is None:
                 kept = await _kept(request, part, lifetime)
-            except RateLimited as error:  # to try again would not help
-                return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
-        elif part.name == "expires_in_seconds":
-            lifetime = _lifetime(await part.text())
-            if kept is not None:
+            elif part.name == "expires_in_seconds":
+                lifetime = _lifetime(await part.text())
+                if kept is not None:
+                    raise InvalidRequest("expires_in_seconds: send it before the file")
+            else:
+                await _skip(part)
+    except RateLimited as error:  # to try again would not help
+        return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
+    except (SandboxError, ClientDisconnect):
+        if kept is not None:  # nobody is told that it is there
+            with contextlib.suppress(FileMissing):
                 await node.kept.remove(owner_of(request), _FAMILY, kept.id)
-                raise InvalidRequest("expires_in_seconds: send it before the file")
-        else:
-            await _skip(part)
+        raise
     if kept is None:
         raise InvalidRequest("file: a part of this name with a filename is needed")
     return encode.answer(_metadata(kept))
