@@ -549,6 +549,34 @@ async def test_a_failure_in_the_middle_of_a_stream_is_its_last_event(hosted: Ser
     assert (name, data["type"], data["error"]["type"]) == ("error", "error", "api_error")
 
 
+async def test_a_container_that_no_answer_names_ends_with_its_request(
+    new_data_dir: NewDataDir, upstream: Scripted
+) -> None:
+    """Else each request that fails, and each that an SDK then tries again, would leave one behind."""
+    directory = new_data_dir()
+    key = await add_key(directory, "one", KeyLimits(sessions=1))
+    upstreams = json.dumps({"scripted": {"url": upstream.url, "attempts": 1}})
+    async with (
+        serving(directory, upstreams=upstreams) as served,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key=key, max_retries=0) as sdk,
+    ):
+        upstream.then(bash("echo 0"), Fails(400))
+        with pytest.raises(anthropic.APIStatusError):
+            await ask(sdk)
+        upstream.then(bash("echo 1"), Fails(400))
+        stream = await ask(sdk, stream=True)
+        with pytest.raises(anthropic.APIStatusError):
+            [event async for event in stream]
+        upstream.then(bash("echo 2"), Says("ok"))
+        answer = await ask(sdk)
+        assert result(answer).stdout == "2\n"
+        upstream.then(bash("echo 3"), Fails(400))
+        with pytest.raises(anthropic.APIStatusError):
+            await ask(sdk, container=answer.container.id)
+        upstream.then(bash("echo 4"), Says("ok"))
+        assert result(await ask(sdk, container=answer.container.id)).stdout == "4\n"
+
+
 # Who may, and what is refused.
 
 
