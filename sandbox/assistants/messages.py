@@ -7,7 +7,7 @@ from typing import Any
 from sandbox.assistants.lists import Part, listed
 from sandbox.assistants.threads import Threads
 from sandbox.assistants.tools import files_of
-from sandbox.errors import InvalidField, ObjectMissing
+from sandbox.errors import InvalidField, InvalidRequest, ObjectMissing
 from sandbox.keys import Owner
 from sandbox.loop import openai_assistants as wire
 from sandbox.node import Node
@@ -15,6 +15,8 @@ from sandbox.objects import new_id
 from sandbox.store.rows import ObjectRow
 
 KIND = "message"
+_MOST_CHARACTERS = 256_000
+"""Of a message's texts and addresses together: a run reads many messages."""
 _SEARCH = "file_search is not here; give the file the tool code_interpreter"
 
 
@@ -35,7 +37,10 @@ class Messages:
         return {**asked, "content": content, "attachments": attachments}
 
     async def add(self, owner: Owner, thread: ObjectRow, checked: Mapping[str, Any]) -> dict[str, Any]:
-        """Add one to a thread that nobody else changes now; its files are the thread's, too."""
+        """Add one to a thread that nobody else changes now; its files are the thread's, too.
+
+        Raises `ObjectMissing`, `InvalidField` when these are too many.
+        """
         made = wire.message(
             checked["role"],
             checked["content"],
@@ -45,8 +50,8 @@ class Messages:
             attachments=checked["attachments"],
             metadata=checked.get("metadata"),
         )
-        await self._node.objects.add(owner, KIND, made, object_id=made["id"], parent=thread.id)
         await self._threads.attach(owner, thread.id, [each["file_id"] for each in checked["attachments"]])
+        await self._node.objects.add(owner, KIND, made, object_id=made["id"], parent=thread.id)
         return made
 
     async def get(self, owner: Owner, thread_id: str, message_id: str) -> Mapping[str, Any]:
@@ -56,10 +61,12 @@ class Messages:
     async def update(
         self, owner: Owner, thread_id: str, message_id: str, metadata: Mapping[str, str] | None
     ) -> Mapping[str, Any]:
-        """Its metadata, which is all that can change. Raises `ObjectMissing`."""
+        """Its metadata, which is all that can change. Raises `ObjectMissing`, `InvalidRequest` while it is written."""
         row = await self._row(owner, thread_id, message_id)
         if metadata is None:
             return row.body
+        if row.body["status"] == "in_progress":  # its run would write over this, or this over its end
+            raise InvalidRequest(f"message {message_id} is still being written; wait for the end of its run")
         return (await self._node.objects.change(row, {**row.body, "metadata": dict(metadata)})).body
 
     async def delete(self, owner: Owner, thread_id: str, message_id: str) -> dict[str, Any]:
@@ -89,10 +96,13 @@ class Messages:
 
     async def _content(self, owner: Owner, content: Any, where: str) -> list[dict[str, Any]]:
         if isinstance(content, str) and content:
-            return [_text(content)]
+            content = [{"type": "text", "text": content}]
         if not isinstance(content, list) or not content:
             raise InvalidField(where, "text or a list of parts is needed")
-        return [await self._part(owner, part, f"{where}[{at}]") for at, part in enumerate(content)]
+        parts = [await self._part(owner, part, f"{where}[{at}]") for at, part in enumerate(content)]
+        if sum(map(_length, parts)) > _MOST_CHARACTERS:
+            raise InvalidField(where, f"it has more than {_MOST_CHARACTERS} characters; attach a file instead")
+        return parts
 
     async def _part(self, owner: Owner, part: Any, where: str) -> dict[str, Any]:
         kind = str(part.get("type")) if isinstance(part, Mapping) else ""
@@ -124,6 +134,13 @@ def attached(messages: Sequence[Mapping[str, Any]], thing: Mapping[str, Any]) ->
     """The ids of a thing's files and of those that come with the messages, each once."""
     more = [each["file_id"] for message in messages for each in message["attachments"]]
     return list(dict.fromkeys([*files_of(thing), *more]))
+
+
+def _length(part: Mapping[str, Any]) -> int:
+    match part:
+        case {"text": {"value": str() as said}} | {"image_url": {"url": str() as said}}:
+            return len(said)
+    return 0
 
 
 def _text(value: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ links to, and what was drawn, is kept among the owner's files, from where progra
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ IDLE_S = 3600.0
 """For how long a thread's session waits for its next use."""
 _OUTPUT = "assistants_output"
 _MOST_PICTURE = 20 * MIB
+_MOST_PICTURES = 32 * MIB
+"""Of one run: all of them are in memory at once."""
+_MOST_DRAWN = 100
+"""Pictures of one run, between two answers of the caller's, that become files: a program may draw any number."""
 _logger = logs.logger(__name__)
 
 
@@ -98,24 +103,28 @@ class Place:
             await self._threads.place(self._owner, self._run["thread_id"], session_id, self._to_place)
 
     async def pictures(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Image]:
-        """The files that users show, by their ids; without those that are gone, or too large for any model."""
-        shown = {
+        """The files that users show, by their ids; without those that are gone, too large for any model, or older than
+        the newest that are small enough together. messages: the oldest first.
+        """
+        shown = [
             part["image_file"]["file_id"]
             for message in messages
             if message["role"] == "user"
             for part in message["content"]
             if part["type"] == "image_file"
-        }
-        found = {}
-        for row in await self._files(sorted(shown)):
-            if row.size <= _MOST_PICTURE:
+        ]
+        found: dict[str, Image] = {}
+        left, times = _MOST_PICTURES, Counter(shown)
+        for row in await self._files(shown[::-1]):
+            if row.size <= _MOST_PICTURE and (size := row.size * times[row.id]) <= left:
+                left -= size
                 data = b"".join([piece async for piece in self._node.kept.pieces(row)])
                 found[row.id] = Image(row.mime, base64.b64encode(data).decode())
         return found
 
     async def keep_picture(self, output: Output) -> str | None:
         """The id of the file that a picture was made; None for what is none, or cannot be kept."""
-        if (picture := wire.picture(output)) is None:
+        if (picture := wire.picture(output)) is None or self._drawn >= _MOST_DRAWN:
             return None
         ending, encoded = picture
         self._drawn += 1

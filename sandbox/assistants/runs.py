@@ -1,7 +1,9 @@
 """Runs of a thread, and their steps: begun, waited for, answered, cancelled, and found again after a restart."""
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,8 @@ LIFETIME_S = 600
 """From its making a run has so long, the time included in which it waits for its caller."""
 _MOST_LIVE = 100
 """Runs of one key that go on side by side: no connection bounds them."""
+_MOST_OUTPUTS = 1 << 20
+"""Characters of what the caller's functions give at a time: later runs are told of it, too."""
 _PARTS = 100
 """The newest steps and messages, among which are those that a run has left open."""
 _STOPPED = {"code": "server_error", "message": "the server was stopped while this run went on; start it again"}
@@ -54,6 +58,8 @@ class Runs:
         self._threads = threads
         self._messages = messages
         self._works: dict[str, Work] = {}
+        self._beginning: Counter[str] = Counter()
+        """Runs by owner, which are about to be among those."""
 
     async def create(self, owner: Owner, thread_id: str, asked: Mapping[str, Any], *, stream: bool) -> Begun:
         """Begin one. Raises `ObjectMissing`, `UnknownModel`, `InvalidRequest` (the thread has an active run, too),
@@ -105,8 +111,20 @@ class Runs:
         """Raises `Draining`, `Overloaded`: here, and not by a run that fails."""
         with self._node.underway():
             pass
-        if sum(work.owner.id == owner.id for work in self._works.values()) >= _MOST_LIVE:
+        live = sum(work.owner.id == owner.id for work in self._works.values())
+        if live + self._beginning[owner.id] >= _MOST_LIVE:
             raise Overloaded(f"{_MOST_LIVE} runs of this key go on; wait for one of them", 5.0)
+
+    @contextlib.contextmanager
+    def _room(self, owner: Owner) -> Iterator[None]:
+        """A place for a run that is begun in the block: others may come at the same time. Raises as `_check_room`."""
+        self._check_room(owner)
+        self._beginning[owner.id] += 1
+        try:
+            yield
+        finally:
+            self._beginning[owner.id] -= 1
+            self._beginning += Counter()  # without those of whom nothing is left
 
     async def _begin(
         self,
@@ -122,9 +140,10 @@ class Runs:
         run_id = new_id("run_")
         run = wire.run(asked, assistant, id=run_id, thread_id=thread.id, now=now, expires_at=now + LIFETIME_S)
         body = {"run": run, "files": files_of(assistant), "said": [], "step": None, "made": [], "usage": [0, 0]}
-        row = await self._node.objects.add(owner, "run", body, object_id=run_id, parent=thread.id, live=True)
         told = [StreamEvent("thread.run.created", run), StreamEvent("thread.run.queued", run)]
-        return self._start(owner, row, [*first, *told], stream=stream)
+        with self._room(owner):
+            row = await self._node.objects.add(owner, "run", body, object_id=run_id, parent=thread.id, live=True)
+            return self._start(owner, row, [*first, *told], stream=stream)
 
     def _start(self, owner: Owner, row: ObjectRow, first: Sequence[StreamEvent], *, stream: bool) -> Begun:
         work = Work(self._node, self._chats, self._threads, owner, row, whole=not stream)
@@ -154,32 +173,45 @@ class Runs:
         """What the caller's functions have given; the run goes on. Raises `ObjectMissing`, `InvalidRequest`."""
         async with self._threads.alone(thread_id):
             row = await self._row(owner, thread_id, run_id)
-            run, step = row.body["run"], row.body["step"]
+            run = row.body["run"]
             if run["status"] != "requires_action":
                 raise InvalidRequest(f"run {run_id} is {run['status']} and waits for no outputs")
             wanted = [call["id"] for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]]
             given = {each["tool_call_id"]: each.get("output") or "" for each in outputs}
-            if given.keys() != set(wanted):
+            if given.keys() == set(wanted):
+                given = {each: given[each] for each in wanted}
+            else:
                 raise InvalidField(
                     "tool_outputs",
                     f"outputs of the calls {', '.join(wanted)} are needed, and none else; there came "
                     f"those of {', '.join(given) or 'none'}",
                 )
-            done = wire.answered(step, given, int(time.time()))
-            await self._node.objects.change(await self._node.objects.get(owner, "step", step["id"]), done.data)
-            results = Message("tool", tuple(ToolResult(each, (Text(given[each]),)) for each in wanted))
-            run = {**run, "status": "queued", "required_action": None}
-            body = {**row.body, "run": run, "step": None, "said": [*row.body["said"], message_to_json(results)]}
-            row = await self._node.objects.change(row, body, live=True)
-            return self._start(owner, row, [done, StreamEvent("thread.run.queued", run)], stream=stream)
+            if sum(map(len, given.values())) > _MOST_OUTPUTS:
+                raise InvalidField("tool_outputs", f"they have more than {_MOST_OUTPUTS} characters; say what matters")
+            with self._room(owner):
+                return await self._resume(owner, row, given, stream=stream)
+
+    async def _resume(self, owner: Owner, row: ObjectRow, given: Mapping[str, str], *, stream: bool) -> Begun:
+        run, step = row.body["run"], row.body["step"]
+        done = wire.answered(step, given, int(time.time()))
+        await self._node.objects.change(await self._node.objects.get(owner, "step", step["id"]), done.data)
+        results = Message("tool", tuple(ToolResult(each, (Text(given[each]),)) for each in given))
+        run = {**run, "status": "queued", "required_action": None}
+        body = {**row.body, "run": run, "step": None, "said": [*row.body["said"], message_to_json(results)]}
+        row = await self._node.objects.change(row, body, live=True)
+        return self._start(owner, row, [done, StreamEvent("thread.run.queued", run)], stream=stream)
 
     async def cancel(self, owner: Owner, thread_id: str, run_id: str) -> dict[str, Any]:
         """The run as it is while it ends. Raises `ObjectMissing`, `InvalidRequest` when it has ended."""
         async with self._threads.alone(thread_id):
+            work = self._works.get(run_id)  # first: the row may be older
             row = await self._row(owner, thread_id, run_id)
+            if work is not None:
+                if work.goes_on:
+                    return await work.cancel()
+                await work.wait()
+                row = await self._row(owner, thread_id, run_id)
             run: dict[str, Any] = row.body["run"]
-            if (work := self._works.get(run_id)) is not None and run["status"] != "requires_action":
-                return await work.cancel()
             if run["status"] in ENDED:
                 raise InvalidRequest(f"run {run_id} is {run['status']} and can no longer be cancelled")
             await self._end(owner, row, "cancelled")
@@ -189,13 +221,15 @@ class Runs:
         self, owner: Owner, thread_id: str, run_id: str, metadata: Mapping[str, str] | None
     ) -> Mapping[str, Any]:
         """Its metadata, which is all that can change. Raises `ObjectMissing`."""
-        row = await self._row(owner, thread_id, run_id)
-        if metadata is None:
-            return _run(row)
-        if (work := self._works.get(run_id)) is not None:
-            return await work.update(metadata)
-        body = {**row.body, "run": {**row.body["run"], "metadata": dict(metadata)}}
-        return _run(await self._node.objects.change(row, body))
+        async with self._threads.alone(thread_id):
+            work = self._works.get(run_id)  # first: the row may be older
+            row = await self._row(owner, thread_id, run_id)
+            if metadata is None:
+                return _run(row)
+            if work is not None:
+                return await work.update(metadata)
+            body = {**row.body, "run": {**row.body["run"], "metadata": dict(metadata)}}
+            return _run(await self._node.objects.change(row, body))
 
     async def get(self, owner: Owner, thread_id: str, run_id: str) -> Mapping[str, Any]:
         """Raises `ObjectMissing`."""

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from sandbox.assistants.tools import checked_resources, files_of
-from sandbox.errors import SandboxError
+from sandbox.errors import InvalidField, SandboxError
 from sandbox.keys import Owner
 from sandbox.loop import openai_assistants as wire
 from sandbox.node import Node
@@ -21,6 +21,8 @@ from sandbox.remote import file_name, free_path
 from sandbox.store.rows import KeptFileRow, ObjectRow
 
 _KIND = "thread"
+_MOST_FILES = 500
+"""Of its messages together: for each a name is sought that no other has."""
 
 
 class Threads:
@@ -70,12 +72,14 @@ class Threads:
         return {"id": thread_id, "object": "thread.deleted", "deleted": True}
 
     async def attach(self, owner: Owner, thread_id: str, file_ids: Sequence[str]) -> None:
-        """Files for the code interpreter. Raises `ObjectMissing`."""
+        """Files for the code interpreter. Raises `ObjectMissing`, `InvalidField` when the thread has too many."""
         if not file_ids:
             return
         async with self._change(owner, thread_id) as body:
             thread = body["thread"]
             every = list(dict.fromkeys([*files_of(thread), *file_ids]))
+            if len(every) > _MOST_FILES:
+                raise InvalidField("attachments", f"a thread may have {_MOST_FILES} files; begin another one")
             resources = {**thread["tool_resources"], "code_interpreter": {"file_ids": every}}
             body["thread"] = {**thread, "tool_resources": resources}
 
@@ -85,9 +89,11 @@ class Threads:
         """
         async with self._change(owner, thread_id) as body:
             paths = dict(body["paths"])
+            taken = set(paths.values())
             for file in files:
                 if file.id not in paths:
-                    paths[file.id] = free_path(file_name(file.name), paths.values())
+                    paths[file.id] = free_path(file_name(file.name), taken)
+                    taken.add(paths[file.id])
             body["paths"] = paths
         return paths
 

@@ -82,13 +82,15 @@ class Work:
         self.log.add(first)
         self._talk = asyncio.create_task(self._converse(), name=f"talk of {self._row.id}")
         self._ended = self._node.work(self._go(self._talk), f"run {self._row.id}")
-        self._ended.add_done_callback(lambda _: self.log.close(cut_off=self._goes_on))
+        self._ended.add_done_callback(lambda _: self.log.close(cut_off=self.goes_on))
         self._ended.add_done_callback(lambda _: done())
 
     async def cancel(self) -> dict[str, Any]:
         """Begin to end it; the run as it is then. Raises `InvalidRequest` when it has ended."""
-        if self.run["status"] in ENDED or self._talk is None:
+        if not self.goes_on or self._talk is None:
             raise InvalidRequest(f"run {self._row.id} is {self.run['status']} and can no longer be cancelled")
+        if self.run["status"] == "cancelling":  # a second time would cut off how it ends
+            return self.run
         self._talk.cancel()
         return await self._set("cancelling")
 
@@ -243,6 +245,9 @@ class Work:
             for call in calls
         ]
         action = {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": wanted}}
+        if self.run["status"] == "cancelling":  # too late to keep the model from it
+            await self._stop("cancelled")
+            return
         step = self._writing.waiting()
         await self._node.objects.change(self._kept[step["id"]], step)
         self._body |= {"said": [message_to_json(message) for message in said], "step": step}
@@ -256,7 +261,8 @@ class Work:
     # What is kept.
 
     @property
-    def _goes_on(self) -> bool:
+    def goes_on(self) -> bool:
+        """Whether it has neither ended nor come to wait for its caller."""
         return self.run["status"] not in ENDED and self.run["status"] != "requires_action"
 
     async def _set(self, status: str, **changes: Any) -> dict[str, Any]:
@@ -270,7 +276,7 @@ class Work:
     async def _save(self) -> None:
         usage = [self._usage.input_tokens, self._usage.output_tokens]
         self._body |= {"run": self.run, "usage": usage}
-        await self._node.objects.change(self._row, self._body, live=self._goes_on)
+        await self._node.objects.change(self._row, self._body, live=self.goes_on)
 
     async def _tell(self, events: Iterable[StreamEvent]) -> None:
         """Keep what it has, then say it. All of it, also when the run is cancelled in the middle."""
@@ -297,7 +303,8 @@ class Work:
             if kind == "message":
                 self._body["made"] = [*self._body["made"], event.data["id"]]
         elif what not in ("in_progress", "delta"):
-            await objects.change(self._kept.pop(event.data["id"]), event.data)
+            with contextlib.suppress(ObjectMissing):  # a message that was deleted meanwhile; of a thread, the run tells
+                await objects.change(self._kept.pop(event.data["id"]), event.data)
 
 
 def _now() -> int:

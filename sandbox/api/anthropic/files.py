@@ -1,11 +1,13 @@
 """Anthropic's Files: bytes that a key keeps outside any session."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
 
 from sandbox.api import anthropic_errors, encode
 from sandbox.api.download import Download
@@ -13,7 +15,7 @@ from sandbox.api.files import form_of
 from sandbox.api.multipart import Part
 from sandbox.api.route import AnthropicRoute, node_of, owner_of
 from sandbox.api.visit import Visit
-from sandbox.errors import FileMissing, InvalidRequest, RateLimited
+from sandbox.errors import FileMissing, InvalidRequest, RateLimited, SandboxError
 from sandbox.store.rows import Family, FileRow, KeptFileRow
 
 router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"], include_in_schema=False)
@@ -35,19 +37,23 @@ async def upload_file(request: Request) -> Response:
     form = form_of(request, node)
     lifetime: int | None = None
     kept: KeptFileRow | None = None
-    async for part in form.parts():
-        if part.name == "file" and kept is None:
-            try:
+    try:
+        async for part in form.parts():
+            if part.name == "file" and kept is None:
                 kept = await _kept(request, part, lifetime)
-            except RateLimited as error:  # to try again would not help
-                return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
-        elif part.name == "expires_in_seconds":
-            lifetime = _lifetime(await part.text())
-            if kept is not None:
+            elif part.name == "expires_in_seconds":
+                lifetime = _lifetime(await part.text())
+                if kept is not None:
+                    raise InvalidRequest("expires_in_seconds: send it before the file")
+            else:
+                await _skip(part)
+    except RateLimited as error:  # to try again would not help
+        return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
+    except (SandboxError, ClientDisconnect):
+        if kept is not None:  # nobody is told that it is there
+            with contextlib.suppress(FileMissing):
                 await node.kept.remove(owner_of(request), _FAMILY, kept.id)
-                raise InvalidRequest("expires_in_seconds: send it before the file")
-        else:
-            await _skip(part)
+        raise
     if kept is None:
         raise InvalidRequest("file: a part of this name with a filename is needed")
     return encode.answer(_metadata(kept))

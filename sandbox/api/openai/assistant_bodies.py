@@ -1,21 +1,37 @@
 """What programs send to the Assistants API. Fields that are not named here are ignored, as the vendor's server does."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from sandbox.api.schemas import ID_PATTERN
+from sandbox.loop.surrogates import encodable
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
-Tools = Annotated[list[dict[str, Any]], Field(max_length=128)]
+_MOST_JSON = 1 << 20
+
+
+def _plain(value: Any) -> Any:
+    """What can be kept and told again: it can be encoded, and is not huge."""
+    value = encodable(value)
+    if len(json.dumps(value)) > _MOST_JSON:
+        raise ValueError(f"it has more than {_MOST_JSON} bytes")
+    return value
+
+
+_Json = dict[str, Any]
+Plain = AfterValidator(_plain)
+Tools = Annotated[list[_Json], Field(max_length=128), Plain]
+Resources = Annotated[_Json, Plain]
 Instructions = Annotated[str, Field(max_length=256_000)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Tokens = Annotated[int, Field(ge=256)]
-ResponseFormat = Literal["auto"] | dict[str, Any]
+ResponseFormat = Literal["auto"] | Annotated[_Json, Plain]
 
 
 class _In(BaseModel):
@@ -45,7 +61,7 @@ class AssistantChangesIn(_WithFiles):
     description: Annotated[str | None, Field(max_length=512)] = None
     instructions: Instructions | None = None
     tools: Tools | None = None
-    tool_resources: dict[str, Any] | None = None
+    tool_resources: Resources | None = None
     metadata: Metadata | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
@@ -69,21 +85,25 @@ class MessageIn(_WithFiles):
     """A new message."""
 
     role: Literal["user", "assistant"]
-    content: str | list[dict[str, Any]]
-    attachments: list[dict[str, Any]] | None = None
+    content: str | Annotated[list[_Json], Field(max_length=1000), Plain]
+    attachments: Annotated[list[_Json], Field(max_length=20), Plain] | None = None
     metadata: Metadata | None = None
+
+
+Messages = Annotated[list[MessageIn], Field(max_length=1000)]
+"""More of them no model is told."""
 
 
 class ThreadChangesIn(MetadataIn):
     """A thread's new fields."""
 
-    tool_resources: dict[str, Any] | None = None
+    tool_resources: Resources | None = None
 
 
 class ThreadIn(ThreadChangesIn):
     """A new thread."""
 
-    messages: list[MessageIn] | None = None
+    messages: Messages | None = None
 
 
 class TruncationIn(_In):
@@ -98,7 +118,7 @@ class _RunIn(_In):
     model: Annotated[str | None, Field(min_length=1, max_length=512)] = None
     instructions: Instructions | None = None
     tools: Tools | None = None
-    tool_choice: Any = None
+    tool_choice: Annotated[Any, Plain] = None
     metadata: Metadata | None = None
     temperature: Temperature | None = None
     top_p: Share | None = None
@@ -122,14 +142,14 @@ class RunIn(_RunIn):
     """A new run of a thread."""
 
     additional_instructions: Instructions | None = None
-    additional_messages: list[MessageIn] | None = None
+    additional_messages: Messages | None = None
 
 
 class ThreadAndRunIn(_RunIn):
     """A new thread with its first run."""
 
     thread: ThreadIn | None = None
-    tool_resources: dict[str, Any] | None = None
+    tool_resources: Resources | None = None
 
 
 class ToolOutputIn(_In):

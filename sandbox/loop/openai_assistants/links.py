@@ -1,13 +1,15 @@
 """Files that an answer links to: `sandbox:/mnt/data/NAME`."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 PREFIX = "sandbox:/mnt/data/"
 _GOES_ON = re.compile(r"[\w%/-]|\.\w")
 """What follows a name that is longer than the one that was found."""
+_MOST = 100
+"""Links of one answer: each file that they lead to is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +26,22 @@ def links(text: str, paths: Collection[str]) -> tuple[Link, ...]:
     """Those that lead to one of these files, in order. Names may be written as in URLs, or with spaces and brackets as
     they are: where a link ends is known from what files there are.
     """
-    written = [(form, path) for path in paths for form in {path, quote(path)}]
-    written.sort(key=lambda pair: len(pair[0]), reverse=True)
+    known = {quote(path): path for path in paths} | {path: path for path in paths}
+    lengths = sorted({len(form) for form in known}, reverse=True)
     found, at = list[Link](), text.find(PREFIX)
-    while at >= 0:
+    while at >= 0 and len(found) < _MOST:
         name = at + len(PREFIX)
-        for form, path in written:
-            if text.startswith(form, name) and not _GOES_ON.match(text, name + len(form)):
-                found.append(Link(at, name + len(form), path))
-                break
+        form = _longest(text, name, known, lengths)
+        if form is not None:
+            found.append(Link(at, name + len(form), known[form]))
         at = text.find(PREFIX, name)
     return tuple(found)
+
+
+def _longest(text: str, begin: int, known: Mapping[str, str], lengths: Sequence[int]) -> str | None:
+    """The longest name that is there. There may be thousands of files, and as many links."""
+    for length in lengths:
+        form = text[begin : begin + length]
+        if form in known and not _GOES_ON.match(text, begin + len(form)):
+            return form
+    return None
