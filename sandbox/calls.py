@@ -50,11 +50,13 @@ class RemoteCalls:
         """The program waits for these. Raises `BadFrame`, `TypeError`, `ValueError` for what it could not have said."""
         called = []
         for number, name, arguments in calls:
+            if type(number) is not int or not isinstance(name, str) or not isinstance(arguments, str):
+                raise BadFrame("a call that is none")
             if name not in self._functions.parameters or len(self._waiting) >= MAX_WAITING:
                 raise BadFrame("a call of what cannot be called")
             call = Called(f"cal_{uuid.uuid4().hex}", name, arguments_of(arguments))
             timer = asyncio.get_running_loop().call_later(self._functions.answer_within_s, self._give_up, call)
-            self._waiting[call.id] = _Waiting(int(number), timer)
+            self._waiting[call.id] = _Waiting(number, timer)
             called.append(call)
         self._deadline.stop(time.monotonic())
         return Calls(tuple(called))

@@ -17,6 +17,8 @@ from sandbox.execution import Calls, Execution, Output, Result, Stream
 EventName = Literal["started", "stdout", "stderr", "result", "error", "calls", "artifact", "done"]
 _COUNTERS = {"result": "results", "error": "errors", "artifact": "artifacts"}
 """Where a cursor counts an event, if not under its own name."""
+_READ: Mapping[str, Any] = {"calls": Calls(())}
+"""Of calls that somebody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +131,15 @@ class EventLog:
         """The events after the one of that id, until the end. Raises `InvalidRequest`, and what `fail` was told.
 
         calls: those that the program makes, too. They are for whoever had it executed and answers them, and are not
-        counted by cursors.
+        counted by cursors. What was read is not kept: a program whose calls are answered may make any number of them.
         """
         seen = None if last_id is None else Cursor.parse(last_id)
         number = 0
         while True:
             while number < len(self._events):
                 event = self._events[number] if seen is None else _rest(self._events[number], seen)
+                if calls and event is not None and event.name == "calls":
+                    self._events[number] = dataclasses.replace(event, data=_READ)
                 number += 1
                 if event is not None and (calls or event.name != "calls"):
                     yield event

@@ -148,6 +148,7 @@ class Kernel:
         finally:
             if calls is not None:
                 calls.end()
+                running.calls = None  # what it calls until it is stopped is nobody's: no timer may speak of it later
             if self._running is running:
                 await asyncio.shield(self._abandon(running))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.calls import MAX_ANSWER
+from sandbox.calls import MAX_ANSWER, RemoteCalls
 from sandbox.engine import Engine
 from sandbox.errors import TooLarge
 from sandbox.execution import Answer, Called, Calls, Execution, Functions, Output, Status
@@ -331,6 +331,17 @@ class TestWhileItWaits:
             await program.calls()
         assert await goes_on(session)
 
+    async def test_what_it_calls_after_that_is_nobodys(self, session: Session) -> None:
+        code = "import asyncio\ntry:\n    await weather()\nexcept asyncio.CancelledError:\n    await weather()"
+        async with calling(session, code) as program:
+            await program.calls()
+            running = session._kernel._running
+            assert running is not None
+            assert running.calls is not None
+            calls = running.calls
+        assert calls._waiting == {}
+        assert (await answered(session, "print(await weather())")).stdout == "{}\n"
+
     async def test_other_tasks_of_the_program_go_on(self, session: Session) -> None:
         code = "import asyncio\nasync def ticks():\n    for n in range(3): print(n); await asyncio.sleep(0)\n"
         code += "print(await asyncio.gather(weather('Oslo'), ticks()))"
@@ -359,6 +370,7 @@ class TestAForger:
             "[[1, 'weather', '{}', 4]]",
             "[['1', 'weather', '{}']]",
             "[[-1, 'weather', '{}']]",
+            "[[True, 'weather', '{}']]",
             "[[1 << 60, 'weather', '{}']]",
             "[[1, 'launch_missiles', '{}']]",
             "[[1, 'weather', {}]]",
@@ -367,6 +379,7 @@ class TestAForger:
             "[[1, 'weather', '[' * 100_000]]",
             "[[1, 'weather', '{\"a\":' * 40 + '1' + '}' * 40]]",
             "[[1, 'weather', '{\"a\": NaN}']]",
+            "[[1, 'weather', '{\"a\": 1e999}']]",
             "[[1, 'weather', '{\"a\": \"\\\\ud800\"}']]",
             "[[1, 'weather', '{\"a\": \"' + 'x' * (1 << 20) + '\"}']]",
             "[[1, 'weather', '{}']] * 300_000",
@@ -425,6 +438,18 @@ async def test_the_example_of_the_documentation_does_what_it_says(root: None, py
     assert f"# {out.decode().strip()}\n" in example
 
 
+@pytest.mark.parametrize(
+    "call", [[float("inf"), "weather", "{}"], ["1", "weather", "{}"], [1, ["weather"], "{}"], [1, "weather", ["{}"]]]
+)
+async def test_a_call_that_no_init_would_let_through_is_refused(call: list[Any]) -> None:
+    async def send(answers: Sequence[Any]) -> None:
+        raise AssertionError("nothing is to be sent")
+
+    calls = RemoteCalls(WEATHER, Deadline(0.0), send)
+    with pytest.raises(BadFrame):
+        calls.on_wants([call])
+
+
 class TestDeadline:
     def test_it_stands_still_while_somebody_is_waited_for(self) -> None:
         deadline = Deadline(10.0)
@@ -446,7 +471,9 @@ def test_arguments_are_an_object(text: str) -> None:
     assert arguments_of(text) == json.loads(text)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '"x"', "{", '{"a": Infinity}', '{"\\ud800": 1}', "\ud800", "[" * 99_999])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '"x"', "{", '{"a": Infinity}', '{"a": -1e999}', '{"\\ud800": 1}', "\ud800", "[" * 99_999]
+)
 def test_arguments_that_are_none_are_refused(text: Sequence[str]) -> None:
     with pytest.raises(BadFrame):
         arguments_of(str(text))

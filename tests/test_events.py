@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sandbox.errors import InvalidRequest, SandboxFailed
 from sandbox.events import Cursor, Event, EventLog
-from sandbox.execution import Artifact, Error, Execution, Output, Result, Status, Stream
+from sandbox.execution import Artifact, Called, Calls, Error, Execution, Output, Result, Status, Stream
 
 _TEXT = st.text(min_size=1, max_size=8)
 _OUTPUTS = st.lists(
@@ -48,6 +48,19 @@ def _live(outputs: list[Output], execution: Execution) -> EventLog:
         log.add(execution.error)
     log.end(execution)
     return log
+
+
+async def test_calls_are_kept_until_they_are_read_and_no_longer() -> None:
+    log = EventLog("exe_1", "ses_1", 0.0)
+    log.start()
+    log.call(Calls((Called("cal_1", "f", {"a": "long"}),)))
+    log.end(Execution("exe_1", "ses_1", Status.OK))
+
+    async def calls() -> list[Calls]:
+        return [event.data["calls"] async for event in log.follow(calls=True) if event.name == "calls"]
+
+    assert [len(each.calls) for each in await calls()] == [1]
+    assert [len(each.calls) for each in await calls()] == [0]
 
 
 async def test_the_start_is_told_once_and_first() -> None:

@@ -61,12 +61,12 @@ def answers(run: Run, text: str = "rain") -> list[Answer]:
     return [Answer(called.id, text) for called in run.waits_for]
 
 
-async def parked(node: Node, parking: Parking[str], *replies: Reply | Exception) -> tuple[Run, str]:
+async def parked(node: Node, parking: Parking[str], *replies: Reply | Exception, owner: str = "me") -> tuple[Run, str]:
     """A run that waits, and its session."""
     async with parking.run(await begun(node, *replies)) as run:
         await read(run)
         assert run.chat.session_id is not None
-        parking.park("me", run.chat.session_id, run, "note")
+        parking.park(owner, run.chat.session_id, run, "note")
         return run, run.chat.session_id
 
 
@@ -149,6 +149,15 @@ async def test_there_is_a_bound_and_the_oldest_gives_way(node: Node) -> None:
         assert (len(parking), first._task.done(), second._task.done()) == (1, True, False)
         assert parking.take("me", session_id) is not None
         await second.aclose()
+
+
+async def test_who_parks_many_ends_none_of_anybody_elses(node: Node) -> None:
+    async with Parking[str](most=2).open() as parking:
+        theirs, _ = await parked(node, parking, runs("await weather()"), owner="they")
+        first, _ = await parked(node, parking, runs("await weather()"))
+        second, _ = await parked(node, parking, runs("await weather()"))
+        await asyncio.wait((first._task, theirs._task), return_when=asyncio.FIRST_COMPLETED)
+        assert (theirs._task.done(), first._task.done(), second._task.done()) == (False, True, False)
 
 
 async def test_what_nobody_comes_for_is_ended_after_a_while(node: Node) -> None:

@@ -8,6 +8,7 @@ kept for a while.
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
@@ -18,7 +19,7 @@ from sandbox.loop.events import Event, Ran, Wants
 
 T = TypeVar("T")
 MOST = 256
-"""Runs that are parked at a time; beyond them the one that was parked first is ended."""
+"""Runs that are parked at a time; beyond them the first of the owner who has the most is ended."""
 KEPT_S = 900.0
 """For how long. Each call is given up after `Options.answer_within_s`, which is less."""
 
@@ -142,7 +143,10 @@ class Parking(Generic[T]):
         self._end(owner, session_id)
         run.reader = None
         if len(self._parked) >= self._most:
-            self._end(*next(iter(self._parked)))
+            owners = Counter(each for each, _ in self._parked)
+            owners[owner] += 1
+            [(most, _)] = owners.most_common(1)
+            self._end(*next((each for each in self._parked if each[0] == most), next(iter(self._parked))))
         expiry = asyncio.get_running_loop().call_later(self._kept_s, self._end, owner, session_id)
         self._parked[owner, session_id] = _Parked(run, note, expiry)
 

@@ -8,6 +8,7 @@ as a path on the host.
 """
 
 import json
+import math
 import struct
 from enum import IntEnum
 from typing import Any
@@ -120,11 +121,13 @@ def arguments_of(text: str) -> dict[str, Any]:
     except UnicodeError as error:
         raise BadFrame("the arguments are not Unicode") from error
     if not _is_plain(value, _DEPTH):
-        raise BadFrame(f"the arguments have half a character in them, or more than {_DEPTH} levels")
+        raise BadFrame(f"the arguments have half a character in them, infinity, or more than {_DEPTH} levels")
     return value
 
 
 def _is_plain(value: Any, depth: int) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)  # `1e999` is JSON, and what it is read as cannot be written
     if isinstance(value, str):
         return value.isascii() or not any("\ud800" <= char <= "\udfff" for char in value)
     if isinstance(value, dict):

@@ -585,7 +585,7 @@ def _is_call(call: Any, running: Running) -> bool:
         case [int(number), str(name), str(arguments)] if name in running.functions and number not in running.waiting:
             with contextlib.suppress(BadFrame):
                 arguments_of(arguments)
-                return 0 < number < 1 << 53
+                return type(number) is int and 0 < number < 1 << 53  # True is a number to Python alone
     return False
 
 

@@ -21,16 +21,20 @@ _TYPES = {
 }
 _CHOICES = 12
 """Values of an enumeration that are named."""
+_NAMES = 1 << 18
+"""Characters of all names, parameters' included: they go into the sandbox together with the code."""
 _WORDS = 2000
 """Characters of one description."""
 
 
 def by_name(functions: Sequence[Function]) -> dict[str, Function]:
-    """Python's name for each. Raises `InvalidRequest` when two have the same."""
+    """Python's name for each. Raises `InvalidRequest` when two have the same, or all are too long."""
     named: dict[str, Function] = {}
     for function in functions:
         if (first := named.setdefault(python_name(function.name), function)) is not function:
             raise InvalidRequest(f"tools: {first.name} and {function.name} cannot both be called by code; rename one")
+    if sum(len(name) + sum(map(len, _parameters(function))) for name, function in named.items()) > _NAMES:
+        raise InvalidRequest(f"tools: those that code may call have names of more than {_NAMES:,} characters in all")
     return named
 
 

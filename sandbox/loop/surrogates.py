@@ -1,5 +1,6 @@
 """Halves of characters, which JSON can say (`"\\ud83d"`) and no encoding can write: none comes in, none goes out."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,24 +8,27 @@ LEVELS = 128
 """How deep what comes in may be nested; what is made of it goes a little deeper, and must still be encodable."""
 
 
-def encodable(value: Any, levels: int = LEVELS) -> Any:
+def encodable(value: Any, levels: int = LEVELS, *, finite: bool = False) -> Any:
     """The JSON value with U+FFFD for each half of a pair; two that belong together become their character.
 
-    Raises `ValueError` for what is nested deeper than that: an encoder would break at it later.
+    Raises `ValueError` for what is nested deeper than that, and if it has to be finite for numbers that are not, such
+    as `1e999`: an encoder would break at it later.
     """
     if isinstance(value, str):
         return value if value.isascii() else _text(value)
+    if finite and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number in it is infinite, or none")
     if isinstance(value, Mapping | list | tuple) and not levels:
         raise ValueError("it is nested too deeply")
     if isinstance(value, Mapping):
         made = {}
         for name, each in value.items():
-            made[encodable(name)] = encodable(each, levels - 1)
+            made[encodable(name)] = encodable(each, levels - 1, finite=finite)
         return made
     if isinstance(value, list | tuple):
         found = []
         for each in value:  # without a comprehension, which would take a second frame of the stack for each level
-            found.append(encodable(each, levels - 1))
+            found.append(encodable(each, levels - 1, finite=finite))
         return found
     return value
 

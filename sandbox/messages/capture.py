@@ -5,7 +5,7 @@ import binascii
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from sandbox.errors import FileMissing, Overloaded, TooLarge
+from sandbox.errors import FileMissing, InvalidPath, SandboxError, TooLarge
 from sandbox.execution import Execution
 from sandbox.keys import Owner
 from sandbox.loop.anthropic_messages import programs
@@ -34,15 +34,21 @@ class Capture:
             return
         paths = [artifact.path for artifact in execution.artifacts if _is_for_caller(artifact.path, name, execution)]
         ids: list[str] = []
+        lost: SandboxError | None = None
         try:
             for path in paths[:_MOST]:
-                ids.append(await self._keep(execution.session_id, path))
+                try:
+                    ids.append(await self._keep(execution.session_id, path))
+                except (FileMissing, InvalidPath, TooLarge) as error:  # the others may be kept all the same
+                    lost = lost or error
             if name == PYTHON:
                 for data in execution.results:
                     if (figure := _figure(data)) and len(ids) < _MOST:
                         ids.append(await self._draw(*figure))
-        except (FileMissing, Overloaded, TooLarge) as error:
-            content["stderr"] += f"\nNot all files could be kept: {error}"
+        except SandboxError as error:  # the answer is good without them
+            lost = error
+        if lost is not None:
+            content["stderr"] += f"\nNot all files could be kept: {lost}"
         content["content"] = [{"type": f"{name}_output", "file_id": file_id} for file_id in ids]
 
     async def _keep(self, session_id: str, path: str) -> str:

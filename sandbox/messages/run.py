@@ -21,6 +21,7 @@ from sandbox.loop.anthropic_messages.said import Result, call_id
 from sandbox.loop.anthropic_messages.writing import Event, Writing
 from sandbox.loop.events import Ending
 from sandbox.loop.messages import Opaque, Reply, Text, ToolCall, Usage
+from sandbox.loop.surrogates import encodable
 from sandbox.messages.capture import Capture
 from sandbox.messages.container import described
 from sandbox.node import Node
@@ -269,7 +270,7 @@ def _inner_id(call_id: str) -> str:
 def _object(arguments: str) -> dict[str, Any]:
     """A call's arguments as an object, whatever the model wrote."""
     try:
-        read = json.loads(arguments or "{}", strict=False)
+        read = encodable(json.loads(arguments or "{}", strict=False), finite=True)
     except (ValueError, RecursionError):
         read = None
     return read if isinstance(read, dict) else {"invalid": arguments}

@@ -6,7 +6,8 @@ A trace's records are JSON objects, each with a `kind` and the time `at` (second
     turn       the model's: `turn`, `model`, `upstream`, `seconds`, `usage`, `cost`, `finish`, `text`, `calls`, `parts`
     attempt    a try at an upstream: `upstream`, `model`, `outcome`, `seconds`
     execution  `call_id`, `code`, `execution` as in the HTTP API, `told`: what the model was told of it
-    wants      `call_id`, `calls` that the program makes of functions of the caller's: `name`, `arguments` as text, cut
+    wants      `call_id`, `calls` that the program makes of functions of the caller's: `name`, `arguments` as text, cut;
+               the first thousand
     unusable   a call that could not be executed: `call_id`, `name`, `arguments`, `told`
     repair     failures in a row that are over: `error_class`, `failures`, `repaired`, `tokens`, `seconds`
     end        `why`, `answer`; or `error` and `detail` where we or the upstream failed

@@ -24,6 +24,8 @@ _NOBODY = "shadow"
 """No key's id."""
 _ARGUMENTS = 2000
 """Characters that are kept of what a program gives a function of the caller's."""
+_CALLS = 1000
+"""Calls of such functions that one trace keeps: a program whose calls are answered may make any number of them."""
 _TEXTUAL = ("text/", "application/json", "image/svg+xml")
 
 
@@ -56,6 +58,7 @@ class Recorder:
         self._turns = self._executions = self._failures = 0
         self._ending = "cancelled"
         self._data_left = _DATA_KEPT
+        self._calls_left = _CALLS
         self._prompt = _prompt(request.messages)
         for message in request.messages:
             self._keep("message", **parts.message_to_json(message), text=message.text)
@@ -69,8 +72,11 @@ class Recorder:
         elif isinstance(event, Ran):
             self._ran(event)
         elif isinstance(event, Wants):
-            calls = [{"name": each.name, "arguments": _json(dict(each.arguments))[:_ARGUMENTS]} for each in event.calls]
-            self._keep("wants", call_id=event.call.id, calls=calls)
+            kept = event.calls[: self._calls_left]
+            self._calls_left -= len(kept)
+            calls = [{"name": each.name, "arguments": _json(dict(each.arguments))[:_ARGUMENTS]} for each in kept]
+            if calls:
+                self._keep("wants", call_id=event.call.id, calls=calls)
         elif isinstance(event, Unusable):
             self._failures += 1
             call = event.call

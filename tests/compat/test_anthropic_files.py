@@ -105,6 +105,18 @@ async def test_a_form_without_a_file_and_what_is_no_form_are_refused(client: htt
     assert error(await client.post("/v1/files", json={}))[0] == 400
 
 
+async def test_of_a_form_that_is_refused_nothing_is_kept(new_data_dir: NewDataDir) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    file = part % (b"file", b'; filename="a.txt"', b"x")
+    ends = [part % (b"expires_in_seconds", b"", each) + b"--b--\r\n" for each in (b"3600", b"soon", b"9" * 9999)]
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    async with serving(new_data_dir()) as served, served.client(**VERSION) as client:
+        for end in (*ends, b"--b"):
+            response = await client.post("/v1/files", content=file + end, headers=form)
+            assert error(response) == (400, "invalid_request_error")
+        assert (await client.get("/v1/files")).json()["data"] == []
+
+
 async def test_a_list_pages_as_new_sdks_want_it(sdk: anthropic.AsyncAnthropic) -> None:
     ids = await five(sdk)
     page = await sdk.files.list(limit=2)

@@ -228,6 +228,17 @@ async def test_files_and_figures_that_python_makes_can_be_downloaded(
     assert files["figure-1.png"].startswith(b"\x89PNG")
 
 
+async def test_a_file_of_an_impossible_name_costs_nothing_but_itself(
+    sdk: anthropic.AsyncAnthropic, upstream: Scripted
+) -> None:
+    code = "for name in ('a\\\\b', 'c\\nd', b'\\xff', 'z.csv'): open(name, 'w').write('x')"
+    upstream.then(python(code), Says("Here."))
+    got = result(await ask(sdk))
+    names = [(await sdk.files.retrieve_metadata(each.file_id)).filename for each in got.content]
+    assert (got.return_code, names) == (0, ["z.csv"])
+    assert "Not all files could be kept" in got.stderr
+
+
 async def test_an_uploaded_file_lies_in_the_container_and_the_model_is_told_where(
     sdk: anthropic.AsyncAnthropic, upstream: Scripted
 ) -> None:
@@ -536,6 +547,34 @@ async def test_a_failure_in_the_middle_of_a_stream_is_its_last_event(hosted: Ser
     upstream.then(bash("echo 1", "Let me see."), Fails(500))
     name, data = (await events(hosted))[-1]
     assert (name, data["type"], data["error"]["type"]) == ("error", "error", "api_error")
+
+
+async def test_a_container_that_no_answer_names_ends_with_its_request(
+    new_data_dir: NewDataDir, upstream: Scripted
+) -> None:
+    """Else each request that fails, and each that an SDK then tries again, would leave one behind."""
+    directory = new_data_dir()
+    key = await add_key(directory, "one", KeyLimits(sessions=1))
+    upstreams = json.dumps({"scripted": {"url": upstream.url, "attempts": 1}})
+    async with (
+        serving(directory, upstreams=upstreams) as served,
+        anthropic.AsyncAnthropic(base_url=served.url, api_key=key, max_retries=0) as sdk,
+    ):
+        upstream.then(bash("echo 0"), Fails(400))
+        with pytest.raises(anthropic.APIStatusError):
+            await ask(sdk)
+        upstream.then(bash("echo 1"), Fails(400))
+        stream = await ask(sdk, stream=True)
+        with pytest.raises(anthropic.APIStatusError):
+            [event async for event in stream]
+        upstream.then(bash("echo 2"), Says("ok"))
+        answer = await ask(sdk)
+        assert result(answer).stdout == "2\n"
+        upstream.then(bash("echo 3"), Fails(400))
+        with pytest.raises(anthropic.APIStatusError):
+            await ask(sdk, container=answer.container.id)
+        upstream.then(bash("echo 4"), Says("ok"))
+        assert result(await ask(sdk, container=answer.container.id)).stdout == "4\n"
 
 
 # Who may, and what is refused.

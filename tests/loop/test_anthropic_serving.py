@@ -152,6 +152,24 @@ def test_files_of_requests_before_are_not_new() -> None:
     assert named({"messages": [user(upload), assistant(text("a"))]}).new == frozenset()
 
 
+def test_files_are_found_wherever_they_are_named() -> None:
+    image = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
+    upload = {"type": "container_upload", "file_id": "file_2"}
+    document = {"type": "document", "source": {"type": "content", "content": [image, upload]}}
+    outer = {"type": "document", "source": {"type": "content", "content": [document]}}
+    result = {"type": "tool_result", "tool_use_id": "x", "content": [outer]}
+    for block in (document, outer, result):
+        found = named({"messages": [user(block)]})
+        assert found.uploads == ("file_2",)
+        assert found.contents == {"file_1"}
+
+
+def test_more_files_than_could_be_looked_up_are_refused() -> None:
+    uploads = [{"type": "container_upload", "file_id": f"file_{n}"} for n in range(501)]
+    with pytest.raises(InvalidRequest, match="files"):
+        named({"messages": [user(*uploads)]})
+
+
 def test_the_newest_version_of_the_api_takes_less() -> None:
     document = {"type": "document", "source": {"type": "text", "data": "x"}}
     cited = text("x") | {"citations": [{"type": "char_location"}]}
@@ -201,8 +219,17 @@ def test_what_no_upstream_could_be_sent_is_refused() -> None:
     for more in ({"tools": [{"name": "x", "input_schema": deep}]}, {"output_config": deep}, {"system": [deep]}):
         with pytest.raises(InvalidRequest, match="nested"):
             read([user(text("q"))], **more)
+    for more in ({"tools": [{"name": "x", "input_schema": {"maximum": 1e999}}]}, {"thinking": {"n": float("nan")}}):
+        with pytest.raises(InvalidRequest, match="infinite"):
+            read([user(text("q"))], **more)
     request = read([user(text("\ud83d"))], stop_sequences=["\ud83d"]).request
     assert (request.messages[0].text, request.stop) == ("\ufffd", ("\ufffd",))
+
+
+@pytest.mark.parametrize("more", [{"tools": [{"type": ["custom"]}]}, {"tool_choice": {"type": ["auto"]}}])
+def test_a_type_that_is_no_text_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="type"):
+        read([user(text("q"))], **more)
 
 
 json_values = st.recursive(
@@ -252,6 +279,8 @@ def test_how_an_execution_ended_is_how_its_block_says() -> None:
     assert block(BASH, Status.OK, results=said)["return_code"] == 3
     assert block(BASH, Status.ERROR, error=raised)["error_code"] == "unavailable"
     assert block(EDITOR, Status.OK)["error_code"] == "unavailable"
+    said = ({MIME: {"lines": [], "type": "text"}},)
+    assert block(EDITOR, Status.OK, results=said)["type"] == f"{EDITOR}_str_replace_result"
 
 
 @given(st.dictionaries(st.text(), json_values), st.sampled_from([BASH, EDITOR, PYTHON]), st.sampled_from(Status))

@@ -158,5 +158,10 @@ def test_two_functions_cannot_have_one_name() -> None:
         by_name((Function("a-b", "", {}), Function("a_b", "", {})))
 
 
+def test_functions_whose_names_would_fit_into_no_frame_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="characters"):
+        by_name([Function(f"f{n}", "", {"properties": {"\N{GRINNING FACE}" * 100_000: {}}}) for n in range(20)])
+
+
 def test_a_call_keeps_what_identifies_it() -> None:
     assert Called("cal_1", "f", {}) != Called("cal_2", "f", {})

@@ -5,10 +5,10 @@ from typing import Any
 
 import nbformat
 
-from sandbox.execution import Artifact, Error, Execution, Status
+from sandbox.execution import Artifact, Called, Error, Execution, Status
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.budget import Spent
-from sandbox.loop.events import Ending, Event, Finished, Ran, Repair, Replied, Unusable
+from sandbox.loop.events import Ending, Event, Finished, Ran, Repair, Replied, Unusable, Wants
 from sandbox.loop.messages import Image, Message, Opaque, Request, Text, ToolCall, ToolResult, Usage
 from sandbox.store import TraceRow
 from sandbox.traces import Recorder, Secrets, parts, to_lines, to_notebook, to_otlp
@@ -158,3 +158,9 @@ def test_as_spans_turns_and_executions_are_below_the_run() -> None:
     assert [span.get("status") for span in below] == [None, {"code": 2}, None, None, None]
     assert "print(6 * 7)" not in json.dumps(document)
     assert "print(6 * 7)" in json.dumps(to_otlp(trace, version="1", content=True))
+
+
+def test_a_program_that_calls_without_end_does_not_fill_the_trace() -> None:
+    wants = Wants(a_call("await f()"), tuple(Called(f"cal_{n}", "f", {}) for n in range(128)))
+    kept = [record["calls"] for record in recorded(*[wants] * 50).records if record["kind"] == "wants"]
+    assert sum(map(len, kept)) == 1000

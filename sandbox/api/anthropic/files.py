@@ -1,7 +1,8 @@
 """Anthropic's Files: bytes that a key keeps outside any session."""
 
+import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -10,19 +11,16 @@ from starlette.requests import ClientDisconnect
 
 from sandbox.api import anthropic_errors, encode
 from sandbox.api.download import Download
-from sandbox.api.multipart import Multipart, Part
+from sandbox.api.files import form_of
+from sandbox.api.multipart import Part
 from sandbox.api.route import AnthropicRoute, node_of, owner_of
 from sandbox.api.visit import Visit
-from sandbox.errors import FileMissing, InvalidRequest, RateLimited
-from sandbox.execution import MIB
-from sandbox.node import Node
+from sandbox.errors import FileMissing, InvalidRequest, RateLimited, SandboxError
 from sandbox.store.rows import Family, FileRow, KeptFileRow
 
 router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"], include_in_schema=False)
 
 _FAMILY: Family = "anthropic"
-_FORM_BYTES = 1 << 20
-"""Of a form, besides the file."""
 _LIFETIME_S = (3600, 7_776_000)
 _MOST_IDS = 100
 _PAGE = "page_"
@@ -36,22 +34,26 @@ async def upload_file(request: Request) -> Response:
     node = node_of(request)
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise InvalidRequest("send the file as multipart/form-data, in a part `file`")
-    form = Multipart(request.headers["content-type"], _pieces(request, node))
+    form = form_of(request, node)
     lifetime: int | None = None
     kept: KeptFileRow | None = None
-    async for part in form.parts():
-        if part.name == "file" and kept is None:
-            try:
+    try:
+        async for part in form.parts():
+            if part.name == "file" and kept is None:
                 kept = await _kept(request, part, lifetime)
-            except RateLimited as error:  # to try again would not help
-                return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
-        elif part.name == "expires_in_seconds":
-            lifetime = _lifetime(await part.text())
-            if kept is not None:
+            elif part.name == "expires_in_seconds":
+                lifetime = _lifetime(await part.text())
+                if kept is not None:
+                    raise InvalidRequest("expires_in_seconds: send it before the file")
+            else:
+                await _skip(part)
+    except RateLimited as error:  # to try again would not help
+        return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
+    except (SandboxError, ClientDisconnect):
+        if kept is not None:  # nobody is told that it is there
+            with contextlib.suppress(FileMissing):
                 await node.kept.remove(owner_of(request), _FAMILY, kept.id)
-                raise InvalidRequest("expires_in_seconds: send it before the file")
-        else:
-            await _skip(part)
+        raise
     if kept is None:
         raise InvalidRequest("file: a part of this name with a filename is needed")
     return encode.answer(_metadata(kept))
@@ -194,17 +196,3 @@ def _lifetime(told: str) -> int:
 async def _skip(part: Part) -> None:
     async for _ in part.pieces:
         pass
-
-
-async def _pieces(request: Request, node: Node) -> AsyncIterator[bytes]:
-    """The body, whose bound is another than that of JSON."""
-    body = Visit.of(request).body
-    body.stream(node.settings.max_upload_mb * MIB + _FORM_BYTES)
-    more = True
-    while more:
-        message = await body.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        if message.get("body"):
-            yield message["body"]
-        more = message.get("more_body", False)

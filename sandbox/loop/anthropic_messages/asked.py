@@ -28,6 +28,8 @@ _THEIRS = (
 """Fields that upstreams of this dialect get as they are; others have no words for them."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _TOOL = "code_execution"
+_FILES = 500
+"""That one request names: each is looked up, and has a path of its own."""
 _DIRECT = "direct"
 _FUNCTION_EXTRA = ("cache_control",)
 
@@ -77,6 +79,8 @@ def named(body: Mapping[str, Any]) -> Named:
                 isinstance(source, Mapping) and source.get("type") == "file" and isinstance(source.get("file_id"), str)
             ):
                 contents.add(source["file_id"])
+    if len(uploads) + len(contents) > _FILES:
+        raise InvalidRequest(f"messages: they name more than {_FILES} files; name fewer, or put them into one")
     return Named(tuple(uploads), frozenset(new), frozenset(contents))
 
 
@@ -134,8 +138,11 @@ def _all(found: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Blocks, and those in them."""
     for block in found:
         yield block
+        source = block.get("source")
         if block["type"] == "tool_result" and isinstance(block.get("content"), list):
-            yield from said.blocks(block["content"], "content")
+            yield from _all(said.blocks(block["content"], "content"))
+        elif block["type"] == "document" and isinstance(source, Mapping) and isinstance(source.get("content"), list):
+            yield from _all(said.blocks(source["content"], "source.content"))
 
 
 def _check_blocks(talk: list[tuple[str, list[Mapping[str, Any]]]], api: str) -> None:
@@ -167,7 +174,7 @@ def _tools(tools: Any, given: Given) -> tuple[tuple[Function, ...], tuple[Functi
             function, by_model, by_code = _function(tool, given, where), *_callers(tool, where)
             functions += [function] * by_model
             called += [function] * by_code
-        elif kind not in VERSIONS:
+        elif not isinstance(kind, str) or kind not in VERSIONS:
             raise InvalidRequest(
                 f"{where}.type: {kind!r} is not offered here; there are {', '.join(VERSIONS)}, and tools of your own "
                 "with a name and an input_schema"
@@ -230,7 +237,7 @@ def _choice(choice: Any, version: Version | None) -> tuple[str | None, dict[str,
         return None, {}
     kind = choice.get("type") if isinstance(choice, Mapping) else None
     extra = {"parallel_tool_calls": False} if kind and choice.get("disable_parallel_tool_use") is True else {}
-    if kind in _CHOICES:
+    if isinstance(kind, str) and kind in _CHOICES:
         return _CHOICES[kind], extra
     if kind != "tool":
         raise InvalidRequest(f"tool_choice.type: it must be one of {', '.join(_CHOICES)}, tool")
@@ -260,7 +267,7 @@ def _others(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _encodable(value: Any, where: str) -> Any:
     try:
-        return encodable(value)
+        return encodable(value, finite=True)
     except ValueError as error:
         raise InvalidRequest(f"{where}: {error}") from error
 

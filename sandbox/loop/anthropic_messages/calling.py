@@ -120,7 +120,7 @@ def _input(arguments: str) -> dict[str, Any]:
     if not arguments.strip():
         return {}
     try:
-        read = encodable(json.loads(arguments))
+        read = encodable(json.loads(arguments), finite=True)
     except (ValueError, RecursionError):
         read = None
     return read if isinstance(read, dict) else {"invalid": arguments}

@@ -49,7 +49,7 @@ def content(name: str, execution: Execution, *, late_is_result: bool = False) ->
     if "error_code" in said:
         return failure(name, str(said["error_code"]), str(said.get("error_message") or ""))
     command = next((word for field, word in _EDITED.items() if field in said), "view")
-    return {"type": f"{EDITOR}_{command}_result", **said}
+    return {**said, "type": f"{EDITOR}_{command}_result"}
 
 
 def failure(name: str, code: str, message: str = "") -> dict[str, Any]:

@@ -48,7 +48,7 @@ def request(asked: Mapping[str, Any]) -> Request:
 
 def _encodable(value: Any, where: str) -> Any:
     try:
-        return encodable(value)
+        return encodable(value, finite=True)
     except ValueError as error:
         raise InvalidRequest(f"{where}: {error}.") from error
 

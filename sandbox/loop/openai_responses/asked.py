@@ -97,7 +97,7 @@ def read(body: Mapping[str, Any]) -> Asked:
 
 def _encodable(value: Any, field: str) -> Any:
     try:
-        return encodable(value)
+        return encodable(value, finite=True)
     except ValueError as error:
         raise InvalidField(field, str(error)) from error
 
