@@ -1,5 +1,6 @@
 """A run of the loop as one message of the dialect."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from sandbox.calls import MAX_ANSWER
 from sandbox.chats import Chat
 from sandbox.chats.parking import Parking
 from sandbox.chats.parking import Run as Running
-from sandbox.errors import InvalidRequest, RateLimited
+from sandbox.errors import InvalidRequest, RateLimited, SandboxError
 from sandbox.execution import Answer
 from sandbox.keys import Owner
 from sandbox.loop import events as happened
@@ -60,6 +61,8 @@ class Run:
         self._chat = chat
         self._capture = capture
         self._session_id = session_id
+        self._is_named = session_id is not None
+        """The caller knows the container, or is about to."""
         self._late_is_result = asked.version is not None and asked.version.late_is_result
         self._run = chat.trace_id.removeprefix("trc_")
         self._writing = Writing(f"msg_{self._run}", asked.request.model)
@@ -85,7 +88,24 @@ class Run:
         return self._writing.message
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """The message as it comes. Raises what `Chat.events` raises."""
+        """The message as it comes. Raises what `Chat.events` raises.
+
+        A container that it has made ends with it if it does not get as far as to name it: nobody could use it.
+        """
+        try:
+            async with contextlib.aclosing(self._events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if not self._is_named and (session_id := self._chat.session_id) is not None:
+                work = self._node.background(self._retire(session_id), f"retire {session_id}")
+                await asyncio.shield(work)
+
+    async def _retire(self, session_id: str) -> None:
+        with contextlib.suppress(SandboxError):  # it has ended meanwhile
+            await self._node.retire_session(self._owner, session_id)
+
+    async def _events(self) -> AsyncGenerator[Event, None]:
         for event in self._writing.begin():
             yield event
         if self._parking is None:
@@ -217,7 +237,9 @@ class Run:
         session_id = self._chat.session_id or self._session_id
         if session_id is None:
             return None
-        return described(await self._node.session(self._owner, session_id))
+        container = described(await self._node.session(self._owner, session_id))
+        self._is_named = True
+        return container
 
 
 class _Words:
