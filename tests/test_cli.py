@@ -165,7 +165,8 @@ class TestRun:
         os.close(leader)
 
     def test_ctrl_c_interrupts_the_program_and_exits_130(self) -> None:
-        code = "import time\nprint('ready', flush=True)\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('told')"
+        ready = "print('ready', flush=True)"
+        code = f"import time\ntry:\n {ready}\n time.sleep(600)\nexcept KeyboardInterrupt: print('told')"
         process = started(code)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate()

@@ -109,9 +109,11 @@ class Responses:
                     live.log.add(event)
                     if not live.begun.done():
                         live.begun.set_result(None)
-        except SandboxError as error:  # before its first event; afterwards it is one
-            live.begun.set_exception(error)
-        except Exception:  # the response says that it has failed
+        except Exception as error:
+            # Once it has begun a failure is an event; what is raised then is that its end could not be stored.
+            if isinstance(error, SandboxError) and not live.begun.done():
+                live.begun.set_exception(error)
+                return
             _logger.exception("response_failed", response_id=response_id)
         finally:
             if not live.begun.done():
