@@ -73,10 +73,12 @@ class InvalidSetting(InvalidRequest):
 class InvalidField(InvalidRequest):
     """A field of a request has a value that cannot be, or that is not offered here."""
 
-    def __init__(self, field: str, message: str) -> None:
-        """field: as the client named it, with dots into what is nested."""
-        super().__init__(f"{field}: {message}")
-        self.field = field
+    def __init__(self, field: str, message: str = "") -> None:
+        """field: as the client named it, with dots into what is nested. One argument alone is all of the words, from
+        where they are read again.
+        """
+        super().__init__(f"{field}: {message}" if message else field)
+        self.field = field if message else ""
 
 
 class ContainerExpired(InvalidRequest):
