@@ -18,9 +18,9 @@ from sandbox.errors import FileMissing, SandboxError, SessionMissing
 from sandbox.execution import MIB, Output
 from sandbox.keys import Owner
 from sandbox.loop import openai_assistants as wire
+from sandbox.loop.links import PREFIX
 from sandbox.loop.messages import Image
 from sandbox.loop.openai_assistants import Cited
-from sandbox.loop.openai_assistants.links import PREFIX
 from sandbox.node import Node, Upload
 from sandbox.store.rows import KeptFileRow, ObjectRow
 

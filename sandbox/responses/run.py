@@ -162,7 +162,7 @@ class Run:
         if not self._writing.speaking:
             return []
         text = self._writing.text
-        files = await self._files() if openai_responses.SCHEME in text else []
+        files = await self._files() if openai_responses.PREFIX in text else []
         cited = list(openai_responses.links(text, files))
         if last:
             linked = {citation["file_id"] for citation in cited}

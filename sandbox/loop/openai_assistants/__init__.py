@@ -3,12 +3,11 @@
 objects   what there is: runs, their steps, messages of a thread, as JSON
 asking    a thread and a run as what a model is asked
 outputs   what a program put out, as the outputs of a step
-links     files that an answer links to, with offsets
 writing   the events of a loop as steps, messages, and the stream's events about them
 """
 
+from sandbox.loop.links import Link, links
 from sandbox.loop.openai_assistants.asking import request
-from sandbox.loop.openai_assistants.links import Link, links
 from sandbox.loop.openai_assistants.objects import assistant, message, run, step, thread
 from sandbox.loop.openai_assistants.outputs import picture
 from sandbox.loop.openai_assistants.writing import Cited, StreamEvent, Writing, answered

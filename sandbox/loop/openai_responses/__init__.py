@@ -11,8 +11,9 @@ What is read may be of any age of the SDKs, or an item that was given out here b
 request and is not offered is refused with `InvalidField`; other fields are said again or left alone.
 """
 
+from sandbox.loop.links import PREFIX
 from sandbox.loop.openai_responses.asked import OUTPUTS, Asked, Interpreter, read
-from sandbox.loop.openai_responses.citations import SCHEME, ContainerFile, figure, links
+from sandbox.loop.openai_responses.citations import ContainerFile, figure, links
 from sandbox.loop.openai_responses.conversation import Files, check_answered, completed, messages
 from sandbox.loop.openai_responses.items import Given, files
 from sandbox.loop.openai_responses.outputs import Figure, figures, outputs, status
@@ -20,7 +21,7 @@ from sandbox.loop.openai_responses.writing import Event, Status, Writing, counte
 
 __all__ = [
     "OUTPUTS",
-    "SCHEME",
+    "PREFIX",
     "Asked",
     "ContainerFile",
     "Event",

@@ -1,4 +1,4 @@
-"""Files that an answer links to: `sandbox:/mnt/data/NAME`."""
+"""Files that an answer links to, as OpenAI's models write it: `sandbox:/mnt/data/NAME`."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -9,7 +9,7 @@ PREFIX = "sandbox:/mnt/data/"
 _GOES_ON = re.compile(r"[\w%/-]|\.\w")
 """What follows a name that is longer than the one that was found."""
 _MOST = 100
-"""Links of one answer: each file that they lead to is kept."""
+"""Links of one answer: each is kept, or cited."""
 
 
 @dataclass(frozen=True, slots=True)
