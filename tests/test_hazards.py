@@ -156,6 +156,12 @@ class TestLeaving:
         assert execution.reason == "the kernel process exited with code 1"
         assert execution.stdout == "last words\n"
 
+    @pytest.mark.parametrize("end", ["os._exit(1)", "os.abort()", "os.kill(os.getpid(), 9)", "os.killpg(0, 9)"])
+    async def test_what_was_printed_before_a_death_is_not_lost(self, survivor: Session, end: str) -> None:
+        # Until somebody else has the text it is only in the process that dies.
+        code = f"import os\nfor number in range(1000): print(number)\n{end}"
+        assert (await run(survivor, code)).stdout.splitlines()[-1:] == ["999"]
+
     async def test_an_exit_with_0_is_a_death_too(self, survivor: Session) -> None:
         execution = await run(survivor, "import os; os._exit(0)")
         assert (execution.status, execution.state_lost) == (Status.KILLED, True)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import faulthandler
+import functools
 import glob
 import json
 import logging
@@ -23,7 +24,7 @@ import threading
 import traceback
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import thread as pool_thread
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -364,7 +365,9 @@ def _adopt_process(kernel: Kernel) -> None:
     kernel._stdout, kernel._stderr = kernel.outputs
     sys.stdout, sys.stderr = kernel.outputs
     os.register_at_fork(before=_flush, after_in_child=lambda: _forget(kernel))
-    sys.addaudithook(lambda event, args: _flush_before_spawn(kernel) if event in _SPAWNS else None)
+    sys.addaudithook(lambda event, args: _settle(kernel) if _is_settled_before(event, args) else None)
+    for name in ("_exit", "abort"):  # no audit event tells of these
+        setattr(os, name, _settled_before(kernel, getattr(os, name)))
 
 
 def _flush() -> None:
@@ -380,16 +383,33 @@ def _forget(kernel: Kernel) -> None:
 
 
 _SPAWNS = frozenset({"subprocess.Popen", "os.system", "os.posix_spawn"})
+_SIGNALS = frozenset({"os.kill", "os.killpg"})
 
 
-def _flush_before_spawn(kernel: Kernel) -> None:
-    """A child writes to the descriptors directly; what was printed before it must have reached init before it."""
-    _flush()
-    if kernel.link is None or os.getpid() != kernel.session.pid:
+def _is_settled_before(event: str, args: tuple[Any, ...]) -> bool:
+    # Signal 0 only asks whether a process is there, maybe in a loop.
+    return event in _SPAWNS or (event in _SIGNALS and args[1] != 0)
+
+
+def _settle(kernel: Kernel) -> None:
+    """Wait until init has what was printed: a child writes to the descriptors directly, a death sends nothing more."""
+    if os.getpid() != kernel.session.pid:
         return
-    kernel.session.send(kernel.publisher, "flushed", {}, kernel.get_parent("shell"), ident=b"flushed")
-    with contextlib.suppress(OSError):
+    _flush()
+    if kernel.link is None:
+        return
+    with contextlib.suppress(Exception):  # nothing that a program broke may stand before its own end
+        kernel.session.send(kernel.publisher, "flushed", {}, kernel.get_parent("shell"), ident=b"flushed")
         kernel.link.recv(1)
+
+
+def _settled_before(kernel: Kernel, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def settled(*args: Any, **kwargs: Any) -> Any:
+        _settle(kernel)
+        return function(*args, **kwargs)
+
+    return settled
 
 
 def _bind(kernel: Kernel, context: "zmq.Context[zmq.Socket[bytes]]", endpoints: dict[str, str]) -> None:
