@@ -17,13 +17,13 @@ uid, no capabilities, a seccomp allow-list, Landlock, hard caps on memory, proce
 built the kernel's objects once, so a contained kernel with all of them costs some tens of milliseconds of work,
 and nothing when the *pool* has made it beforehand.
 
-An *execution* travels as one frame over the sandbox's *channel*, a socketpair inherited at fork, to init; init
-speaks Jupyter to the kernel over abstract sockets inside; outputs come back the same way, bounded and counted.
+An *execution* travels as one frame over the sandbox's *channel*, a socketpair inherited at fork, to init, which
+hands it to the kernel over their *link*, another socketpair; outputs come back the same way, bounded and counted.
 Everything that leaves a sandbox is taken as written by an attacker: user code shares the kernel's process. So how an
 execution ended (`Status`) is decided by the host, from the cgroup's counters, the wait status and our own clock.
 
-A program may be lent functions of its caller's and await them: the call leaves as a frame, the answer comes back over
-the kernel's control channel, and meanwhile the execution's time stands still (`calls.py`, `guest/calls.py`).
+A program may be lent functions of its caller's and await them: the call leaves as a frame, the answer comes back as one,
+and meanwhile the execution's time stands still (`calls.py`, `guest/calls.py`).
 
 Time is kept twice. Init interrupts at the deadline, kills after two more seconds and asks the launcher for a new
 kernel; if init itself should fail, the host destroys the whole sandbox. Files live in `/mnt/data` and are read and

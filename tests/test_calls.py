@@ -355,7 +355,7 @@ FORGE = """
 kernel = get_ipython().kernel
 def forge(calls, parent=None):
     parent = parent or kernel.get_parent('shell')
-    kernel.session.send(kernel.publisher, 'wants', {'calls': calls}, parent, ident=b'wants')
+    kernel.session.send(None, 'wants', {'calls': calls}, parent)
 """
 
 

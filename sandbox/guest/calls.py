@@ -1,7 +1,7 @@
 """Functions of the caller's that a program may await: the call leaves the sandbox, and its answer comes back later.
 
 Calls that are made in one turn of an event loop, as by `asyncio.gather`, travel together, so that whoever answers sees
-them all at once. Answers come over the control channel, which the main thread's loop serves while a cell awaits.
+them all at once. Answers come over the link to init, which the main thread's loop serves while a cell awaits.
 """
 
 import asyncio

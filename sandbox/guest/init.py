@@ -1,25 +1,25 @@
-"""PID 1 of a sandbox: reaper, relay between the kernel's ZMQ and the host's frames, keeper of the deadline.
+"""PID 1 of a sandbox: reaper, relay between the kernel's link and the host's frames, keeper of the deadline.
 
 One thread, one poll. It runs as a uid of its own, so a program can neither signal nor trace it; CAP_KILL lets it
-end whatever the program started. The path of an execution: a frame EXECUTE arrives → an execute_request goes to
-the kernel → stream, result and error messages are bounded and become frames → `execute_reply` and `idle` (or a
-short grace, for a program can lose its own `idle`) end it → DONE tells what was seen. Where it can fail: the
-kernel dies (the spawner says so: DONE says `died`, everything else in the sandbox is killed, a new kernel is asked
-for); the deadline passes (SIGINT, grace, SIGKILL); the host stops reading (the kernel is no longer read, so it
-blocks, and the deadline goes on); the host goes away (we end, and with PID 1 the sandbox).
+end whatever the program started. The path of an execution: a frame EXECUTE arrives → the kernel is told to run the
+code → text, results and errors are bounded and become frames → the kernel's reply, the last thing it says, ends it →
+DONE tells what was seen. Where it can fail: the kernel dies (the spawner says so: DONE says `died`, everything else in
+the sandbox is killed, a new kernel is asked for; what it had written and not sent is read from its memory); the
+deadline passes (SIGINT, grace, SIGKILL); the host stops reading (the kernel is no longer read, so it blocks, and the
+deadline goes on); the host goes away (we end, and with PID 1 the sandbox).
 """
 
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-import zmq
-
+from sandbox.guest import pending
 from sandbox.guest.deadline import Deadline
 from sandbox.guest.frames import (
     MAX_ARGUMENTS,
@@ -32,12 +32,12 @@ from sandbox.guest.frames import (
     encode,
     encode_json,
 )
-from sandbox.guest.jupyter import Connection, Message
+from sandbox.guest.link import STREAMS, InitEnd, Message
 from sandbox.guest.output import Spill, Text
 from sandbox.guest.workspace import Refused, Seen, Workspace
 
 GRACE_S = 2.0
-"""Between SIGINT and SIGKILL, and between a reply and an `idle` that may never come."""
+"""Between SIGINT and SIGKILL."""
 _OUTBOX_FULL = 4 << 20
 _PIPE_CHUNK = 256 << 10
 _ERROR_TEXT = 64 << 10
@@ -133,8 +133,6 @@ class Running:
     interrupted: bool = False
     kill_at: float | None = None
     reply: dict[str, Any] | None = None
-    reply_at: float = 0.0
-    idle: bool = False
     results: int = 0
     dropped_results: int = 0
     error_sent: bool = False
@@ -145,13 +143,19 @@ class Live:
     """The kernel in being, from its birth on."""
 
     pid: int
-    link: socket.socket | None
-    connection: Connection | None = None
-    answers: socket.socket | None = None
-    """The link after the start: a byte for every `flushed` message. Never read again."""
+    link: InitEnd
+    ready: bool = False
+    """Whether it has said `hello`."""
+    deaf: bool = False
+    """Whether it has closed its end of the link."""
     pipes: dict[int, str] = field(default_factory=dict)
     """Read ends of the kernel's descriptors 1 and 2, by stream name."""
-    ready: bool = False
+    acknowledge: int = -1
+    """A pipe: a byte for every `flushed`."""
+    pending: int = -1
+    """Its text that has not been sent; see `guest.pending`."""
+    told: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STREAMS, 0))
+    """Where each stream is: what is sent twice counts once."""
 
 
 class Relay:
@@ -164,7 +168,6 @@ class Relay:
         self._spawner = spawner
         self._policy = policy
         self._workspace = Workspace(policy.workspace)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._decoder = Decoder()
         self._outbox = bytearray()
         self._kernel: Live | None = None
@@ -185,33 +188,38 @@ class Relay:
         os._exit(0)
 
     def _turn(self) -> None:
-        poller = zmq.Poller()
-        channel = {self._source: zmq.POLLIN}
+        poller = select.poll()
+        channel = {self._source: select.POLLIN}
         if self._outbox:
-            channel[self._sink] = channel.get(self._sink, 0) | zmq.POLLOUT
+            channel[self._sink] = channel.get(self._sink, 0) | select.POLLOUT
         for fd, flags in channel.items():
             poller.register(fd, flags)
-        poller.register(self._spawner.fileno(), zmq.POLLIN)
+        poller.register(self._spawner.fileno(), select.POLLIN)
         kernel = self._kernel
-        # A host that does not read must not make us hoard: leave the kernel blocked on its full queues instead.
-        if kernel is not None and len(self._outbox) < _OUTBOX_FULL:
-            if kernel.link is not None:
-                poller.register(kernel.link.fileno(), zmq.POLLIN)
-            for fd in kernel.pipes:
-                poller.register(fd, zmq.POLLIN)
-            if kernel.connection is not None:
-                poller.register(kernel.connection.iopub, zmq.POLLIN)
-                poller.register(kernel.connection.shell, zmq.POLLIN)
+        if kernel is not None:
+            for fd, flags in self._kernel_events(kernel).items():
+                poller.register(fd, flags)
         events = dict(poller.poll(self._milliseconds()))
         # Readable, or (a pipe without writers shows only that) at its end.
-        if events.get(self._source, 0) & ~zmq.POLLOUT:
+        if events.get(self._source, 0) & ~select.POLLOUT:
             self._on_channel()
-        if kernel is not None and len(self._outbox) < _OUTBOX_FULL:
+        if kernel is not None:
             self._on_kernel(kernel, events)
         if self._spawner.fileno() in events:
             self._on_spawner()
         self._keep_time()
         self._flush()
+
+    def _kernel_events(self, kernel: Live) -> dict[int, int]:
+        events = {}
+        # A host that does not read must not make us hoard: leave the kernel blocked on its full link instead.
+        if len(self._outbox) < _OUTBOX_FULL:
+            events.update(dict.fromkeys(kernel.pipes, select.POLLIN))
+            if not kernel.deaf:
+                events[kernel.link.fileno()] = select.POLLIN
+        if kernel.link.blocked and not kernel.deaf:
+            events[kernel.link.fileno()] = events.get(kernel.link.fileno(), 0) | select.POLLOUT
+        return events
 
     # Time.
 
@@ -224,8 +232,6 @@ class Relay:
             moments.append(running.kill_at)
         elif running.deadline.since is None:
             moments.append(running.deadline.moment)
-        if running.reply is not None:
-            moments.append(running.reply_at + GRACE_S)
         return max(0, int((min(moments) - time.monotonic()) * 1000) + 1) if moments else None
 
     def _keep_time(self) -> None:
@@ -233,7 +239,7 @@ class Relay:
         if running is None:
             return
         now = time.monotonic()
-        if running.reply is not None and (running.idle or now >= running.reply_at + GRACE_S):
+        if running.reply is not None:
             self._end(died=None)
         elif running.kill_at is not None:
             if now >= running.kill_at:
@@ -303,7 +309,7 @@ class Relay:
 
     def _answer(self, value: dict[str, Any]) -> None:
         running, kernel, now = self._running, self._kernel, time.monotonic()
-        if running is None or kernel is None or kernel.connection is None:
+        if running is None or kernel is None:
             return  # the program has ended meanwhile
         answers = [answer for answer in value["answers"] if answer[0] in running.waiting]
         running.waiting -= {number for number, _, _ in answers}
@@ -311,7 +317,7 @@ class Relay:
             running.deadline.give_up(now)
         elif not running.waiting:
             running.deadline.go_on(now)
-        kernel.connection.answer(answers)
+        kernel.link.answer(answers)
 
     def _send(self, frame: bytes) -> None:
         self._outbox += frame
@@ -335,15 +341,17 @@ class Relay:
 
     def _born(self, news: Born) -> None:
         self._epoch += 1
-        self._kernel = Live(news.pid, news.link)
         with contextlib.suppress(ConnectionError):  # dead already; the spawner will say so
-            news.link.sendall(json.dumps({"env": self._policy.env}).encode() + b"\n")
+            news.link.send(json.dumps(self._policy.env).encode())
+        self._kernel = Live(news.pid, InitEnd(news.link))
 
     def _died(self, status: int) -> None:
         kernel, self._kernel = self._kernel, None
         self._kill_all()
         if kernel is not None:
             self._drain(kernel)
+            for message in pending.leftovers(kernel.pending):
+                self._on_text(kernel, message)
             self._close(kernel)
         if self._running is not None:
             self._end(died=status)
@@ -354,41 +362,54 @@ class Relay:
         self._spawner.request()
 
     def _close(self, kernel: Live) -> None:
-        if kernel.connection is not None:
-            kernel.connection.close()
-        for link in (kernel.link, kernel.answers):
-            if link is not None:
-                link.close()
-        for fd in kernel.pipes:
-            os.close(fd)
+        kernel.link.close()
+        for fd in [*kernel.pipes, kernel.acknowledge, kernel.pending]:
+            if fd >= 0:
+                os.close(fd)
 
     # The kernel.
 
-    def _on_kernel(self, kernel: Live, events: dict[Any, int]) -> None:
+    def _on_kernel(self, kernel: Live, events: dict[int, int]) -> None:
         # Descriptors before messages: what a subprocess wrote was there before the kernel's next words.
         for fd in list(kernel.pipes):
             if fd in events:
                 self._read_pipe(kernel, fd)
-        if kernel.link is not None and kernel.link.fileno() in events:
-            self._connect(kernel, kernel.link)
-        if kernel.connection is not None:
-            if kernel.connection.iopub in events:
-                for message in kernel.connection.receive(kernel.connection.iopub, 64):
-                    self._on_iopub(kernel, message)
-            if kernel.connection.shell in events:
-                for message in kernel.connection.receive(kernel.connection.shell, 8):
-                    self._on_shell(message)
+        happened = events.get(kernel.link.fileno(), 0)
+        if happened & select.POLLOUT:
+            kernel.link.flush()
+        if happened & ~select.POLLOUT:
+            if kernel.ready:
+                self._hear(kernel, 64)
+            else:
+                self._greet(kernel)
 
-    def _connect(self, kernel: Live, link: socket.socket) -> None:
-        line, fds, _, _ = socket.recv_fds(link, 4096, 2)
-        link.setblocking(False)
-        kernel.link, kernel.answers = None, link
-        if len(fds) != 2:
-            return  # it died on the way; the spawner will say so
-        for fd, name in zip(fds, ("stdout", "stderr"), strict=True):
+    def _hear(self, kernel: Live, packets: int) -> None:
+        try:
+            for message in kernel.link.receive(packets):
+                self._on_message(kernel, message)
+        except EOFError:
+            # It is about to end, or the program has taken the link from it; then there is nothing to wait for, except
+            # by what is running: it may have become another program, which its descriptors still lead to.
+            kernel.deaf = True
+            if self._running is None:
+                self._kill_all()
+
+    def _greet(self, kernel: Live) -> None:
+        fds = kernel.link.greeting()
+        if len(fds) != 4:  # it died on the way; the spawner will say so
+            kernel.deaf = True
+            for fd in fds:
+                os.close(fd)
+            return
+        for fd, name in zip(fds, STREAMS, strict=False):
             os.set_blocking(fd, False)
             kernel.pipes[fd] = name
-        kernel.connection = Connection(self._context, json.loads(line))
+        kernel.acknowledge, kernel.pending = fds[2:]
+        os.set_blocking(kernel.acknowledge, False)
+        kernel.ready = True
+        self._deaths_in_a_row = 0
+        self._send(encode_json(Frame.READY, {"epoch": self._epoch}))
+        self._start_waiting()
 
     def _read_pipe(self, kernel: Live, fd: int) -> bool:
         try:
@@ -407,41 +428,32 @@ class Relay:
         if running is not None:  # else: a leftover of an execution that has ended, and nobody's output now
             (running.stdout if name == "stdout" else running.stderr).write(data)
 
-    def _on_iopub(self, kernel: Live, message: Message) -> None:
-        if message.kind == "iopub_welcome":
-            if not kernel.ready:
-                kernel.ready = True
-                self._deaths_in_a_row = 0
-                self._send(encode_json(Frame.READY, {"epoch": self._epoch}))
-                self._start_waiting()
-            return
+    def _on_message(self, kernel: Live, message: Message) -> None:
         if message.kind == "flushed":
             # The kernel is about to start a process that writes to the pipes; what it printed before is now with us.
-            if kernel.answers is not None:
-                with contextlib.suppress(OSError):
-                    kernel.answers.send(b".")
+            with contextlib.suppress(OSError):
+                os.write(kernel.acknowledge, b".")
+            return
+        if message.kind in STREAMS:
+            self._on_text(kernel, message)
             return
         running = self._running
-        if running is None or message.parent != running.id:
+        if running is None or message.execution != running.id:
             return
-        if message.kind == "stream":
-            content = message.read()
-            self._text(str(content.get("name")), str(content.get("text", "")).encode("utf-8", "backslashreplace"))
-        elif message.kind in ("display_data", "update_display_data", "execute_result"):
+        if message.kind in ("display_data", "update_display_data", "execute_result"):
             self._result(running, message)
         elif message.kind == "error":
             self._error(running, message.read())
         elif message.kind == "wants" and running.functions:
             self._wants(running, message)
-        elif message.kind == "status" and message.read().get("execution_state") == "idle":
-            running.idle = True
-
-    def _on_shell(self, message: Message) -> None:
-        running = self._running
-        if running is not None and message.parent == running.id and message.kind == "execute_reply":
-            if running.reply is None:
-                running.reply_at = time.monotonic()
+        elif message.kind == "reply" and running.reply is None:
             running.reply = message.read()
+
+    def _on_text(self, kernel: Live, message: Message) -> None:
+        again = max(0, kernel.told[message.kind] - message.start)
+        kernel.told[message.kind] = max(kernel.told[message.kind], message.start + len(message.content))
+        if self._running is not None and message.execution == self._running.id:
+            self._text(message.kind, message.content[again:])
 
     def _result(self, running: Running, message: Message) -> None:
         if running.results >= self._policy.results:
@@ -501,14 +513,14 @@ class Relay:
 
     def _start_waiting(self) -> None:
         kernel, value = self._kernel, self._waiting
-        if value is None or kernel is None or not kernel.ready or kernel.connection is None:
+        if value is None or kernel is None or not kernel.ready or kernel.deaf:
             return
         if not _lives(kernel.pid):
             return  # the news of its death is on its way, and then a kernel that this can run on
         self._waiting = None
         self._discard_leftovers(kernel)
         self._running = self._prepare(value)
-        kernel.connection.execute(self._running.id, str(value["code"]), self._running.functions)
+        kernel.link.execute(self._running.id, str(value["code"]), self._running.functions)
         self._send(encode_json(Frame.STARTED, {"id": self._running.id}))
 
     def _prepare(self, value: dict[str, Any]) -> Running:
@@ -545,9 +557,8 @@ class Relay:
             for _ in range(64):
                 if not self._read_pipe(kernel, fd):
                     break
-        if kernel.connection is not None:
-            for message in kernel.connection.receive(kernel.connection.iopub, 1024):
-                self._on_iopub(kernel, message)
+        if kernel.ready and not kernel.deaf:
+            self._hear(kernel, 1024)
 
     def _end(self, died: int | None) -> None:
         running = self._running

@@ -1,8 +1,8 @@
 """The kernel: an ordinary ipykernel in one thread, most of it built before the fork.
 
-`Kernel.prepare()` runs in the zygote and makes everything that holds no socket, thread or randomness. `serve()` runs
-after the fork: it makes the sockets, tells init where they are, and runs the loop. `python -m sandbox.guest.kernel
--f FILE` serves a Jupyter connection file instead, so that any Jupyter client can talk to this very kernel.
+`Kernel.prepare()` runs in the zygote and makes everything that holds no descriptor, thread or randomness. `serve()`
+runs after the fork: it greets init over their link and runs the loop. What ipykernel would publish as Jupyter
+messages goes over the link; `guest.jupyter` has the same kernel speak to any Jupyter client.
 """
 
 import asyncio
@@ -15,143 +15,91 @@ import json
 import logging
 import os
 import random
+import select
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import traceback
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import thread as pool_thread
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import zmq
 from ipykernel.ipkernel import IPythonKernel
-from ipykernel.jsonutil import json_clean
-from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core import logger as _logger  # noqa: F401  # the first cell would import it after the fork
-from IPython.core.compilerop import CachingCompiler
-from IPython.core.error import UsageError
 from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
 from traitlets.config import Config
-from zmq.eventloop.zmqstream import ZMQStream
 
-from sandbox.guest import lookups, tracebacks
+from sandbox.guest import pending, tracebacks
 from sandbox.guest.calls import Calls
+from sandbox.guest.link import STREAMS, KernelEnd, Message
 from sandbox.guest.rehearsal import touch
-from sandbox.guest.streams import Output, Publisher
+from sandbox.guest.shell import Compiler, Shell
+from sandbox.guest.streams import Output, execution_of
 
-_FLUSH_SECONDS = 0.5
+_SETTLE_S = 0.5
 """A wait for init's word before a process is started; without it the order of output is all that suffers."""
-_SEND_QUEUE = 64
-"""IOPub messages that may wait for a slow reader before the writer blocks."""
-_NOTHING = contextlib.nullcontext()
+_TOLD = frozenset({"display_data", "update_display_data", "execute_result", "error", "wants"})
+"""Of Jupyter's messages: those that init wants to hear."""
 
 
-class _Compiler(CachingCompiler):
-    def __init__(self) -> None:
-        super().__init__()
-        # codeop's flags are for a prompt that waits for more lines: of a bracket left open in a cell they would have
-        # the compiler say no more than "incomplete input".
-        self.flags = 0
+class LinkSession(Session):
+    """Where ipykernel and IPython send to: what matters of their messages goes over the link."""
 
-    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
-        return f"Cell In[{number}]"
+    link: KernelEnd
 
-
-class Shell(ZMQInteractiveShell):
-    """IPython's shell, plain: no colour, no pager, no pty, no way to end the kernel by leaving it."""
-
-    def init_environment(self) -> None:
-        os.environ.update(TERM="dumb", NO_COLOR="1", PAGER="cat", GIT_PAGER="cat")
-
-    def init_user_ns(self) -> None:
-        super().init_user_ns()
-        # IPython's own would end the kernel; a program that leaves is done, and its session goes on.
-        self.user_ns["exit"] = self.user_ns["quit"] = sys.exit
-
-    def enable_matplotlib(self, gui: Any = None) -> Any:
-        # `%matplotlib notebook`, `widget`, `tk`: nobody is there to click, and inline figures are what is meant.
-        return super().enable_matplotlib("inline")
-
-    def enable_gui(self, gui: Any = None) -> None:
-        if gui not in (None, "", "none", "inline", "asyncio"):
-            raise UsageError(f"there is no screen for {gui} here; figures are shown inline")
-
-    def system(self, command: str) -> None:
-        """`!command`: its output streamed, without the pty that IPython would open."""
-        if command.rstrip().endswith("&"):
-            raise OSError("background processes are not supported by !; use subprocess.Popen")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        expanded = self.var_expand(command, depth=1)
-        self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)
-
-    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        try:
-            kind, value, tb = self._get_exc_info(exc_tuple)
-        except ValueError:
-            print("No traceback available to show.", file=sys.stderr)
+    def send(
+        self, stream: Any, msg_or_type: Any, content: Any = None, parent: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """One message; its header, metadata and buffers stay here."""
+        if os.getpid() != self.pid:
             return
-        if issubclass(kind, SystemExit) and not value.code:
-            self._last_traceback: list[str] = []
-        elif issubclass(kind, UsageError):
-            self._showtraceback(kind, value, [f"UsageError: {value}"])
+        if isinstance(msg_or_type, dict):
+            kind, content, request = msg_or_type["msg_type"], msg_or_type["content"], msg_or_type["parent_header"]
         else:
-            self._showtraceback(kind, value, [tracebacks.render(kind, value, tb)])
-
-    def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
-        self.showtraceback()
-
-    def _format_exception_for_storage(self, exception: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        # For a history that is off; IPython would render the whole traceback a second time, at length.
-        return {}
-
-    def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        hook = self.displayhook
-        if getattr(hook, "msg", None) is not None:
-            self._last_traceback_during_displayhook = True
-        content = {"ename": etype.__name__, "evalue": tracebacks.safe_text(evalue), "traceback": stb}
-        content["looked_in"], content["available"] = lookups.find(evalue, tracebacks.is_users)
-        hook.session.send(hook.pub_socket, "error", json_clean(content), hook.parent_header, ident=b"error")
-        self._last_traceback = stb
+            kind, request = msg_or_type, (parent or {}).get("header", parent)
+        if kind in _TOLD:
+            self.link.send(kind, str((request or {}).get("msg_id", "-")), self.pack(content))
 
 
 class Kernel(IPythonKernel):
-    """ipykernel's kernel without its threads: shell and control are served by the main thread's loop."""
+    """ipykernel's kernel without its threads and sockets: the main thread's loop serves the link to init."""
 
     shell_class = Shell
-    compiler_class = _Compiler
+    compiler_class = Compiler
 
     @classmethod
     def prepare(cls) -> "Kernel":
         """Build what survives a fork. No socket, no thread, no file descriptor."""
+        session = LinkSession(key=b"")
+        session.link = KernelEnd()
+        return cls._build(session, session.link, session.link)
+
+    @classmethod
+    def _build(cls, session: Session, publisher: Any, link: KernelEnd) -> "Kernel":
         config = Config()
         config.HistoryManager.enabled = False
         config.InteractiveShell.colors = "nocolor"
         config.InteractiveShell.xmode = "Context"
         config.Completer.use_jedi = False
-        publisher = Publisher()
         # Its import is 60 % of ipykernel's own start-up; a kernel without it has no debugger.
         modules: dict[str, Any] = sys.modules
         modules["debugpy"] = None
-        kernel: Kernel = cls.instance(config=config, session=Session(key=b""), iopub_socket=publisher, log=_log())
+        kernel: Kernel = cls.instance(config=config, session=session, iopub_socket=publisher, log=_log())
         del modules["debugpy"]
-        kernel.publisher = publisher
-        kernel._execute_sleep = 0.0
+        kernel.link = link
         # do_execute asks which thread owns the shell channel.
         kernel.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
+        memory = pending.private()
         kernel.outputs = [
-            Output(name, fd, kernel.publish_stream, kernel.current_parent)
-            for name, fd in (("stdout", 1), ("stderr", 2))
+            Output(name, fd, memory[name], kernel.publish_text, kernel.current_parent)
+            for fd, name in enumerate(STREAMS, 1)
         ]
         kernel.calls = Calls(kernel.publish_calls)
         kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
@@ -161,74 +109,99 @@ class Kernel(IPythonKernel):
         _follow_threads(kernel)
         return kernel
 
-    publisher: Publisher
-    link: socket.socket | None = None
-    """To init, which answers on it that it has seen what was published. None for other clients."""
+    link: KernelEnd
     outputs: list[Output]
     calls: Calls
-    subscriptions: ZMQStream
-    """Who begins to listen to the publisher's socket."""
+    settled: int | None = None
+    """Readable once init has seen what was sent before `flushed`."""
+    _functions: Mapping[str, Sequence[str]] = {}
+    """Of the caller's, for the cell that runs."""
 
     @property
     def _supports_kernel_subshells(self) -> bool:
         return False
 
-    # Init knows what it has asked for and when it began; other clients are told as Jupyter has it.
+    # What init asks for.
 
-    def _publish_execute_input(self, *args: Any) -> None:
-        if self.link is None:
-            super()._publish_execute_input(*args)
+    def start(self) -> None:
+        """Have the main thread's loop serve the link."""
+        self.io_loop = IOLoop.current()
+        self._cell_context = contextvars.copy_context()
+        self.io_loop.add_handler(self.link.fileno(), self._on_link, IOLoop.READ)
+
+    def _on_link(self, *event: Any) -> None:
+        try:
+            for message in self.link.receive():
+                if message.kind == "execute":
+                    self._on_execute(message)
+                elif message.kind == "answer":
+                    self.calls.answer(json.loads(message.content))
+        except EOFError:
+            self.io_loop.stop()
+
+    def _on_execute(self, message: Message) -> None:
+        running = self.run(message.execution, **json.loads(message.content))
+        # One context for all cells: a context variable set in one is there in the next.
+        self._request = asyncio.create_task(running, context=self._cell_context)
+        self._request.add_done_callback(insist)
+
+    async def run(
+        self, execution: str, code: str, functions: Mapping[str, Sequence[str]], history: bool = True
+    ) -> None:
+        """Run a cell, and reply when all that it said has been sent."""
+        async with self._main_asyncio_lock:
+            self.set_parent([], _request(execution, code))
+            self._functions = functions
+            self.pre_handler_hook()
+            try:
+                reply = await self.do_execute(code, False, history, {}, False)
+            except KeyboardInterrupt:  # around the cell; in it, it is the cell's error
+                reply = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+            finally:
+                self.post_handler_hook()
+            _flush()
+            self.link.send("reply", execution, self.session.pack(_told(reply)))
+
+    # What init is told.
 
     def _publish_status(self, status: str, channel: str, parent: Any = None) -> None:
-        if self.link is None or status != "busy":
-            super()._publish_status(status, channel, parent)
+        """Init knows what it has asked for and when it began."""
 
-    def publish_stream(self, name: str, text: str, parent: Any) -> None:
-        """A stream message on behalf of the execution in `parent`."""
-        content = {"name": name, "text": text}
-        self.session.send(self.publisher, "stream", content, parent, ident=b"stream." + name.encode())
+    def publish_text(self, stream: str, start: int, data: bytes, parent: Any) -> None:
+        """Text on behalf of the execution in `parent`."""
+        self.link.send_text(stream, execution_of(parent), start, data)
 
     def publish_calls(self, calls: list[list[Any]], parent: Any) -> None:
         """Functions that the execution in `parent` waits for. What it has printed before comes before."""
         _flush()
-        self.session.send(self.publisher, "wants", {"calls": calls}, parent, ident=b"wants")
+        self.session.send(None, "wants", {"calls": calls}, parent)
 
     def current_parent(self) -> Any:
         """The request that the calling thread works for: threads belong to the execution that started them."""
         return getattr(threading.current_thread(), "sandbox_parent", None) or self.get_parent("shell")
 
-    def start(self) -> None:
-        """Register the dispatchers; both channels are served by the main thread's loop."""
-        self.io_loop = IOLoop.current()
-        self._control_lock = asyncio.Lock()
-        self._cell_context = contextvars.copy_context()
-        self.control_handlers["answer"] = self._on_answer
-        self.control_stream.on_recv(self.dispatch_control, copy=False)
-        self.shell_stream.on_recv(self._on_shell, copy=False)
-        self._publish_status("starting", "shell")
+    def settle(self) -> None:
+        """Wait until init has what was printed: what a new process writes to the descriptors comes after it."""
+        _flush()
+        if self.settled is None:
+            return
+        with contextlib.suppress(OSError):
+            self.link.send("flushed", "-", b"{}")
+            ready, _, _ = select.select([self.settled], [], [], _SETTLE_S)
+            if ready:
+                os.read(self.settled, 1)
 
-    def _on_shell(self, message: Any) -> None:
-        # One context for all cells: a context variable set in one is there in the next.
-        self._request = asyncio.create_task(self.shell_main(None, message), context=self._cell_context)
-        self._request.add_done_callback(_insist)
-
-    def _on_answer(self, stream: Any, ident: Any, message: Any) -> None:
-        self.calls.answer(message["content"]["answers"])
+    # The cell.
 
     async def shell_channel_thread_main(self, msg: Any) -> None:
         raise NotImplementedError("there is no shell channel thread")
 
-    def _abort_queues(self, subshell_id: str | None = None) -> None:
-        # A client that wants it: requests that are already here when one fails are answered, not run.
-        self._aborting = True
-        self.shell_stream.flush()
-        self.io_loop.add_callback(self._stop_aborting)
-
-    def _stop_aborting(self) -> None:
-        self._aborting = False
-
     def pre_handler_hook(self) -> None:
-        self.saved_sigint_handler = signal.signal(signal.SIGINT, self.publisher.on_sigint)
+        self.saved_sigint_handler = signal.signal(signal.SIGINT, self.on_sigint)
+
+    def on_sigint(self, number: int, frame: Any) -> None:
+        """Signal handler, while a cell runs."""
+        signal.default_int_handler(number, frame)
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: "asyncio.Task[Any]") -> Iterator[None]:
@@ -237,7 +210,7 @@ class Kernel(IPythonKernel):
 
         def on_sigint(number: int, frame: Any) -> None:
             if asyncio.current_task(loop) is future:  # it computes; in any other task an exception would end the loop
-                self.publisher.on_sigint(number, frame)
+                self.on_sigint(number, frame)
             else:
                 loop.call_soon_threadsafe(future.cancel)
 
@@ -258,7 +231,7 @@ class Kernel(IPythonKernel):
         pid = os.getpid()
         status = 1
         try:
-            with self._lent(kwargs.get("cell_meta")):
+            with self._lent():
                 reply: dict[str, Any] = await super().do_execute(code, silent, *args, **kwargs)
             status = 0 if reply["status"] == "ok" else 1
         except Exception as error:
@@ -274,12 +247,10 @@ class Kernel(IPythonKernel):
             reply = {"status": "ok", "execution_count": reply["execution_count"], "payload": [], "user_expressions": {}}
         return reply
 
-    def _lent(self, metadata: Any) -> "contextlib.AbstractContextManager[None]":
-        """Functions of the caller's, if init names any for this cell."""
-        functions = metadata.get("functions") if metadata and self.link is not None else None
-        if not functions:
-            return _NOTHING
-        return self.calls.lent(functions, self.get_parent("shell"), self.shell.user_ns)
+    def _lent(self) -> "contextlib.AbstractContextManager[None]":
+        if not self._functions:
+            return contextlib.nullcontext()
+        return self.calls.lent(self._functions, self.get_parent("shell"), self.shell.user_ns)
 
     def _mend_streams(self) -> None:
         """A program may have closed its streams or put None there; ipykernel cannot do without."""
@@ -289,9 +260,18 @@ class Kernel(IPythonKernel):
             except Exception:
                 setattr(sys, output.name, output)
 
-    def do_shutdown(self, restart: bool) -> dict[str, Any]:
-        self.io_loop.call_later(0.05, self.io_loop.stop)
-        return {"status": "ok", "restart": restart}
+
+def _request(execution: str, code: str) -> dict[str, Any]:
+    """What IPython and ipykernel believe they have been sent."""
+    header = {"msg_id": execution, "msg_type": "execute_request", "session": "init", "username": "sandbox"}
+    header |= {"date": "2000-01-01T00:00:00Z", "version": "5.3"}
+    content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+    return {"header": header, "msg_id": execution, "parent_header": {}, "metadata": {}, "content": content}
+
+
+def _told(reply: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("status", "execution_count", "ename", "evalue", "traceback")
+    return {name: reply[name] for name in names if name in reply}
 
 
 def _log() -> logging.Logger:
@@ -303,7 +283,7 @@ def _log() -> logging.Logger:
     return log
 
 
-def _insist(request: "asyncio.Task[None]") -> None:
+def insist(request: "asyncio.Task[None]") -> None:
     """A request that failed outside the program would never be answered: better no kernel than a silent one."""
     if not request.cancelled() and request.exception() is not None:
         traceback.print_exception(request.exception(), file=sys.__stderr__)
@@ -354,7 +334,7 @@ def _import_from_workspace() -> None:
     sys.path.insert(next(libraries, len(sys.path)), "")
 
 
-def _adopt_process(kernel: Kernel) -> None:
+def adopt_process(kernel: Kernel) -> None:
     """Everything in the prepared kernel that remembers a process."""
     _import_from_workspace()
     kernel.ident = str(uuid.uuid4())
@@ -365,9 +345,9 @@ def _adopt_process(kernel: Kernel) -> None:
     kernel._stdout, kernel._stderr = kernel.outputs
     sys.stdout, sys.stderr = kernel.outputs
     os.register_at_fork(before=_flush, after_in_child=lambda: _forget(kernel))
-    sys.addaudithook(lambda event, args: _settle(kernel) if _is_settled_before(event, args) else None)
+    sys.addaudithook(functools.partial(_before, kernel))
     for name in ("_exit", "abort"):  # no audit event tells of these
-        setattr(os, name, _settled_before(kernel, getattr(os, name)))
+        setattr(os, name, _flushed_before(kernel, getattr(os, name)))
 
 
 def _flush() -> None:
@@ -377,7 +357,7 @@ def _flush() -> None:
 
 
 def _forget(kernel: Kernel) -> None:
-    kernel.publisher.detach()
+    kernel.link.detach()
     for output in kernel.outputs:
         output.after_fork_in_child()
 
@@ -386,115 +366,55 @@ _SPAWNS = frozenset({"subprocess.Popen", "os.system", "os.posix_spawn"})
 _SIGNALS = frozenset({"os.kill", "os.killpg"})
 
 
-def _is_settled_before(event: str, args: tuple[Any, ...]) -> bool:
-    # Signal 0 only asks whether a process is there, maybe in a loop.
-    return event in _SPAWNS or (event in _SIGNALS and args[1] != 0)
+def _before(kernel: Kernel, event: str, args: tuple[Any, ...]) -> None:
+    if event in _SPAWNS and os.getpid() == kernel.session.pid:
+        kernel.settle()
+    elif event in _SIGNALS and os.getpid() == kernel.session.pid:
+        _flush()
 
 
-def _settle(kernel: Kernel) -> None:
-    """Wait until init has what was printed: a child writes to the descriptors directly, a death sends nothing more."""
-    if os.getpid() != kernel.session.pid:
-        return
-    _flush()
-    if kernel.link is None:
-        return
-    with contextlib.suppress(Exception):  # nothing that a program broke may stand before its own end
-        kernel.session.send(kernel.publisher, "flushed", {}, kernel.get_parent("shell"), ident=b"flushed")
-        kernel.link.recv(1)
+def _flushed_before(kernel: Kernel, end: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(end)
+    def flushed(*args: Any, **kwargs: Any) -> Any:
+        if os.getpid() == kernel.session.pid:
+            _flush()
+        return end(*args, **kwargs)
 
-
-def _settled_before(kernel: Kernel, function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def settled(*args: Any, **kwargs: Any) -> Any:
-        _settle(kernel)
-        return function(*args, **kwargs)
-
-    return settled
-
-
-def _bind(kernel: Kernel, context: "zmq.Context[zmq.Socket[bytes]]", endpoints: dict[str, str]) -> None:
-    loop = IOLoop.current()
-    sockets = {}
-    for name, kind in (("shell", zmq.ROUTER), ("control", zmq.ROUTER), ("iopub", zmq.XPUB)):
-        sockets[name] = context.socket(kind)
-        sockets[name].linger = 1000
-        if name == "iopub":
-            # Block rather than drop: lost output, or a lost `idle`, would be a lie.
-            sockets[name].setsockopt(zmq.XPUB_NODROP, 1)
-            sockets[name].setsockopt(zmq.SNDHWM, _SEND_QUEUE)
-        sockets[name].bind(endpoints[name])
-    kernel.publisher.attach(sockets["iopub"])
-    kernel.shell_stream = ZMQStream(sockets["shell"], loop)
-    kernel.control_stream = ZMQStream(sockets["control"], loop)
-    kernel.subscriptions = ZMQStream(sockets["iopub"], loop)
-    kernel.subscriptions.on_recv(lambda frames: _welcome(kernel, frames))
-
-
-def _welcome(kernel: Kernel, frames: list[bytes]) -> None:
-    """Tell a new subscriber that it is subscribed: what is published from now on reaches it."""
-    for frame in frames:
-        if frame[:1] == b"\x01":
-            kernel.session.send(
-                kernel.publisher, "iopub_welcome", {"subscription": frame[1:].decode()}, ident=frame[1:] or None
-            )
-
-
-def _serve(kernel: Kernel) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    kernel.start()
-    # A subscription that came while we published is known to the socket, but its descriptor no longer says so.
-    kernel.io_loop.add_callback(kernel.subscriptions.flush, zmq.POLLIN)
-    kernel.io_loop.start()
+    return flushed
 
 
 def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
-    """Become init's kernel. `link` is a stream to init: one JSON line in, one JSON line with two descriptors out."""
-    request = json.loads(link.makefile("rb").readline())
+    """Become init's kernel. `link` is a pair of packets with init, which says first what the environment is."""
+    environment = json.loads(link.recv(1 << 16))
     os.environ.clear()
-    os.environ.update(request["env"])
+    os.environ.update(environment)
     kernel.shell.init_environment()
     link_font_cache()
     reseed()
-    readers = []
-    for fd in (1, 2):
-        reader, writer = os.pipe()
-        os.dup2(writer, fd)
-        os.close(writer)
-        readers.append(reader)
+    told = [_redirect(1), _redirect(2)]
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    _adopt_process(kernel)
+    adopt_process(kernel)
     faulthandler.enable(file=2)  # a crash in native code says where it was
     touch(kernel)
-    endpoints = {name: f"ipc://@{name}-{uuid.uuid4().hex}" for name in ("shell", "control", "iopub")}
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    _bind(kernel, context, endpoints)
-    socket.send_fds(link, [json.dumps(endpoints).encode() + b"\n"], readers)
-    for reader in readers:
-        os.close(reader)
-    link.settimeout(_FLUSH_SECONDS)
-    kernel.link = link
-    _serve(kernel)
+    kernel.settled, acknowledge = os.pipe()
+    memory, fd = pending.shared()
+    for output in kernel.outputs:
+        output.gather_in(memory[output.name])
+    kernel.link.attach(link)
+    kernel.link.hello([*told, acknowledge, fd])
+    for each in (*told, acknowledge, fd):
+        os.close(each)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    kernel.start()
+    kernel.io_loop.start()
     os._exit(0)
 
 
-def main(argv: list[str]) -> None:
-    """Serve a Jupyter connection file: `-f FILE`."""
-    from ipykernel.heartbeat import Heartbeat
-
-    with open(argv[argv.index("-f") + 1]) as file:
-        connection = json.load(file)
-    kernel = Kernel.prepare()
-    kernel.session.key = connection["key"].encode()
-    _adopt_process(kernel)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    address = f"{connection['transport']}://{connection['ip']}:"
-    _bind(kernel, context, {name: address + str(connection[f"{name}_port"]) for name in ("shell", "control", "iopub")})
-    heartbeat = Heartbeat(zmq.Context(), (connection["transport"], connection["ip"], connection["hb_port"]))
-    heartbeat.start()
-    _serve(kernel)
-
-
-if __name__ == "__main__":
-    main(sys.argv)
+def _redirect(fd: int) -> int:
+    """Make a descriptor the writing end of a pipe, and return the other."""
+    reader, writer = os.pipe()
+    os.dup2(writer, fd)
+    os.close(writer)
+    return reader

@@ -1,8 +1,8 @@
 """Cells run before the fork, so that no fork pays for first times.
 
 The first run of any Python function writes to its code object: counters, then specialised instructions. After a fork
-each such write copies a page. So the zygote sends itself a few ordinary requests through the real dispatcher,
-without a socket, and forgets all they left but the warmth.
+each such write copies a page. So the zygote runs a few ordinary cells by the real path, whose link has nobody at its
+other end, and forgets all they left but the warmth.
 """
 
 import asyncio
@@ -11,8 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-
-import zmq
 
 from sandbox.guest.streams import QUIET_S
 
@@ -26,7 +24,7 @@ _ROUNDS = 12
 
 def rehearse(kernel: "Kernel", cells: Sequence[str]) -> None:
     """In the zygote: run `cells` (and the plain ones) a few times, then put the kernel back to its first prompt."""
-    _perform(kernel, [*PLAIN_CELLS * _ROUNDS, *tuple(cells) * 2], store_history=True)
+    _perform(kernel, [*PLAIN_CELLS * _ROUNDS, *tuple(cells) * 2], history=True)
     kernel.shell.reset(new_session=True)
     kernel.session.message_count = 0
     for name in ("last_type", "last_value", "last_traceback"):
@@ -35,10 +33,10 @@ def rehearse(kernel: "Kernel", cells: Sequence[str]) -> None:
 
 def touch(kernel: "Kernel") -> None:
     """In a fork, while nobody waits: one request, so that the first real one finds its pages copied."""
-    _perform(kernel, ["print(1)"], store_history=False)
+    _perform(kernel, ["print(1)"], history=False)
 
 
-def _perform(kernel: "Kernel", cells: Sequence[str], *, store_history: bool) -> None:
+def _perform(kernel: "Kernel", cells: Sequence[str], *, history: bool) -> None:
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = kernel.outputs
     for output in kernel.outputs:
@@ -46,7 +44,7 @@ def _perform(kernel: "Kernel", cells: Sequence[str], *, store_history: bool) -> 
         output.quiet_s = -1.0  # a burst would start its thread, and a zygote has but one
     loop = asyncio.new_event_loop()
     try:
-        loop.run_until_complete(_send(kernel, cells, store_history))
+        loop.run_until_complete(_run(kernel, cells, history))
     finally:
         loop.close()
         asyncio.set_event_loop(None)
@@ -55,13 +53,9 @@ def _perform(kernel: "Kernel", cells: Sequence[str], *, store_history: bool) -> 
             output.quiet_s = QUIET_S
 
 
-async def _send(kernel: "Kernel", cells: Sequence[str], store_history: bool) -> None:
+async def _run(kernel: "Kernel", cells: Sequence[str], history: bool) -> None:
     for code in cells:
-        content = {"code": code, "silent": False, "store_history": store_history, "user_expressions": {}}
-        content |= {"allow_stdin": False, "stop_on_error": False}
-        request = kernel.session.msg("execute_request", content)
-        frames = [zmq.Frame(part) for part in (b"rehearsal", *kernel.session.serialize(request))]
-        await kernel.shell_main(None, frames)
+        await kernel.run("rehearsal", code, {}, history)
 
 
 def check_descriptors(allowed: set[int]) -> None:

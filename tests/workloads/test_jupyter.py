@@ -24,7 +24,7 @@ def kernelspec(python_image: Image, nothing_left: None, tmp_path_factory: pytest
     importable.mkdir(parents=True)
     (importable / "guest").symlink_to(Path(sandbox.__file__).parent / "guest")
     spec = {
-        "argv": [str(python_image.root / "venv/bin/python"), "-P", "-B", "-m", "sandbox.guest.kernel", "-f"],
+        "argv": [str(python_image.root / "venv/bin/python"), "-P", "-B", "-m", "sandbox.guest.jupyter", "-f"],
         "display_name": "Python",
         "language": "python",
         "env": {"PYTHONPATH": str(importable.parent), "HOME": str(directory), "MPLBACKEND": "agg"},

@@ -63,7 +63,7 @@ class ZygoteSpawner:
         if not self._wanted or not self._ready:
             return
         self._wanted = False
-        self._gate, theirs = socket.socketpair()
+        self._gate, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         packet = json.dumps({"fork": "kernel", "filter": self.filter}).encode()
         with theirs, contextlib.suppress(ConnectionError):  # its end will be read
             socket.send_fds(self._link, [packet], [theirs.fileno()])

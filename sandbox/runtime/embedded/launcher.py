@@ -375,7 +375,7 @@ class Launcher:
             names = {Path(f"/proc/{zygote.pid}/task/{task}/comm").read_text().strip() for task in tasks}
             self._kill(sandbox, f"the zygote has {len(tasks)} threads ({', '.join(sorted(names))})")
             return
-        sandbox.gate, inner_gate = socket.socketpair()
+        sandbox.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sandbox.entered = False
         packet = json.dumps({"fork": sandbox.id, "cell": asdict(sandbox.cell)}).encode()
         with contextlib.suppress(ConnectionError):  # a dead zygote is noticed where its link is read

@@ -1,0 +1,102 @@
+"""IPython's shell as kernels here have it: plain, without a terminal, and without a way out."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from typing import Any
+
+from ipykernel.jsonutil import json_clean
+from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.error import UsageError
+
+from sandbox.guest import lookups, tracebacks
+
+
+class Compiler(CachingCompiler):
+    def __init__(self) -> None:
+        super().__init__()
+        # codeop's flags are for a prompt that waits for more lines: of a bracket left open in a cell they would have
+        # the compiler say no more than "incomplete input".
+        self.flags = 0
+
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return f"Cell In[{number}]"
+
+
+class Shell(ZMQInteractiveShell):
+    """IPython's shell, plain: no colour, no pager, no pty, no way to end the kernel by leaving it."""
+
+    _transformed: tuple[str | None, str] = (None, "")
+    """The last cell that was transformed, and into what."""
+
+    def transform_cell(self, raw_cell: str) -> str:
+        # ipykernel asks before `run_cell` does; the second time, of one cell, is answered from the first.
+        raw, transformed = self._transformed
+        if raw is raw_cell:
+            self._transformed = (None, "")
+            return transformed
+        transformed = str(super().transform_cell(raw_cell))
+        self._transformed = (raw_cell, transformed)
+        return transformed
+
+    def init_environment(self) -> None:
+        os.environ.update(TERM="dumb", NO_COLOR="1", PAGER="cat", GIT_PAGER="cat")
+
+    def init_user_ns(self) -> None:
+        super().init_user_ns()
+        # IPython's own would end the kernel; a program that leaves is done, and its session goes on.
+        self.user_ns["exit"] = self.user_ns["quit"] = sys.exit
+
+    def enable_matplotlib(self, gui: Any = None) -> Any:
+        # `%matplotlib notebook`, `widget`, `tk`: nobody is there to click, and inline figures are what is meant.
+        return super().enable_matplotlib("inline")
+
+    def enable_gui(self, gui: Any = None) -> None:
+        if gui not in (None, "", "none", "inline", "asyncio"):
+            raise UsageError(f"there is no screen for {gui} here; figures are shown inline")
+
+    def system(self, command: str) -> None:
+        """`!command`: its output streamed, without the pty that IPython would open."""
+        if command.rstrip().endswith("&"):
+            raise OSError("background processes are not supported by !; use subprocess.Popen")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        expanded = self.var_expand(command, depth=1)
+        self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        try:
+            kind, value, tb = self._get_exc_info(exc_tuple)
+        except ValueError:
+            print("No traceback available to show.", file=sys.stderr)
+            return
+        if issubclass(kind, SystemExit) and not value.code:
+            self._last_traceback: list[str] = []
+        elif issubclass(kind, UsageError):
+            self._showtraceback(kind, value, [f"UsageError: {value}"])
+        else:
+            self._showtraceback(kind, value, [tracebacks.render(kind, value, tb)])
+
+    def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
+        self.showtraceback()
+
+    def _tee(self, channel: str) -> "contextlib.AbstractContextManager[None]":
+        # IPython would keep all that is ever printed, for a history that nobody reads.
+        return contextlib.nullcontext()
+
+    def _format_exception_for_storage(self, exception: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # For a history that is off; IPython would render the whole traceback a second time, at length.
+        return {}
+
+    def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        hook = self.displayhook
+        if getattr(hook, "msg", None) is not None:
+            self._last_traceback_during_displayhook = True
+        content = {"ename": etype.__name__, "evalue": tracebacks.safe_text(evalue), "traceback": stb}
+        content["looked_in"], content["available"] = lookups.find(evalue, tracebacks.is_users)
+        hook.session.send(hook.pub_socket, "error", json_clean(content), hook.parent_header, ident=b"error")
+        self._last_traceback = stb
