@@ -22,8 +22,8 @@ hands it to the kernel over their *link*, another socketpair; outputs come back 
 Everything that leaves a sandbox is taken as written by an attacker: user code shares the kernel's process. So how an
 execution ended (`Status`) is decided by the host, from the cgroup's counters, the wait status and our own clock.
 
-A program may be lent functions of its caller's and await them: the call leaves as a frame, the answer comes back as one,
-and meanwhile the execution's time stands still (`calls.py`, `guest/calls.py`).
+A program may be lent functions of its caller's and await them: the call leaves as a frame, the answer comes back as
+one, and meanwhile the execution's time stands still (`calls.py`, `guest/calls.py`).
 
 Time is kept twice. Init interrupts at the deadline, kills after two more seconds and asks the launcher for a new
 kernel; if init itself should fail, the host destroys the whole sandbox. Files live in `/mnt/data` and are read and

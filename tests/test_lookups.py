@@ -176,7 +176,7 @@ async def test_thirty_names_are_told_at_most_and_none_is_long(session: Session) 
 async def test_what_a_program_says_in_the_kernels_name_is_bounded(session: Session) -> None:
     code = """
 shell = get_ipython()
-forged = {"ename": "E", "evalue": "", "traceback": [], "looked_in": "a\\n" * 9999, "available": ["b\\n" * 9999] * 999}
+forged = {"ename": "E", "evalue": "", "traceback": [], "looked_in": "a\\n" * 9999, "available": ["b\\n" * 999] * 999}
 hook = shell.displayhook
 hook.session.send(hook.pub_socket, "error", forged, hook.parent_header, ident=b"error")
 1 / 0

@@ -26,7 +26,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import thread as pool_thread
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ipykernel.ipkernel import IPythonKernel
@@ -94,8 +93,6 @@ class Kernel(IPythonKernel):
         kernel: Kernel = cls.instance(config=config, session=session, iopub_socket=publisher, log=_log())
         del modules["debugpy"]
         kernel.link = link
-        # do_execute asks which thread owns the shell channel.
-        kernel.shell_channel_thread = SimpleNamespace(parent_thread=threading.main_thread())
         memory = pending.private()
         kernel.outputs = [
             Output(name, fd, memory[name], kernel.publish_text, kernel.current_parent)
@@ -154,9 +151,7 @@ class Kernel(IPythonKernel):
             self._functions = functions
             self.pre_handler_hook()
             try:
-                reply = await self.do_execute(code, False, history, {}, False)
-            except KeyboardInterrupt:  # around the cell; in it, it is the cell's error
-                reply = {"status": "error", "ename": "KeyboardInterrupt", "evalue": "", "traceback": []}
+                reply = await self.do_execute(code, False, history)
             finally:
                 self.post_handler_hook()
             _flush()
@@ -226,15 +221,30 @@ class Kernel(IPythonKernel):
     def getpass(self, prompt: str = "", *args: Any, **kwargs: Any) -> str:
         raise EOFError("getpass() has nobody to ask in this sandbox; put the value into the code or a file")
 
-    async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    async def do_execute(
+        self,
+        code: str,
+        silent: bool,
+        store_history: bool = True,
+        user_expressions: dict[str, str] | None = None,
+        allow_stdin: bool = False,
+        *,
+        cell_meta: Any = None,
+        cell_id: Any = None,
+    ) -> dict[str, Any]:
         """Run a cell. A fork made by the cell ends with the cell, as it would at the end of a script."""
         pid = os.getpid()
         status = 1
         try:
-            with self._lent():
-                reply: dict[str, Any] = await super().do_execute(code, silent, *args, **kwargs)
+            self._forward_input(allow_stdin)
+            try:
+                with self._lent():
+                    result = await self.shell.run_once(code, silent, store_history, self._cancel_on_sigint)
+            finally:
+                self._restore_input()
+            reply = self._reply_of(result, user_expressions or {})
             status = 0 if reply["status"] == "ok" else 1
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             # Not raised by the cell but around it, where a program broke something: ipykernel would answer nothing.
             reply = {"status": "error", "execution_count": self.execution_count, "ename": type(error).__name__}
             reply |= {"evalue": tracebacks.safe_text(error), "traceback": traceback.format_exception(error)}
@@ -245,6 +255,19 @@ class Kernel(IPythonKernel):
         if reply["status"] == "error" and reply["ename"] == "SystemExit" and reply["evalue"] in ("", "0", "None"):
             # Leaving with success is not a failure.
             reply = {"status": "ok", "execution_count": reply["execution_count"], "payload": [], "user_expressions": {}}
+        return reply
+
+    def _reply_of(self, result: Any, expressions: dict[str, str]) -> dict[str, Any]:
+        shell = self.shell
+        reply = {"status": "ok", "execution_count": shell.execution_count - 1, "user_expressions": {}}
+        if result.success and not shell._last_traceback_during_displayhook:
+            reply["user_expressions"] = shell.user_expressions(expressions)
+        else:
+            error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
+            reply |= {"status": "error", "ename": type(error).__name__, "evalue": tracebacks.safe_text(error)}
+            reply["traceback"] = shell._last_traceback or []
+        reply["payload"] = shell.payload_manager.read_payload()
+        shell.payload_manager.clear_payload()
         return reply
 
     def _lent(self) -> "contextlib.AbstractContextManager[None]":

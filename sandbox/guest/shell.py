@@ -1,17 +1,26 @@
 """IPython's shell as kernels here have it: plain, without a terminal, and without a way out."""
 
+import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ipykernel.jsonutil import json_clean
 from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.async_helpers import _asyncio_runner, _pseudo_sync_runner
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.error import UsageError
+from traitlets import Instance
 
 from sandbox.guest import lookups, tracebacks
+from sandbox.guest.shortcuts import Formatter, Transformer
+
+_AWAITS = re.compile(r"\b(await|async)\b")
+Cancelling = Callable[["asyncio.Task[Any]"], "contextlib.AbstractContextManager[None]"]
 
 
 class Compiler(CachingCompiler):
@@ -28,18 +37,41 @@ class Compiler(CachingCompiler):
 class Shell(ZMQInteractiveShell):
     """IPython's shell, plain: no colour, no pager, no pty, no way to end the kernel by leaving it."""
 
-    _transformed: tuple[str | None, str] = (None, "")
-    """The last cell that was transformed, and into what."""
+    input_transformer_manager = Instance(Transformer, ())
 
-    def transform_cell(self, raw_cell: str) -> str:
-        # ipykernel asks before `run_cell` does; the second time, of one cell, is answered from the first.
-        raw, transformed = self._transformed
-        if raw is raw_cell:
-            self._transformed = (None, "")
-            return transformed
-        transformed = str(super().transform_cell(raw_cell))
-        self._transformed = (raw_cell, transformed)
-        return transformed
+    def init_display_formatter(self) -> None:
+        self.display_formatter = Formatter(parent=self)
+        self.configurables.append(self.display_formatter)
+
+    async def run_once(self, code: str, silent: bool, history: bool, cancelling: Cancelling) -> Any:
+        """Run a cell, and return IPython's ExecutionResult.
+
+        As `run_cell` and ipykernel do between them, who for each other's sake transform it twice and compile it four
+        times. cancelling: what surrounds a cell that awaits.
+        """
+        self._last_traceback: list[str] = []
+        self._last_traceback_during_displayhook = False
+        if self.trio_runner or self.loop_runner is not _asyncio_runner:
+            return self.run_cell(code, history, silent)  # %autoawait with another loop
+        try:
+            cell, failure = self.transform_cell(code), None
+        except Exception:
+            cell, failure = code, sys.exc_info()
+        how = {"transformed_cell": cell, "preprocessing_exc_tuple": failure}
+        running = self.run_cell_async(code, store_history=history, silent=silent, **how)
+        result = None
+        try:
+            if _AWAITS.search(cell) and self.should_run_async(code, **how):
+                task = asyncio.ensure_future(running)
+                with cancelling(task):
+                    result = await task
+            else:
+                result = _pseudo_sync_runner(running)
+        finally:
+            self.events.trigger("post_execute")
+            if not silent:
+                self.events.trigger("post_run_cell", result)
+        return result
 
     def init_environment(self) -> None:
         os.environ.update(TERM="dumb", NO_COLOR="1", PAGER="cat", GIT_PAGER="cat")
@@ -73,7 +105,7 @@ class Shell(ZMQInteractiveShell):
             print("No traceback available to show.", file=sys.stderr)
             return
         if issubclass(kind, SystemExit) and not value.code:
-            self._last_traceback: list[str] = []
+            self._last_traceback = []
         elif issubclass(kind, UsageError):
             self._showtraceback(kind, value, [f"UsageError: {value}"])
         else:
