@@ -137,7 +137,9 @@ class TestWithoutEnd:
 
 
 class TestLeaving:
-    @pytest.mark.parametrize("code", ["exit()", "quit()", "import sys; sys.exit()", "import sys; sys.exit(0)"])
+    @pytest.mark.parametrize(
+        "code", ["exit()", "quit()", "import sys; sys.exit()", "import sys; sys.exit(0)", "get_ipython().ask_exit()"]
+    )
     async def test_leaving_with_success_is_no_failure(self, survivor: Session, code: str) -> None:
         execution = await run(survivor, code)
         assert (execution.status, execution.error, execution.state_lost) == (Status.OK, None, False)

@@ -81,6 +81,9 @@ class Shell(ZMQInteractiveShell):
         # IPython's own would end the kernel; a program that leaves is done, and its session goes on.
         self.user_ns["exit"] = self.user_ns["quit"] = sys.exit
 
+    def ask_exit(self) -> None:
+        sys.exit()  # ipykernel's would stop the loop, under the next cell
+
     def enable_matplotlib(self, gui: Any = None) -> Any:
         # `%matplotlib notebook`, `widget`, `tk`: nobody is there to click, and inline figures are what is meant.
         return super().enable_matplotlib("inline")
