@@ -104,6 +104,7 @@ class TestParts:
         async with opened():
             assert groups(instance) == []
 
+    @pytest.mark.attack("D09")
     async def test_the_server_leaves_no_orphan_and_no_directory(self, root: None, python_image: Image) -> None:
         server = await asyncio.create_subprocess_exec(
             sys.executable, "-c", SERVER, stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -121,6 +122,7 @@ class TestParts:
         assert groups(instance) == []
         assert not stage.exists()
 
+    @pytest.mark.attack("D09")
     async def test_server_and_launcher_at_once_leave_only_what_the_next_engine_removes(
         self, root: None, python_image: Image
     ) -> None:
