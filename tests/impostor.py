@@ -116,9 +116,9 @@ async def deceived() -> AsyncIterator[tuple[Kernel, Impostor]]:
         await kernel.stop()
 
 
-async def told(kernel: Kernel, execution_id: str = "exe_1") -> tuple[list[Any], Ending]:
+async def told(kernel: Kernel, execution_id: str = "exe_1", timeout: float = 20.0) -> tuple[list[Any], Ending]:
     """What an execution reports: its outputs, and the one ending that it must have."""
-    items = [item async for item in kernel.stream(execution_id, "1", 20.0)]
+    items = [item async for item in kernel.stream(execution_id, "1", timeout)]
     assert [isinstance(item, Ending) for item in items] == [False] * (len(items) - 1) + [True]
     return items[:-1], items[-1]  # type: ignore[return-value]
 

@@ -182,7 +182,28 @@ async def _read(pieces: Any) -> bytes:
     return b"".join([piece async for piece in pieces])
 
 
-async def test_one_who_never_says_ready_is_given_up() -> None:
+@pytest.mark.attack("E01", "D01")
+async def test_an_init_that_keeps_no_time_is_ended_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.kernel._OVERTIME_SECONDS", 0.2)
+    async with deceived() as (kernel, impostor):
+        execution = asyncio.create_task(told(kernel, timeout=0.1))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(STARTED)
+        _, ending = await execution
+        assert (ending.status, ending.state_lost) == (Status.TIMEOUT, True)
+        assert ending.duration_ms >= 300
+        assert impostor.exited() is not None
+
+
+async def test_a_sandbox_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.kernel.READY_SECONDS", 0.2)
+    impostor = Impostor()
+    with pytest.raises(SandboxError, match="no kernel within"):
+        await Kernel.start(impostor, Spec())
+    assert impostor.exited() is not None
+
+
+async def test_one_who_says_something_else_before_it_is_ready_is_given_up() -> None:
     impostor = Impostor()
     await impostor.say(Frame.STDOUT, b"hello")
     await impostor.say_bytes(b"\xff" * 5)
