@@ -14,7 +14,6 @@ import pytest
 from sandbox.engine import Engine
 from sandbox.execution import Execution, Status, as_json
 from sandbox.session import Session
-from tests.host import named
 
 
 @pytest.fixture(scope="module")
@@ -316,13 +315,3 @@ class TestExceptions:
         assert (await run(liar, code)).status is Status.OK
         execution = await run(liar, "del x; print('on')")
         assert (execution.status, execution.stdout, execution.error) == (Status.OK, "on\n", None)
-
-
-@pytest.mark.attack("E07")
-async def test_a_kernel_that_calls_itself_init_is_not_taken_for_it(liar: Session) -> None:
-    """The names that the host's own eyes go by are those of processes that it started."""
-    execution = await run(liar, "import ctypes; print(ctypes.CDLL(None).prctl(15, b'sandbox-init', 0, 0, 0))")
-    assert execution.stdout == "0\n"
-    assert len(named("sandbox-init")) >= 2
-    await anew(liar)
-    assert (await run(liar, "print('on')")).stdout == "on\n"

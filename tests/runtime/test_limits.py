@@ -63,6 +63,7 @@ async def test_the_files_of_its_other_directories_are_counted(looked_at: Session
     assert files - 64 < int(made) < files
 
 
+@pytest.mark.attack("I05")
 async def test_all_results_together_have_a_bound(looked_at: Session) -> None:
     execution = await looked_at.execute("for n in range(6): display({'text/plain': 'x' * (7 << 20)}, raw=True)", 60)
     assert execution.status is Status.OK
