@@ -232,7 +232,6 @@ class TestWhatIsShown:
             "get_ipython().set_next_input('evil()')",
             "get_ipython().payload_manager.write_payload({'source': 'set_next_input', 'text': 'evil()'})",
             "get_ipython().payload_manager.write_payload({'source': 'page', 'data': {'text/html': 'evil()'}})",
-            "get_ipython().ask_exit()",
             "from comm import create_comm; create_comm('evil()', data={'evil()': 1}).send({'evil()': 1})",
             "%%javascript\nevil()",
         ],
