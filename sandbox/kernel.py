@@ -58,11 +58,43 @@ class Ending:
     """Equal at two ends: no file has changed between them. None: it could not be told."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Init's account of an end. Read as soon as it comes: one that no init gives ends the sandbox, as any bad frame."""
+
+    died: int | None
+    """The kernel's wait status, if it did."""
+    ok: bool
+    timed_out: bool
+    interrupted: bool
+    execution_count: int | None
+    truncated: Truncated
+    artifacts: tuple[Artifact, ...]
+    removed: tuple[str, ...]
+    workspace: int | None
+
+    @classmethod
+    def read(cls, value: dict[str, Any]) -> Self:
+        """Raises `KeyError`, `TypeError` or `ValueError`."""
+        died = value.get("died")
+        return cls(
+            None if died is None else _bounded(died, 1 << 16),
+            value.get("reply") == "ok",
+            value.get("timed_out") is True,
+            value.get("interrupted") is True,
+            _count(value.get("execution_count")),
+            Truncated(*(_bounded(number) for number in value.get("dropped") or ())),
+            tuple(_artifact(*entry) for entry in value.get("artifacts") or ()),
+            tuple(str(path) for path in value.get("removed") or ()),
+            _integer(value.get("workspace")),
+        )
+
+
 @dataclass(slots=True)
 class _Running:
     id: str
     before: Usage
-    items: "asyncio.Queue[Output | Calls | dict[str, Any] | Exit]"
+    items: "asyncio.Queue[Output | Calls | _Done | Exit]"
     """Outputs and calls, then init's DONE or the sandbox's end."""
     sent: float
     timeout: float
@@ -162,7 +194,7 @@ class Kernel:
                 if running.overdue_in(time.monotonic()) > 0.0:
                     continue
                 item = await self._overdue()
-            if isinstance(item, dict):
+            if isinstance(item, _Done):
                 self._running = None
                 yield await self._judge(running, item)
                 return
@@ -188,31 +220,29 @@ class Kernel:
                     item = await running.items.get()
             except TimeoutError:
                 item = await self._overdue()
-            if isinstance(item, dict):
-                self._state_lost |= item.get("died") is not None
-            if isinstance(item, dict | Exit):
+            if isinstance(item, _Done):
+                self._state_lost |= item.died is not None
+            if isinstance(item, _Done | Exit):
                 self._running = None
 
-    async def _judge(self, running: _Running, done: dict[str, Any]) -> Ending:
+    async def _judge(self, running: _Running, done: _Done) -> Ending:
         """From init's account and the meters to a status."""
         now = time.monotonic()
         after = await self.sandbox.usage()
         status, reason = _status(done, after.oom_kills - running.before.oom_kills, self.spec)
-        died = done.get("died") is not None
-        lost, self._state_lost = died or self._state_lost, False
-        dropped = done.get("dropped") or [0, 0, 0]
+        lost, self._state_lost = done.died is not None or self._state_lost, False
         return Ending(
             status,
             reason,
-            _count(done.get("execution_count")),
+            done.execution_count,
             (now - (running.started or running.sent)) * 1000,
             (after.cpu_ns - running.before.cpu_ns) / 1e6,
             after.peak_bytes,
-            tuple(_artifact(*entry) for entry in done.get("artifacts") or ()),
-            Truncated(*dropped),
+            done.artifacts,
+            done.truncated,
             lost,
-            tuple(str(path) for path in done.get("removed") or ()),
-            _integer(done.get("workspace")),
+            done.removed,
+            done.workspace,
         )
 
     async def _judge_exit(self, running: _Running, end: Exit) -> Ending:
@@ -320,6 +350,8 @@ class Kernel:
 
     def _on_output(self, running: _Running, kind: Frame, body: bytes) -> None:
         if kind is Frame.STARTED:
+            if running.started is not None:
+                raise BadFrame("it started twice, which would give it more time")
             running.started = time.monotonic()
             running.deadline.moment = running.started + running.timeout
         elif kind is Frame.STDOUT or kind is Frame.STDERR:
@@ -336,24 +368,24 @@ class Kernel:
         elif kind is Frame.DONE:
             value, _ = decode_json(body)
             if value["id"] == running.id:
-                if value.get("died") is not None:
+                done = _Done.read(value)
+                if done.died is not None:
                     self._restart_expected = True  # this execution's own result will say it
-                running.items.put_nowait(value)
+                running.items.put_nowait(done)
 
 
-def _status(done: dict[str, Any], oom_kills: int, spec: Spec) -> tuple[Status, str]:
-    died = done.get("died")
-    if died is not None and oom_kills > 0:
+def _status(done: _Done, oom_kills: int, spec: Spec) -> tuple[Status, str]:
+    if done.died is not None and oom_kills > 0:
         return Status.OOM, _oom_words(spec)
-    if done.get("timed_out"):
-        return Status.TIMEOUT, "" if died is None else "it ignored the interrupt and was killed"
-    if died is not None:
-        if done.get("interrupted"):
+    if done.timed_out:
+        return Status.TIMEOUT, "" if done.died is None else "it ignored the interrupt and was killed"
+    if done.died is not None:
+        if done.interrupted:
             return Status.INTERRUPTED, "it ignored the interrupt and was killed"
-        return Status.KILLED, _exit_words(int(died))
-    if done.get("reply") == "ok":
+        return Status.KILLED, _exit_words(done.died)
+    if done.ok:
         return Status.OK, ""
-    if done.get("interrupted"):
+    if done.interrupted:
         return Status.INTERRUPTED, ""
     return Status.ERROR, ""
 
@@ -361,6 +393,14 @@ def _status(done: dict[str, Any], oom_kills: int, spec: Spec) -> tuple[Status, s
 def _integer(value: object) -> int | None:
     """A number from inside, which may be anything."""
     return value if isinstance(value, int) else None
+
+
+def _bounded(value: object, below: int = 1 << 53) -> int:
+    """A number from inside that has to be one. Raises `ValueError`."""
+    number = _integer(value)
+    if number is None or not 0 <= number < below:
+        raise ValueError(f"a number is {str(value)[:80]}")
+    return number
 
 
 def _count(value: object) -> int | None:
@@ -389,4 +429,4 @@ def _error(value: dict[str, Any]) -> Error:
 
 
 def _artifact(path: str, size: int, change: str) -> Artifact:
-    return Artifact(str(path), int(size), mime_of(path), "created" if change == "created" else "changed")
+    return Artifact(str(path), _bounded(size), mime_of(str(path)), "created" if change == "created" else "changed")

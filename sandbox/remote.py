@@ -10,11 +10,11 @@ import functools
 import os
 import unicodedata
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Container
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.errors import FileMissing, InvalidPath, SessionClosed, WorkspaceFull
+from sandbox.errors import FileMissing, InvalidPath, ProtocolError, SessionClosed, WorkspaceFull
 from sandbox.guest.frames import CHUNK, MAX_HANDLES, Frame, encode_json
 from sandbox.runtime import Channel
 
@@ -117,8 +117,9 @@ class RemoteFiles:
     async def list(self) -> Listing:
         """The regular files in the workspace. Incomplete past 10,000 entries or 1.5 MiB of paths."""
         answer, _ = await self._call("list")
-        files = tuple(_file(*entry) for entry in answer["files"])
-        return Listing(files, answer["complete"] is True, int(answer["unnamed"]))
+        with _understood():
+            files = tuple(_file(*entry) for entry in answer["files"])
+            return Listing(files, answer["complete"] is True, int(answer["unnamed"]))
 
     async def read(self, path: str) -> AsyncGenerator[bytes, None]:
         """The contents in pieces. A file that changes meanwhile ends at the size it had at the start, or before.
@@ -128,7 +129,8 @@ class RemoteFiles:
         checked = checked_path(path)
         async with self._handle() as handle, _in_flight() as answers:
             answer, _ = await self._call("open", path=checked, handle=handle)
-            left = int(answer["size"])
+            with _understood():
+                left = int(answer["size"])
             while left > 0:
                 while len(answers) < min(_IN_FLIGHT, -(-left // CHUNK)):
                     answers.append(await self._ask("read", handle=handle))
@@ -150,7 +152,8 @@ class RemoteFiles:
             while answers:
                 await _answer(answers.popleft())
             answer, _ = await self._call("commit", handle=handle)
-            return _file(checked, *answer["file"])
+            with _understood():
+                return _file(checked, *answer["file"])
 
     @contextlib.asynccontextmanager
     async def _handle(self) -> AsyncIterator[int]:
@@ -207,6 +210,15 @@ class RemoteFiles:
                 future.set_exception(SessionClosed(f"the sandbox is gone ({reason}); open a new session"))
 
 
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Around the reading of an answer, which may be anything. Raises `ProtocolError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ProtocolError(f"the sandbox gave an answer that no init gives: {error!r}"[:300]) from error
+
+
 def _file(path: str, size: int, modified_ns: int, version: str) -> File:
     return File(str(path), int(size), int(modified_ns) / 1e9, str(version))
 
@@ -230,7 +242,9 @@ async def _answer(answer: _Answer) -> tuple[dict[str, Any], bytes]:
     return value, data
 
 
-def _file_error(error: dict[str, Any]) -> Exception:
+def _file_error(error: Any) -> Exception:
+    if not isinstance(error, dict):
+        return ProtocolError("the sandbox refused in a way that no init does")
     kind, text = str(error.get("kind")), str(error.get("text"))
     if kind == "full":
         return WorkspaceFull(f"/mnt/data is full: {text}. Delete files or ask for a larger disk limit")

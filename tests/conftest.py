@@ -37,11 +37,16 @@ hypothesis.settings.load_profile("shared")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sandbox")
     group.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    group.addoption("--nightly", action="store_true", help="run the soaks and races of the attack corpus, too")
     group.addoption("--kills", type=int, default=3, help="how often the server is killed under load")
     group.addoption("--all", action="store_true", help="run every docstring session, not the sample")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--nightly"):
+        left_out = [item for item in items if "nightly" in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "nightly" not in item.keywords]
     if config.getoption("--slow"):
         return
     for item in items:

@@ -130,6 +130,7 @@ async def test_a_cancelled_request_is_passed_over_before_it_has_noticed() -> Non
     assert (admission.promised_mb, admission.waiting) == (0, 0)
 
 
+@pytest.mark.attack("H15")
 async def test_a_full_queue_of_one_owner_refuses_at_once_and_leaves_room_for_others() -> None:
     admission = small()
     held = await admission.admit("a", BUDGET)
@@ -156,6 +157,7 @@ async def test_that_all_queues_are_full_can_be_seen_before_one_more_asks() -> No
     assert admission.retry_after is None
 
 
+@pytest.mark.attack("H15")
 async def test_a_thousand_at_once_are_refused_without_one_step_of_the_loop() -> None:
     admission = small()
     held = await admission.admit("a", BUDGET)

@@ -167,6 +167,7 @@ class TestACall:
             await session.answer(Answer(call.id, "😀" * MAX_ANSWER))
             assert (await program.end()).stdout == f"{MAX_ANSWER}\n"
 
+    @pytest.mark.attack("E04")
     async def test_is_answered_once(self, session: Session) -> None:
         async with calling(session, "print(await weather('Oslo'))") as program:
             [call] = await program.calls()
@@ -360,6 +361,7 @@ def forge(calls, parent=None):
 
 
 class TestAForger:
+    @pytest.mark.attack("E05")
     @pytest.mark.parametrize(
         "calls",
         [
@@ -405,6 +407,7 @@ class TestAForger:
         execution = await session.execute(f"{FORGE}\nforge([[1, 'weather', '{{}}']])\nprint('sent')")
         assert (execution.status, execution.stdout) == (Status.OK, "sent\n")
 
+    @pytest.mark.attack("E03")
     async def test_who_claims_another_execution_is_not_heard(self, session: Session) -> None:
         code = f"{FORGE}\nforge([[1, 'weather', '{{}}']], {{'header': {{'msg_id': 'exe_other'}}}})"
         async with calling(session, code) as program:
@@ -423,6 +426,7 @@ class TestAForger:
             assert await session.answer(Answer(call.id, "rain")) == 0
         assert await goes_on(session)
 
+    @pytest.mark.attack("E08")
     async def test_who_breaks_the_kernels_own_calls_breaks_only_those(self, session: Session) -> None:
         await session.execute("get_ipython().kernel.calls = None")
         execution = await answered(session, "print('here')")

@@ -154,6 +154,7 @@ class TestRun:
         assert document["peak_memory_bytes"] > 0
         assert document["truncated"] == {"stdout": 0, "stderr": 0, "results": 0}
 
+    @pytest.mark.attack("E12")
     def test_escape_sequences_are_raw_in_a_pipe_and_spelt_out_on_a_terminal(self) -> None:
         arguments = [*COMMAND, "run", "-c", r"print('\x1b[2Jwiped')"]
         assert subprocess.run(arguments, capture_output=True).stdout == b"\x1b[2Jwiped\n"
@@ -303,6 +304,7 @@ def test_the_first_line_of_serve_is_its_url_and_sigterm_ends_it_well(tmp_path: P
         assert server.process.stdout.read() == b""
 
 
+@pytest.mark.attack("H04")
 @pytest.mark.usefixtures("sandboxes")
 def test_a_public_address_wants_a_key(tmp_path: Path) -> None:
     ended = command("serve", "--port", "0", "--host", "0.0.0.0", "--pool", "0", env=environment(tmp_path))
@@ -403,6 +405,7 @@ def test_a_file_is_no_directory_for_out(tmp_path: Path) -> None:
 # What reaches a terminal.
 
 
+@pytest.mark.attack("E12")
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -143,6 +143,7 @@ def test_the_code_can_run_on_a_server(shell: Shell, tmp_path: Path) -> None:
     assert document["executions"][0]["stdout"] == "42\n"
 
 
+@pytest.mark.attack("E12")
 def test_an_answer_that_hides_control_characters_is_shown_as_it_is_in_a_pipe(shell: Shell) -> None:
     shell.upstream.then(Says("a\x1b[31mb"))
     assert shell.run("chat", "Hello?").stdout == "a\x1b[31mb\n"

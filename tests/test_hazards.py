@@ -38,6 +38,7 @@ async def keeps_state(session: Session) -> bool:
 
 
 class TestWithoutEnd:
+    @pytest.mark.attack("D01")
     async def test_a_busy_loop_times_out_and_keeps_its_variables(self, survivor: Session) -> None:
         execution = await run(survivor, "while True: pass", 0.5)
         assert (execution.status, execution.state_lost) == (Status.TIMEOUT, False)
@@ -45,9 +46,11 @@ class TestWithoutEnd:
         assert execution.error.name == "KeyboardInterrupt"
         assert await keeps_state(survivor)
 
+    @pytest.mark.attack("D01")
     async def test_a_long_sleep_times_out(self, survivor: Session) -> None:
         assert (await run(survivor, "import time; time.sleep(1e6)", 0.5)).status is Status.TIMEOUT
 
+    @pytest.mark.attack("D02")
     async def test_a_loop_that_swallows_every_exception_is_killed(self, survivor: Session) -> None:
         code = """
             while True:
@@ -62,11 +65,13 @@ class TestWithoutEnd:
         assert execution.reason == "it ignored the interrupt and was killed"
         assert not await keeps_state(survivor)
 
+    @pytest.mark.attack("D02")
     async def test_a_handler_that_swallows_the_interrupt_is_killed(self, survivor: Session) -> None:
         code = "import signal; signal.signal(signal.SIGINT, lambda *_: None)\nwhile True: pass"
         execution = await run(survivor, code, 0.5)
         assert (execution.status, execution.state_lost) == (Status.TIMEOUT, True)
 
+    @pytest.mark.attack("D01")
     async def test_a_loop_in_c_that_never_looks_for_signals_is_killed(self, survivor: Session) -> None:
         execution = await run(survivor, "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)", 0.5)
         assert (execution.status, execution.state_lost) == (Status.TIMEOUT, True)
@@ -75,14 +80,17 @@ class TestWithoutEnd:
         execution = await run(survivor, "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')", 0.5)
         assert execution.status is Status.TIMEOUT
 
+    @pytest.mark.attack("D04")
     async def test_a_stopped_process_times_out(self, survivor: Session) -> None:
         execution = await run(survivor, "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", 0.5)
         assert (execution.status, execution.state_lost) == (Status.TIMEOUT, True)
 
+    @pytest.mark.attack("D03")
     async def test_blocked_signals_are_of_no_use(self, survivor: Session) -> None:
         code = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\nwhile True: pass"
         assert (await run(survivor, code, 0.5)).status is Status.TIMEOUT
 
+    @pytest.mark.attack("D03")
     async def test_waiting_for_a_child_that_never_ends_times_out(self, survivor: Session) -> None:
         execution = await run(survivor, "!trap '' INT; sleep 1000", 0.5)
         assert execution.status is Status.TIMEOUT
@@ -125,12 +133,14 @@ class TestWithoutEnd:
         """
         assert (await run(survivor, room)).stdout == "100\n"
 
+    @pytest.mark.attack("D13")
     async def test_input_has_nobody_to_ask(self, survivor: Session) -> None:
         execution = await run(survivor, "input('name? ')")
         assert execution.status is Status.ERROR
         assert execution.error is not None
         assert execution.error.name == "EOFError"
 
+    @pytest.mark.attack("D13")
     async def test_the_debugger_does_not_wait_for_anybody(self, survivor: Session) -> None:
         execution = await run(survivor, "breakpoint()", 5)
         assert execution.status is not Status.TIMEOUT
@@ -145,6 +155,7 @@ class TestLeaving:
         assert (execution.status, execution.error, execution.state_lost) == (Status.OK, None, False)
         assert await keeps_state(survivor)
 
+    @pytest.mark.attack("D06")
     async def test_leaving_with_a_failure_is_one(self, survivor: Session) -> None:
         execution = await run(survivor, "import sys; sys.exit(3)")
         assert execution.status is Status.ERROR
@@ -152,12 +163,14 @@ class TestLeaving:
         assert (execution.error.name, execution.error.value) == ("SystemExit", "3")
         assert await keeps_state(survivor)
 
+    @pytest.mark.attack("D06")
     async def test_an_exit_past_every_handler_is_a_death(self, survivor: Session) -> None:
         execution = await run(survivor, "print('last words'); import os; os._exit(1)")
         assert (execution.status, execution.state_lost) == (Status.KILLED, True)
         assert execution.reason == "the kernel process exited with code 1"
         assert execution.stdout == "last words\n"
 
+    @pytest.mark.attack("D06")
     @pytest.mark.parametrize(
         "end",
         [
@@ -202,6 +215,7 @@ class TestLeaving:
         assert told == sorted(told)
         assert set(told) >= set(range(int(lines[-1])))
 
+    @pytest.mark.attack("D06")
     async def test_an_exit_with_0_is_a_death_too(self, survivor: Session) -> None:
         execution = await run(survivor, "import os; os._exit(0)")
         assert (execution.status, execution.state_lost) == (Status.KILLED, True)
@@ -211,6 +225,7 @@ class TestLeaving:
         assert (execution.status, execution.state_lost) == (Status.ERROR, False)
         assert await keeps_state(survivor)
 
+    @pytest.mark.attack("D05", "D06")
     @pytest.mark.parametrize(
         ("code", "reason"),
         [
@@ -227,6 +242,7 @@ class TestLeaving:
         assert (execution.status, execution.state_lost) == (Status.KILLED, True)
         assert execution.reason == f"the kernel process died of {reason}"
 
+    @pytest.mark.attack("D05")
     async def test_killing_everybody_else_hurts_nobody(self, survivor: Session) -> None:
         execution = await run(survivor, "import os, subprocess; subprocess.Popen(['sleep', '9']); os.kill(-1, 9)")
         assert (execution.status, execution.state_lost) == (Status.OK, False)
@@ -245,6 +261,7 @@ class TestLeaving:
         assert execution.error is not None
         assert execution.error.name == "BrokenPipeError"
 
+    @pytest.mark.attack("E06")
     async def test_closing_every_descriptor_harms_only_this_kernel(self, survivor: Session) -> None:
         execution = await run(survivor, "import os; os.closerange(0, 1024)", 2)
         assert execution.status in (Status.KILLED, Status.TIMEOUT)
@@ -320,6 +337,7 @@ class TestHoarding:
         execution = await run(survivor, "print('one'); print('two')")
         assert (execution.status, execution.stdout) == (Status.OK, "one\ntwo\n")
 
+    @pytest.mark.attack("D15")
     async def test_orphans_are_buried_at_once(self, survivor: Session) -> None:
         execution = await run(survivor, "!for n in $(seq 500); do (true &); done")
         assert (execution.status, execution.stderr) == (Status.OK, "")
@@ -418,10 +436,12 @@ class TestFlooding:
         assert execution.error is not None
         assert len(execution.error.value) <= 64 << 10
 
+    @pytest.mark.attack("E14")
     async def test_a_representation_that_never_ends_times_out(self, survivor: Session) -> None:
         code = "class Slow:\n    def __repr__(self):\n        while True: pass\nSlow()"
         assert (await run(survivor, code, 0.5)).status is Status.TIMEOUT
 
+    @pytest.mark.attack("E15")
     async def test_a_slow_reader_loses_nothing(self, survivor: Session) -> None:
         text = []
         async for item in survivor.stream("for n in range(20_000): print(n, flush=True)", 60):
@@ -434,6 +454,7 @@ class TestFlooding:
 class TestLeftBehind:
     """What goes on after its cell has ended."""
 
+    @pytest.mark.attack("D07")
     async def test_a_thread_that_prints_late_prints_into_no_later_cell(self, survivor: Session) -> None:
         code = """
             import threading
@@ -448,6 +469,7 @@ class TestLeftBehind:
         execution = await run(survivor, "go.set(); gone.wait(); print('mine')")
         assert (execution.stdout, execution.stderr) == ("mine\n", "")
 
+    @pytest.mark.attack("D07")
     async def test_a_thread_that_prints_between_cells_is_not_heard(self, survivor: Session) -> None:
         code = """
             import threading
@@ -459,6 +481,7 @@ class TestLeftBehind:
         execution = await run(survivor, "gone.wait(); print('mine')")
         assert execution.stdout == "mine\n"
 
+    @pytest.mark.attack("D07")
     async def test_a_thread_that_dies_late_is_not_the_next_cells_error(self, survivor: Session) -> None:
         code = """
             import threading
@@ -473,12 +496,14 @@ class TestLeftBehind:
         execution = await run(survivor, "go.set(); thread.join(); print('mine')")
         assert (execution.status, execution.stdout, execution.stderr) == (Status.OK, "mine\n", "")
 
+    @pytest.mark.attack("D07")
     async def test_a_process_that_wrote_between_cells_is_not_heard_in_the_next(self, survivor: Session) -> None:
         await run(survivor, "import subprocess; child = subprocess.Popen('read x; echo late', shell=True, stdin=-1)")
         await run(survivor, "child.stdin.write(b'\\n'); child.stdin.close()")
         assert (await run(survivor, "child.wait() and None")).status is Status.OK
         assert (await run(survivor, "print('mine')")).stdout == "mine\n"
 
+    @pytest.mark.attack("D08", "D09")
     async def test_a_daemon_lives_on_and_ends_with_its_session(self, engine: Engine) -> None:
         name = secrets.token_hex(7)
         code = f"""
@@ -503,6 +528,7 @@ class TestLeftBehind:
             assert alive(daemon)
         assert not alive(daemon)
 
+    @pytest.mark.attack("D02")
     async def test_a_handler_that_was_set_in_one_cell_does_not_protect_the_next(self, survivor: Session) -> None:
         await run(survivor, "import signal; handler = signal.signal(signal.SIGINT, signal.SIG_IGN)")
         execution = await run(survivor, "while True: pass", 0.5)
@@ -521,16 +547,19 @@ class TestShell:
         execution = await run(survivor, "!exit 3\nprint(_exit_code)")
         assert (execution.status, execution.stdout) == (Status.OK, "3\n")
 
+    @pytest.mark.attack("E08")
     async def test_streams_that_were_replaced_are_only_this_kernels_loss(self, survivor: Session) -> None:
         assert (await run(survivor, "import sys; keep = sys.stdout; sys.stdout = None; print('x')")).status is Status.OK
         assert (await run(survivor, "sys.stdout = keep; print('y')")).stdout == "y\n"
 
+    @pytest.mark.attack("E08")
     async def test_streams_that_were_closed_are_only_this_cells_loss(self, survivor: Session) -> None:
         code = "import sys\nwith open('log', 'w') as sys.stdout: print('x')"
         assert (await run(survivor, code)).status is Status.OK
         execution = await run(survivor, "print(open('log').read(), end='')")
         assert (execution.status, execution.stdout, execution.state_lost) == (Status.OK, "x\n", False)
 
+    @pytest.mark.attack("E08")
     async def test_a_broken_ipython_answers_with_an_error(self, survivor: Session) -> None:
         assert (await run(survivor, "get_ipython().run_cell_async = None")).status is Status.OK
         execution = await run(survivor, "1")
@@ -539,6 +568,7 @@ class TestShell:
         assert execution.error.name == "TypeError"
         await survivor.restart()
 
+    @pytest.mark.attack("E08")
     async def test_a_kernel_that_can_answer_nothing_times_out_and_is_replaced(self, survivor: Session) -> None:
         execution = await run(survivor, "get_ipython().kernel.link.detach()", 1)
         assert (execution.status, execution.state_lost) in ((Status.TIMEOUT, True), (Status.KILLED, True))

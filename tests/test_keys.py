@@ -15,6 +15,7 @@ def test_a_secret_has_a_prefix_for_scanners_and_the_id_of_its_key() -> None:
     assert (row.name, row.limits, row.created_at, row.revoked_at) == ("ci", KeyLimits(sessions=3), 12.0, None)
 
 
+@pytest.mark.attack("H05")
 def test_a_row_holds_the_digest_and_not_the_secret() -> None:
     secret, row = new_key("ci", KeyLimits(), 0.0)
     assert row.digest == digest(secret)

@@ -69,6 +69,7 @@ def test_bound_ids_are_on_every_line_inside_other_libraries_too(configure: Confi
     assert "request_id" not in three
 
 
+@pytest.mark.attack("E13")
 def test_an_exception_is_still_one_line(configure: Configure) -> None:
     written = configure("json")
     try:
@@ -79,6 +80,7 @@ def test_an_exception_is_still_one_line(configure: Configure) -> None:
     assert "RuntimeError: first line\nsecond line" in event["exception"]
 
 
+@pytest.mark.attack("H18")
 def test_code_and_keys_are_dropped_wherever_they_are(configure: Configure) -> None:
     written = configure("json")
     log.info(
@@ -98,6 +100,7 @@ def test_code_is_logged_when_asked_for_and_keys_are_not(configure: Configure) ->
     assert "api_key" not in event
 
 
+@pytest.mark.attack("E13")
 def test_a_client_cannot_forge_a_line_or_steer_the_terminal(configure: Configure) -> None:
     written = configure("pretty")
     forged = "a\n2030-01-01 [error] forged \x1b[2J"
@@ -109,6 +112,7 @@ def test_a_client_cannot_forge_a_line_or_steer_the_terminal(configure: Configure
         assert r"a\n2030-01-01 [error] forged \x1b[2J" in line
 
 
+@pytest.mark.attack("H18")
 def test_a_pretty_traceback_shows_no_local_variables(configure: Configure) -> None:
     written = configure("pretty")
     secret = "sbx_" + "5ecre7"

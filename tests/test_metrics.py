@@ -79,6 +79,7 @@ def test_waits_and_rejections_are_counted(metrics: Metrics) -> None:
     assert read(metrics, "sandbox_rejections_total", reason="queue_full") == 1
 
 
+@pytest.mark.attack("E13")
 def test_what_a_client_makes_up_is_no_label(metrics: Metrics) -> None:
     metrics.request("POST", "/v1/run", 200, 0.01)
     for number in range(50):

@@ -151,6 +151,7 @@ async def kill_early(data_dir: Path, chance: random.Random) -> None:
     await ended(*left)
 
 
+@pytest.mark.attack("D09")
 async def test_nothing_acknowledged_is_lost_and_nothing_is_left(
     root: None, python_image: object, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -169,6 +169,7 @@ class TestInterrupt:
         execution = await session.execute("x")
         assert (execution.status, execution.state_lost) == (Status.OK, False)
 
+    @pytest.mark.attack("D16")
     async def test_a_storm_of_them_is_one(self, busy: tuple[Session, asyncio.Task[Execution]]) -> None:
         session, task = busy
         await asyncio.gather(*(session.interrupt() for _ in range(200)))
@@ -211,6 +212,7 @@ class TestRestart:
 
 
 class TestQueue:
+    @pytest.mark.attack("E16")
     async def test_executions_run_one_at_a_time_in_the_order_they_came(self, session: Session) -> None:
         await session.execute("seen = []")
         # The first ones take longest, so that any overlap or overtaking would show.
@@ -218,6 +220,7 @@ class TestQueue:
         executions = await asyncio.gather(*(session.execute(code) for code in codes))
         assert [execution.stdout for execution in executions] == [f"{list(range(n + 1))}\n" for n in range(8)]
 
+    @pytest.mark.attack("E16", "H15")
     async def test_it_is_bounded_and_says_so_at_once(self, engine: Engine) -> None:
         async with engine.session() as session:
             running = await begin(session)

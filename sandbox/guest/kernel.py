@@ -247,7 +247,7 @@ class Kernel(IPythonKernel):
         except (Exception, KeyboardInterrupt) as error:
             # Not raised by the cell but around it, where a program broke something: ipykernel would answer nothing.
             reply = {"status": "error", "execution_count": self.execution_count, "ename": type(error).__name__}
-            reply |= {"evalue": tracebacks.safe_text(error), "traceback": traceback.format_exception(error)}
+            reply |= {"evalue": tracebacks.safe_text(error), "traceback": _told_plainly(error)}
         finally:
             if os.getpid() != pid:
                 os._exit(status)
@@ -306,11 +306,20 @@ def _log() -> logging.Logger:
     return log
 
 
+def _told_plainly(error: BaseException | None) -> list[str]:
+    # Without what it came from: that may be the program's, and break when it is looked at.
+    with contextlib.suppress(Exception):
+        return traceback.format_exception(error, chain=False)
+    return []
+
+
 def insist(request: "asyncio.Task[None]") -> None:
     """A request that failed outside the program would never be answered: better no kernel than a silent one."""
     if not request.cancelled() and request.exception() is not None:
-        traceback.print_exception(request.exception(), file=sys.__stderr__)
-        os._exit(70)
+        try:
+            print(*_told_plainly(request.exception()), sep="", file=sys.__stderr__)
+        finally:
+            os._exit(70)
 
 
 _POOL_WORKER = getattr(pool_thread, "_worker")  # noqa: B009  # private, and the only mark that such a thread has

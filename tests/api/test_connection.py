@@ -31,6 +31,7 @@ async def impatient(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterat
         yield served
 
 
+@pytest.mark.attack("H10")
 async def test_a_head_that_trickles_in_is_given_up(impatient: Served) -> None:
     async with impatient.connection() as (reader, writer):
         trickle = asyncio.create_task(_trickle(writer, HEAD * 100))
@@ -38,6 +39,7 @@ async def test_a_head_that_trickles_in_is_given_up(impatient: Served) -> None:
         await _stopped(trickle)
 
 
+@pytest.mark.attack("H10")
 @pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /hea"])
 async def test_a_connection_that_says_nothing_more_is_closed(impatient: Served, start: bytes) -> None:
     async with impatient.connection() as (reader, writer):
@@ -45,6 +47,7 @@ async def test_a_connection_that_says_nothing_more_is_closed(impatient: Served, 
         assert await reader.read() == b""
 
 
+@pytest.mark.attack("H10")
 async def test_line_ends_between_requests_do_not_keep_a_connection(impatient: Served) -> None:
     async with impatient.connection() as (reader, writer):
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -54,6 +57,7 @@ async def test_line_ends_between_requests_do_not_keep_a_connection(impatient: Se
         await _stopped(trickle)
 
 
+@pytest.mark.attack("H10")
 async def test_a_body_that_trickles_in_is_given_up_with_408(impatient: Served) -> None:
     async with impatient.connection() as (reader, writer):
         writer.write(HEAD + b"Content-Length: 10000\r\n\r\n")
@@ -72,6 +76,7 @@ async def test_an_upload_that_trickles_in_is_given_up_and_leaves_nothing(impatie
         assert (await client.get(f"{session}/files")).json()["data"] == []
 
 
+@pytest.mark.attack("H10")
 async def test_json_has_one_deadline_however_steadily_it_comes(impatient: Served) -> None:
     async with impatient.connection() as (reader, writer):
         writer.write(HEAD + b"Content-Length: 10000000\r\n\r\n")
@@ -102,6 +107,7 @@ async def _stopped(task: "asyncio.Task[None]") -> None:
         await task
 
 
+@pytest.mark.attack("H08")
 async def test_a_declared_length_over_the_limit_is_refused_before_a_byte_of_it(served: Served, session: str) -> None:
     for head in (HEAD, f"PUT {session}/files/big HTTP/1.1\r\nHost: localhost\r\n".encode()):
         async with served.connection() as (reader, writer):
@@ -109,6 +115,7 @@ async def test_a_declared_length_over_the_limit_is_refused_before_a_byte_of_it(s
             assert (await reader.readline()).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.attack("H08")
 @pytest.mark.parametrize("kind", ["upload", "json"])
 async def test_five_gigabytes_in_chunks_are_refused_early(
     served: Served, client: httpx.AsyncClient, session: str, kind: str
@@ -136,6 +143,7 @@ async def test_a_client_that_looks_for_an_answer_only_when_all_is_sent_gets_it(
     assert (await client.get(session)).status_code == 200
 
 
+@pytest.mark.attack("H08")
 async def test_a_head_without_end_is_refused(served: Served) -> None:
     async with served.connection() as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
@@ -147,6 +155,7 @@ async def test_a_head_without_end_is_refused(served: Served) -> None:
             assert_refused(await reader.read(), 431, "headers_too_large")
 
 
+@pytest.mark.attack("H12")
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -186,11 +195,13 @@ def assert_refused(answer: bytes, status: int, code: str) -> str:
     return headers["x-request-id"]
 
 
+@pytest.mark.attack("H02", "H06")
 async def test_a_websocket_is_not_spoken(client: httpx.AsyncClient) -> None:
     headers = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-key": "x", "sec-websocket-version": "13"}
     assert (await client.get("/v1/sessions", headers=headers)).status_code == 200
 
 
+@pytest.mark.attack("H10")
 async def test_a_thousand_connections_at_once_are_all_answered(served: Served) -> None:
     async def ask() -> bytes:
         return await served.raw(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -199,6 +210,7 @@ async def test_a_thousand_connections_at_once_are_all_answered(served: Served) -
     assert {answer[:12] for answer in answers} == {b"HTTP/1.1 204"}
 
 
+@pytest.mark.attack("H12")
 async def test_requests_in_one_piece_are_answered_in_order(served: Served) -> None:
     one = b"GET /v1/nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
     last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -207,6 +219,7 @@ async def test_requests_in_one_piece_are_answered_in_order(served: Served) -> No
     assert b"HTTP/1.1 204" in answer.rpartition(b"HTTP/1.1 404")[2]
 
 
+@pytest.mark.attack("H11", "H13")
 async def test_a_client_that_vanished_without_a_word_is_noticed_when_it_is_written_to(
     served: Served, client: httpx.AsyncClient, session: str
 ) -> None:
@@ -223,6 +236,7 @@ async def test_a_client_that_vanished_without_a_word_is_noticed_when_it_is_writt
     assert row["status"] == "interrupted"
 
 
+@pytest.mark.attack("H11")
 async def test_a_slow_reader_of_a_download_costs_no_memory_and_gets_it_all(
     served: Served, client: httpx.AsyncClient, session: str
 ) -> None:
@@ -304,6 +318,7 @@ async def test_a_body_that_comes_when_there_is_no_more_room_is_refused_then(narr
             pass  # those that filled it are on their way out
 
 
+@pytest.mark.attack("H08")
 async def test_all_json_together_has_a_bound(narrow: Served) -> None:
     size = 1 << 20
     async with narrow.client() as client:
@@ -321,6 +336,7 @@ async def test_all_json_together_has_a_bound(narrow: Served) -> None:
         assert answer.status_code == 200
 
 
+@pytest.mark.attack("H08")
 def test_no_owner_has_all_the_memory_for_bodies() -> None:
     bodies = Bodies(100)
     bodies.take("ann", 50)
@@ -383,6 +399,7 @@ def test_who_may_ask_for_other_than_the_usual_memory_is_not_taken_for_one_who_do
     assert asks_for_the_usual(body) is usual
 
 
+@pytest.mark.attack("H14", "H15")
 async def test_with_full_queues_a_run_of_any_size_is_refused_and_one_that_was_done_is_answered(
     new_data_dir: NewDataDir, nothing_left: None
 ) -> None:
@@ -402,6 +419,7 @@ async def test_with_full_queues_a_run_of_any_size_is_refused_and_one_that_was_do
 class TestTurnstile:
     """Runs for which there is no room, not even to wait."""
 
+    @pytest.mark.attack("H15")
     async def test_they_are_refused_at_once_and_told_when_to_come_back(self, full: Served) -> None:
         async with full.client() as client:
             answers = await asyncio.gather(*(client.post("/v1/run", json={"code": "1"}) for _ in range(50)))

@@ -137,6 +137,7 @@ async def test_a_strange_last_event_id_is_refused_before_anything_runs(client: h
     assert (await client.get(f"{session}/executions")).json()["data"] == []
 
 
+@pytest.mark.attack("H13")
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_does_not_end_its_execution(
     served: Served, client: httpx.AsyncClient, session: str, stream: bool
@@ -147,6 +148,7 @@ async def test_a_client_that_leaves_does_not_end_its_execution(
     assert (await _outcome(client, session, execution))["status"] == "ok"
 
 
+@pytest.mark.attack("H13")
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_leaves_ends_its_execution_if_it_asked_for_that(
     served: Served, client: httpx.AsyncClient, session: str, stream: bool
@@ -179,6 +181,7 @@ async def _outcome(client: httpx.AsyncClient, session: str, execution: str) -> d
         return [event.data async for event in events(response)][-1]
 
 
+@pytest.mark.attack("H14")
 async def test_the_same_idempotency_key_runs_once(client: httpx.AsyncClient, session: str) -> None:
     body = {"code": "n = globals().get('n', 0) + 1; n"}
     headers = {"idempotency-key": "once"}
@@ -192,6 +195,7 @@ async def test_the_same_idempotency_key_runs_once(client: httpx.AsyncClient, ses
     assert problem(another) == (409, "idempotency_conflict")
 
 
+@pytest.mark.attack("H14")
 async def test_a_session_is_opened_once_for_one_idempotency_key(client: httpx.AsyncClient) -> None:
     headers = {"idempotency-key": "open once"}
     first, second = [await client.post("/v1/sessions", json={}, headers=headers) for _ in range(2)]
@@ -199,6 +203,7 @@ async def test_a_session_is_opened_once_for_one_idempotency_key(client: httpx.As
     await client.delete(first.headers["location"])
 
 
+@pytest.mark.attack("E05")
 async def test_half_a_surrogate_and_numbers_that_json_lacks_still_make_an_answer(
     client: httpx.AsyncClient, session: str
 ) -> None:
@@ -208,6 +213,7 @@ async def test_half_a_surrogate_and_numbers_that_json_lacks_still_make_an_answer
     json.loads(response.content.decode(), parse_constant=pytest.fail)
 
 
+@pytest.mark.attack("H16")
 @pytest.mark.parametrize(
     ("body", "where"),
     [
@@ -231,12 +237,14 @@ async def test_a_body_that_is_not_as_documented_is_refused_with_the_place(
     assert where in [error["where"] for error in response.json()["errors"]]
 
 
+@pytest.mark.attack("H08", "H16")
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"code": ' + b"1" * 5000 + b"}", b'{"code": "\xff"}'])
 async def test_json_that_python_chokes_on_is_the_clients_fault(client: httpx.AsyncClient, body: bytes) -> None:
     response = await client.post("/v1/run", content=body, headers={"content-type": "application/json"})
     assert problem(response)[0] == 400
 
 
+@pytest.mark.attack("H16", "H17")
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

@@ -12,6 +12,7 @@ from tests.api.served import Served, logged, problem, serving
 RUN = {"code": "print('it ran')"}
 
 
+@pytest.mark.attack("H01")
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io", ""]
 )
@@ -25,12 +26,14 @@ async def test_every_way_to_say_loopback_is_taken(client: httpx.AsyncClient, hos
     assert (await client.get("/v1/sessions", headers={"host": host})).status_code == 200
 
 
+@pytest.mark.attack("H01")
 async def test_a_request_without_a_host_is_refused(served: Served) -> None:
     assert (await served.raw(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")).startswith(b"HTTP/1.1 400")
     two = b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
     assert (await served.raw(two)).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.attack("H02")
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://localhost:3000", "file://", "https://127.0.0.1"]
 )
@@ -45,6 +48,7 @@ async def test_the_servers_own_page_may_ask(served: Served, client: httpx.AsyncC
     assert (await client.get("/v1/sessions", headers=own)).status_code == 200
 
 
+@pytest.mark.attack("H02")
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 async def test_what_a_page_of_another_site_fetches_without_saying_its_origin_is_refused(
     client: httpx.AsyncClient, site: str
@@ -52,6 +56,7 @@ async def test_what_a_page_of_another_site_fetches_without_saying_its_origin_is_
     assert problem(await client.get("/v1/sessions", headers={"sec-fetch-site": site})) == (403, "forbidden")
 
 
+@pytest.mark.attack("H02")
 async def test_a_form_cannot_run_code(client: httpx.AsyncClient) -> None:
     body = b'{"code": "print(1)", "x": "="}'
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
@@ -59,6 +64,7 @@ async def test_a_form_cannot_run_code(client: httpx.AsyncClient) -> None:
         assert problem(response) == (415, "unsupported_media_type")
 
 
+@pytest.mark.attack("H03")
 async def test_a_preflight_is_not_answered_with_leave(client: httpx.AsyncClient) -> None:
     headers = {"origin": "http://evil.example", "access-control-request-method": "POST"}
     response = await client.options("/v1/run", headers=headers)
@@ -66,6 +72,7 @@ async def test_a_preflight_is_not_answered_with_leave(client: httpx.AsyncClient)
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
+@pytest.mark.attack("E13", "H20")
 async def test_a_request_id_comes_back_and_a_strange_one_does_not(served: Served, client: httpx.AsyncClient) -> None:
     response = await client.get("/v1/sessions", headers={"x-request-id": "my-id.1"})
     assert response.headers["x-request-id"] == "my-id.1"
@@ -74,6 +81,7 @@ async def test_a_request_id_comes_back_and_a_strange_one_does_not(served: Served
     assert strange.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.attack("I01", "I02", "I06")
 async def test_every_answer_is_no_page(client: httpx.AsyncClient) -> None:
     for path in ("/health", "/nowhere", "/v1/sessions", "/openapi.json"):
         headers = (await client.get(path)).headers
@@ -95,6 +103,7 @@ async def locked(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[
         yield served
 
 
+@pytest.mark.attack("H04", "H21")
 @pytest.mark.parametrize("key", [None, "sbx_00000000_wrong", "ü"])
 async def test_everything_but_health_needs_a_key(locked: Served, key: str | None) -> None:
     headers = [] if key is None else [(b"authorization", b"Bearer " + key.encode())]
@@ -128,6 +137,7 @@ async def test_what_one_key_makes_does_not_exist_for_another(locked: Served) -> 
         assert problem(await his.post(f"{session}/executions", json=RUN)) == (404, "session_missing")
 
 
+@pytest.mark.attack("H04", "H08")
 async def test_a_body_is_not_taken_from_whoever_has_no_key(locked: Served) -> None:
     async with locked.connection() as (reader, writer):
         # No byte of the body is sent, so an answer shows that none was waited for.
@@ -138,6 +148,7 @@ async def test_a_body_is_not_taken_from_whoever_has_no_key(locked: Served) -> No
         assert (await reader.readline()).startswith(b"HTTP/1.1 401")
 
 
+@pytest.mark.attack("H15")
 async def test_a_limit_per_minute_is_told_in_headers_and_kept(locked: Served) -> None:
     key = await add_key(locked.data_dir, "limited", limits=KeyLimits(per_minute=2))
     async with locked.client(key) as client:
@@ -193,6 +204,7 @@ async def test_code_is_logged_where_that_was_asked_for_and_keys_are_not(new_data
         assert "sbx_secret" not in (served.data_dir / "log").read_text()
 
 
+@pytest.mark.attack("H18")
 async def test_neither_code_nor_keys_are_logged(locked: Served) -> None:
     key = await add_key(locked.data_dir, "quiet")
     async with locked.client(key) as client:

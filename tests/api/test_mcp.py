@@ -359,6 +359,7 @@ class TestWire:
         bare = await client.post("/mcp", json=request("tools/list"), headers=headers("tools/list"))
         assert (bare.status_code, bare.json()["error"]["code"]) == (400, -32602)
 
+    @pytest.mark.attack("H02")
     async def test_a_page_of_another_origin_is_refused(self, client: httpx.AsyncClient) -> None:
         asked = request("tools/list", {"_meta": META})
         answer = await client.post(
@@ -386,6 +387,7 @@ async def keyed(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator[t
 
 
 class TestKeys:
+    @pytest.mark.attack("H06")
     async def test_a_request_without_one_is_refused(self, keyed: tuple[Served, str, str]) -> None:
         async with keyed[0].client() as http:
             answer = await http.post("/mcp", json=request("tools/list"), headers=ACCEPT)

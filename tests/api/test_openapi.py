@@ -114,6 +114,7 @@ async def test_every_shape_in_the_document_that_is_a_whole_body_has_an_example(d
             assert parameter.get("description"), (name, parameter["name"])
 
 
+@pytest.mark.attack("I01")
 async def test_there_is_no_page_that_loads_scripts(client: httpx.AsyncClient) -> None:
     for path in ("/docs", "/redoc"):
         assert (await client.get(path)).status_code == 404
@@ -125,6 +126,7 @@ def test_every_error_of_ours_has_a_status_and_a_code(error: type[SandboxError]) 
     assert code_of(error).replace("_", "") == error.__name__.lower()
 
 
+@pytest.mark.attack("H16")
 @pytest.mark.parametrize("mode", GenerationMode)
 async def test_nothing_that_the_document_allows_or_forbids_makes_the_server_fail(
     served: Served, session: str, mode: GenerationMode

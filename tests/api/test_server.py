@@ -23,6 +23,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.attack("H04")
 async def test_a_public_address_without_a_key_is_refused(new_data_dir: NewDataDir) -> None:
     data_dir = new_data_dir()
     process = await started(data_dir, host="0.0.0.0")

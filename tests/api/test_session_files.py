@@ -95,6 +95,7 @@ async def test_several_files_go_up_in_one_form(client: httpx.AsyncClient, sessio
     assert [row.path for row in FilesOut.model_validate_json(listed.content).data] == ["a.txt", "b/ü.bin", "empty"]
 
 
+@pytest.mark.attack("H09")
 @pytest.mark.parametrize(
     "body",
     [
@@ -127,6 +128,7 @@ async def test_a_form_needs_a_boundary_and_its_content_type(client: httpx.AsyncC
         b"a%5cb", b"%ff", b"x" * 300, b"/".join([b"a"] * 40), b"%ed%a0%80",
     ],
 )  # fmt: skip
+@pytest.mark.attack("H07")
 @pytest.mark.parametrize("method", [b"GET", b"PUT", b"DELETE"])
 async def test_a_path_that_leads_elsewhere_is_refused(served: Served, session: str, method: bytes, path: bytes) -> None:
     url = session.encode() + b"/files/" + path
@@ -136,6 +138,7 @@ async def test_a_path_that_leads_elsewhere_is_refused(served: Served, session: s
     assert b'"code": "invalid_path"' in answer
 
 
+@pytest.mark.attack("H20", "I07")
 @pytest.mark.parametrize(
     ("name", "disposition"),
     [

@@ -56,6 +56,7 @@ def test_a_link_keeps_a_target_that_means_something_inside_only(tmp_path: Path) 
     assert os.readlink(tmp_path / "awk") == "/etc/alternatives/awk"
 
 
+@pytest.mark.attack("J02")
 def test_bits_that_give_rights_are_dropped(tmp_path: Path) -> None:
     extract(tmp_path, directory("etc", mode=0o2777), entry("etc/su", mode=0o6777))
     assert (tmp_path / "etc").stat().st_mode & 0o7777 == 0o755
@@ -75,6 +76,7 @@ def test_what_every_sandbox_has_of_its_own_is_left_out(tmp_path: Path) -> None:
 OUTSIDE = "leads out of the image"
 
 
+@pytest.mark.attack("J02")
 @pytest.mark.parametrize(
     ("members", "complaint"),
     [

@@ -291,6 +291,7 @@ class TestStop:
         assert not any(alive(pid) for pid in inside)
         assert house.left() == []
 
+    @pytest.mark.attack("D09")
     async def test_it_ends_daemons_that_ignore_every_signal(self, runtime: Runtime, spec: Spec, house: House) -> None:
         async with kernel_of(runtime, spec) as kernel:
             _, end = await run(kernel, DAEMON)

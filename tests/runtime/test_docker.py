@@ -66,6 +66,7 @@ class TestCreation:
         inspected: dict[str, Any] = docker_client.inspect_container(found)
         return inspected
 
+    @pytest.mark.attack("J01")
     def test_it_has_no_right_no_network_and_no_writable_root(self, container: dict[str, Any]) -> None:
         host = container["HostConfig"]
         assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], None, False)
@@ -74,11 +75,13 @@ class TestCreation:
         assert not host["Devices"]
         assert container["Config"]["User"].split(":")[0] not in ("", "0")
 
+    @pytest.mark.attack("J01", "J08")
     def test_its_filter_of_system_calls_is_ours(self, container: dict[str, Any]) -> None:
         options = container["HostConfig"]["SecurityOpt"]
         assert "no-new-privileges:true" in options
         assert f"seccomp={profile()}" in options
 
+    @pytest.mark.attack("J01")
     def test_its_caps_are_hard(self, container: dict[str, Any]) -> None:
         host = container["HostConfig"]
         assert host["Memory"] == host["MemorySwap"] == 512 << 20
@@ -88,16 +91,19 @@ class TestCreation:
         workspace = host["Tmpfs"]["/mnt/data"]
         assert all(option in workspace for option in ("nosuid", "nodev", "noexec", "size=", "nr_inodes="))
 
+    @pytest.mark.attack("J01", "J07")
     def test_it_is_kept_nowhere_and_told_to_nobody(self, container: dict[str, Any]) -> None:
         host = container["HostConfig"]
         assert host["LogConfig"]["Type"] == "none"
         assert host["RestartPolicy"]["Name"] == "no"
         assert "in no listing" not in json.dumps(container)
 
+    @pytest.mark.attack("J01")
     def test_it_sees_one_directory_of_the_host_and_cannot_write_there(self, container: dict[str, Any]) -> None:
         mounts = [mount for mount in container["Mounts"] if mount["Type"] != "tmpfs"]
         assert [(mount["Destination"], mount["RW"]) for mount in mounts] == [("/run/sandbox", False)]
 
+    @pytest.mark.attack("J01")
     async def test_no_two_have_the_same_user(self, runtime: DockerRuntime, kernel: Kernel, house: Containers) -> None:
         async with kernel_of(runtime, SPEC) as other:
             code = "import os; print(os.getuid())"
@@ -114,6 +120,7 @@ class TestInside:
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == (["1"], ["2"])
         assert set(fields["Groups"]) <= set(fields["Gid"]), "a group of somebody else"
 
+    @pytest.mark.attack("D05")
     @pytest.mark.parametrize(
         "attempt",
         [
@@ -131,6 +138,7 @@ class TestInside:
         code = f"import os, resource\ntry:\n    {attempt}\nexcept PermissionError:\n    print('refused')"
         assert await said(kernel, code) == "refused"
 
+    @pytest.mark.attack("D04", "D05")
     async def test_no_signal_stops_init(self, kernel: Kernel) -> None:
         code = "import os, signal\nfor number in signal.valid_signals() - {32, 33}: os.kill(1, number)\nprint('sent')"
         assert await said(kernel, code) == "sent"
@@ -139,6 +147,7 @@ class TestInside:
     async def test_nobody_listens_where_init_dialled(self, kernel: Kernel) -> None:
         assert await said(kernel, "import os; print(os.path.exists('/run/sandbox/channel'))") == "False"
 
+    @pytest.mark.attack("J08")
     async def test_a_system_call_off_the_table_is_refused(self, kernel: Kernel) -> None:
         listed = sorted({*seccomp.ALLOWED.values(), 335, 336})
         code = f"""
@@ -156,6 +165,7 @@ print(passed)
 """
         assert await said(kernel, code) == "[]"
 
+    @pytest.mark.attack("J08")
     async def test_sockets_come_in_three_families_only(self, kernel: Kernel) -> None:
         code = """
 import contextlib, socket
@@ -247,6 +257,7 @@ asyncio.run(main())
 class TestLeft:
     """What the dead leave, and what is not ours."""
 
+    @pytest.mark.attack("D09", "J04")
     async def test_a_killed_server_leaves_no_process_and_the_next_one_removes_the_rest(
         self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
     ) -> None:
@@ -267,6 +278,7 @@ class TestLeft:
         async with DockerRuntime.open(tmp_path / "docker", address=docker.address):
             assert house.left() == []
 
+    @pytest.mark.attack("J06")
     async def test_what_is_labelled_like_ours_by_somebody_else_is_left_alone(
         self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
     ) -> None:
@@ -302,6 +314,7 @@ class TestDaemon:
         with pytest.raises(HostUnfit, match="no runtime 'kata'"):
             await runtime.start(Spec(oci_runtime="kata"))
 
+    @pytest.mark.attack("J04")
     @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
     async def test_restarted_under_load_everybody_is_told_and_the_pool_fills_again(
         self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path, kill: bool

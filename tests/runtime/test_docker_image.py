@@ -31,10 +31,12 @@ def printed(docker: Docker, image: Built, *command: str) -> str:
     return docker.output("docker", "run", "--rm", "--network=none", image.reference, *command)
 
 
+@pytest.mark.attack("J02")
 def test_it_runs_as_nobody_in_the_workspace(docker: Docker, docker_image: Built) -> None:
     assert printed(docker, docker_image, "sh", "-c", "id -u; id -g; pwd").split() == ["65534", "65534", "/mnt/data"]
 
 
+@pytest.mark.attack("J02")
 def test_no_file_gives_rights(docker: Docker, docker_image: Built) -> None:
     found = (
         "run",
@@ -176,6 +178,7 @@ def test_an_unpacked_root_is_returned_at_once(unpacked: tuple[Image, Path], dock
     assert steps == []
 
 
+@pytest.mark.attack("J02")
 def test_an_unpacked_root_has_the_links_of_the_image_and_no_rights(unpacked: tuple[Image, Path]) -> None:
     system = unpacked[0].system
     assert os.readlink(system / "bin") == "usr/bin"

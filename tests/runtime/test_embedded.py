@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -16,7 +16,7 @@ from sandbox.execution import Spec, Status
 from sandbox.image import Image
 from sandbox.kernel import Kernel
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
-from tests.host import Embedded, alive, ended, groups, status
+from tests.host import WAIT_SECONDS, Embedded, alive, children, ended, groups, status
 from tests.runtime.kernels import endings, kernel_of, run, running
 
 SPEC = Spec()
@@ -41,6 +41,13 @@ async def runtime(root: None, python_image: Image) -> AsyncIterator[EmbeddedRunt
 def host(runtime: EmbeddedRuntime) -> Embedded:
     """The same runtime as the machine sees it."""
     return Embedded.below(os.getpid())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that only looking can tell."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 class TestParts:
@@ -82,6 +89,32 @@ class TestParts:
                 _, end = await run(kernel, "open('/mnt/data/kept').read()", 50.0)
                 assert end.status is Status.OK
 
+    async def test_a_kernel_that_is_killed_before_it_has_come_in_costs_no_sandbox(self, root: None) -> None:
+        async with opened() as runtime:
+            host = Embedded.below(os.getpid())
+            [zygote] = host.zygotes()
+            async with kernel_of(runtime, SPEC) as kernel:
+                await run(kernel, "open('/mnt/data/kept', 'w').write('x')")
+                [first] = host.kernels()
+                # A second zygote, so that the launcher itself hears of the kernel's end while that one is stopped.
+                os.kill(zygote, signal.SIGKILL)
+                await ended(zygote)
+                async with kernel_of(runtime, SPEC):
+                    [zygote] = set(host.zygotes()) - {first}  # an orphan by now, and the launcher's
+                descriptors = len(os.listdir(f"/proc/{host.launcher}/fd"))
+                os.kill(zygote, signal.SIGSTOP)
+                os.kill(first, signal.SIGKILL)
+                await until(lambda: len(os.listdir(f"/proc/{host.launcher}/fd")) == descriptors + 1)  # the gate
+                os.kill(host.launcher, signal.SIGSTOP)
+                os.kill(zygote, signal.SIGCONT)
+                await until(lambda: children(zygote) != [])
+                [newborn] = children(zygote)
+                restart = asyncio.create_task(kernel.restart())
+                await until(lambda: not alive(newborn))
+                os.kill(host.launcher, signal.SIGCONT)
+                await restart
+                assert (await run(kernel, "open('/mnt/data/kept').read()"))[1].status is Status.OK
+
     async def test_the_launcher_takes_everything_along_and_all_are_told_and_it_is_replaced(self, root: None) -> None:
         async with opened() as runtime:
             host = Embedded.below(os.getpid())
@@ -104,6 +137,7 @@ class TestParts:
         async with opened():
             assert groups(instance) == []
 
+    @pytest.mark.attack("D09")
     async def test_the_server_leaves_no_orphan_and_no_directory(self, root: None, python_image: Image) -> None:
         server = await asyncio.create_subprocess_exec(
             sys.executable, "-c", SERVER, stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -121,6 +155,7 @@ class TestParts:
         assert groups(instance) == []
         assert not stage.exists()
 
+    @pytest.mark.attack("D09")
     async def test_server_and_launcher_at_once_leave_only_what_the_next_engine_removes(
         self, root: None, python_image: Image
     ) -> None:

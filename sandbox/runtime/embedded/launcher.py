@@ -393,8 +393,10 @@ class Launcher:
         try:
             sandbox.group.attach(pid)
             Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+        except (ProcessLookupError, FileNotFoundError):
+            return  # killed already, by a restart for one; how it ended is reported by the zygote
         except OSError as error:
-            self._kill(sandbox, f"the kernel died on its way in: {error}")
+            self._kill(sandbox, f"the kernel could not be put into its cgroups: {error}")
             return
         sandbox.entered = True
         self._open_gate(sandbox)

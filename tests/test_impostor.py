@@ -1,0 +1,212 @@
+"""An init that lies: what the host makes of its words is an ending, and never a success that the host did not see."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.errors import SandboxError
+from sandbox.execution import Spec, Status
+from sandbox.guest.frames import HEADER, Frame, encode
+from sandbox.kernel import Kernel
+from tests.fuzzing import bounded
+from tests.impostor import Impostor, deceived, honest, told
+from tests.test_frames import JSON
+
+pytestmark = pytest.mark.attack("E05")
+
+
+async def ends(*frames: bytes, oom_kills: int = 0) -> Any:
+    """How an execution ends whose init says this, and then is gone."""
+    async with deceived() as (kernel, impostor):
+        execution = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        impostor.oom_kills = oom_kills
+        for frame in frames:
+            await impostor.say_bytes(frame)
+        impostor.hang_up()
+        _, ending = await execution
+        assert not kernel.alive or ending.status is Status.OK
+        return ending
+
+
+def done(**more: Any) -> bytes:
+    return encode(Frame.DONE, json.dumps(honest(**more)).encode())
+
+
+STARTED = encode(Frame.STARTED, b'{"id": "exe_1"}')
+
+
+async def test_an_honest_init_is_believed() -> None:
+    """Without this nothing below would say anything."""
+    assert (await ends(STARTED, done())).status is Status.OK
+
+
+@pytest.mark.attack("E01")
+async def test_what_died_of_memory_is_not_ok_whatever_init_says() -> None:
+    assert (await ends(STARTED, done(died=9), oom_kills=1)).status is Status.OOM
+    assert (await ends(STARTED, oom_kills=1)).status is Status.OOM
+    assert (await ends(STARTED, done(died=0))).status is Status.KILLED
+
+
+@pytest.mark.attack("E01")
+async def test_what_timed_out_or_died_is_not_ok_however_well_it_ended() -> None:
+    assert (await ends(STARTED, done(timed_out=True))).status is Status.TIMEOUT
+    assert (await ends(STARTED)).status is Status.KILLED
+    assert (await ends()).status is Status.KILLED
+
+
+@pytest.mark.attack("E03")
+async def test_the_end_of_another_execution_ends_nothing() -> None:
+    assert (await ends(STARTED, done(id="exe_2"))).status is Status.KILLED
+
+
+@pytest.mark.attack("E04")
+async def test_what_is_told_again_ends_no_later_execution() -> None:
+    async with deceived() as (kernel, impostor):
+        first = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(STARTED + done())
+        assert (await first)[1].status is Status.OK
+        second = asyncio.create_task(told(kernel, execution_id="exe_2"))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(encode(Frame.STARTED, b'{"id": "exe_2"}') + done() * 3)
+        impostor.hang_up()
+        assert (await second)[1].status is Status.KILLED
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x00\x00\x00\x00\x40",
+        HEADER.pack(0xFFFFFFFF, Frame.STDOUT),
+        HEADER.pack(3, 200) + b"{}",
+        encode(Frame.DONE, b"{"),
+        encode(Frame.DONE, b"[]"),
+        encode(Frame.DONE, b'{"id": NaN}'),
+        encode(Frame.DONE, b"[" * 100_000),
+        encode(Frame.DONE, b"{}"),
+        encode(Frame.RESULT, b"{}"),
+        encode(Frame.RESULT, b'{"data": 7}'),
+        encode(Frame.ERROR, b"{}"),
+        encode(Frame.REPLY, b"{}"),
+        encode(Frame.EXECUTE, b"\xff"),
+        done(artifacts=7),
+        done(artifacts=[["a"]]),
+        done(artifacts=[["a", "many", "created"]]),
+        done(artifacts=[["a", 1e308, "created"]]),
+        done(dropped=[0, 0, 0, 0]),
+        done(dropped={"a": 1}),
+        done(dropped=["x", 0, 0]),
+        done(dropped=[-1, 0, 0]),
+        done(died="soon"),
+        done(died=1 << 70),
+        done(removed=7),
+    ],
+)
+async def test_what_no_init_says_ends_the_sandbox(frame: bytes) -> None:
+    async with deceived() as (kernel, impostor):
+        execution = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(STARTED + frame)
+        if frame[4] == Frame.EXECUTE:
+            impostor.hang_up()  # what only a host says is not even read
+        _, ending = await execution
+        assert ending.status is Status.KILLED
+        assert "protocol error" in ending.reason or frame[4] == Frame.EXECUTE
+        assert not kernel.alive
+
+
+@pytest.mark.attack("E01")
+async def test_a_start_that_is_told_again_gives_no_more_time() -> None:
+    ending = await ends(STARTED, STARTED, done())
+    assert ending.status is Status.KILLED
+    assert "started twice" in ending.reason
+
+
+FRAMES = st.tuples(
+    st.sampled_from([kind for kind in Frame if kind >= Frame.READY]),
+    st.binary(max_size=40)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(
+        st.sampled_from([*honest(), "call", "data", "name", "value", "traceback", "available", "calls", "error"]),
+        JSON | st.just("exe_1"),
+        max_size=8,
+    ).map(lambda value: json.dumps(value).encode())
+    | st.fixed_dictionaries({name: JSON | st.just(value) for name, value in honest().items()}).map(
+        lambda value: json.dumps(value).encode()
+    ),
+).map(lambda frame: encode(*frame))
+
+
+@bounded(60)
+@given(frames=st.lists(FRAMES, max_size=8))
+def test_whatever_init_says_an_execution_has_one_end(frames: list[bytes]) -> None:
+    asyncio.run(ends(STARTED, *frames))
+
+
+@bounded(40)
+@given(frames=st.lists(FRAMES | st.binary(max_size=50), max_size=4))
+def test_whatever_init_says_of_files_is_an_answer_or_an_error_of_ours(frames: list[bytes]) -> None:
+    async def ask() -> None:
+        async with deceived() as (kernel, impostor):
+            listing = asyncio.create_task(kernel.files.list())
+            call = await impostor.hears(Frame.CALL)
+            for frame in frames:
+                await impostor.say_bytes(frame)
+            await impostor.say(Frame.REPLY, {"call": call["call"], "files": [["a"]], "complete": True, "unnamed": "x"})
+            impostor.hang_up()
+            with pytest.raises(SandboxError):
+                await listing
+
+    asyncio.run(ask())
+
+
+async def test_a_file_is_never_longer_than_init_said_first() -> None:
+    async with deceived() as (kernel, impostor):
+        reading = asyncio.create_task(_read(kernel.files.read("a")))
+        opened = await impostor.hears(Frame.CALL)
+        await impostor.say(Frame.REPLY, {"call": opened["call"], "size": 10})
+        asked = await impostor.hears(Frame.CALL)
+        await impostor.say(Frame.REPLY, json.dumps({"call": asked["call"]}).encode() + b"\n" + b"x" * 100_000)
+        closing = await impostor.hears(Frame.CALL)
+        assert closing["op"] == "close"
+        await impostor.say(Frame.REPLY, {"call": closing["call"]})
+        assert await reading == b"x" * 10
+
+
+async def _read(pieces: Any) -> bytes:
+    return b"".join([piece async for piece in pieces])
+
+
+@pytest.mark.attack("E01", "D01")
+async def test_an_init_that_keeps_no_time_is_ended_by_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.kernel._OVERTIME_SECONDS", 0.2)
+    async with deceived() as (kernel, impostor):
+        execution = asyncio.create_task(told(kernel, timeout=0.1))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(STARTED)
+        _, ending = await execution
+        assert (ending.status, ending.state_lost) == (Status.TIMEOUT, True)
+        assert ending.duration_ms >= 300
+        assert impostor.exited() is not None
+
+
+async def test_a_sandbox_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.kernel.READY_SECONDS", 0.2)
+    impostor = Impostor()
+    with pytest.raises(SandboxError, match="no kernel within"):
+        await Kernel.start(impostor, Spec())
+    assert impostor.exited() is not None
+
+
+async def test_one_who_says_something_else_before_it_is_ready_is_given_up() -> None:
+    impostor = Impostor()
+    await impostor.say(Frame.STDOUT, b"hello")
+    await impostor.say_bytes(b"\xff" * 5)
+    with pytest.raises(SandboxError, match="protocol"):
+        await Kernel.start(impostor, Spec())
+    assert impostor.exited() is not None
