@@ -27,6 +27,8 @@ from tests.docker import Docker
 from tests.needs import missing
 from tests.postgresql import Cluster, programs
 
+pytest_plugins = ["tests.scoreboard"]
+
 _END_SECONDS = 20.0
 
 # Machines are shared: how long an example takes says nothing about the code.
@@ -37,11 +39,16 @@ hypothesis.settings.load_profile("shared")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sandbox")
     group.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    group.addoption("--nightly", action="store_true", help="run the soaks and races of the attack corpus, too")
     group.addoption("--kills", type=int, default=3, help="how often the server is killed under load")
     group.addoption("--all", action="store_true", help="run every docstring session, not the sample")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--nightly"):
+        left_out = [item for item in items if "nightly" in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "nightly" not in item.keywords]
     if config.getoption("--slow"):
         return
     for item in items:
@@ -63,13 +70,19 @@ def python_image() -> Image:
 
 
 @pytest.fixture(scope="session")
-async def engine(root: None, python_image: Image, nothing_left: None) -> AsyncIterator[Engine]:
-    """One engine for all tests that do not break it. Who does, opens one of their own."""
+async def embedded_engine(root: None, python_image: Image, nothing_left: None) -> AsyncIterator[Engine]:
+    """See `engine`."""
     try:
         async with Engine.open(Settings(pool_size=2)) as engine:
             yield engine
     except HostUnfit as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def engine(embedded_engine: Engine) -> Engine:
+    """One engine for all tests that do not break it. Who does, opens one of their own."""
+    return embedded_engine
 
 
 @pytest.fixture
