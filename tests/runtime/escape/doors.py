@@ -206,7 +206,10 @@ PRIVILEGE = {
     "a higher limit of descriptors": Door("C18", "syscall(160, 7, struct.pack('QQ', 4096, 4096))"),
     "a larger file size limit": Door("C17", "syscall(160, 1, struct.pack('QQ', 1 << 40, 1 << 40))"),
     "a smaller risk of being killed": Door(
-        "C01", "os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'0')", GONE, wall=OWN_KERNEL
+        "C01",
+        "os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'0')",
+        GONE,
+        wall="a risk of being killed that only grows",
     ),
 }
 DOORS = NETWORK | ISOLATION | MOUNTS | OTHERS | KERNEL | SHARED | PRIVILEGE

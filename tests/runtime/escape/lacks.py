@@ -55,6 +55,36 @@ LACKS = {
             "gVisor grants priorities and the like on a kernel of its own, and the host hears nothing of it",
         ),
         Lack(
+            "a risk of being killed that only grows",
+            (RUNC, RUNSC),
+            "Docker sets `oom_score_adj` without making it a floor; what a sandbox holds is capped all the same",
+        ),
+        Lack(
+            "a uid that is never used again",
+            (RUNC, RUNSC),
+            "a container's uid is another's when the container is gone, and its files and processes with it",
+        ),
+        Lack(
+            "an init that no signal stops",
+            (RUNSC,),
+            "in gVisor a program can end its own PID 1, and with it its own sandbox, which is told as `killed`",
+        ),
+        Lack(
+            "an init that cannot be looked into",
+            (RUNSC,),
+            "gVisor shows the environment and the memory map of its PID 1, in which nothing is",
+        ),
+        Lack(
+            "files that the loader does not run either",
+            (RUNSC,),
+            "gVisor's release of 2022 refuses to execute them, but not to map them as code",
+        ),
+        Lack(
+            "no entrance for thirty-two bit programs",
+            (RUNSC,),
+            "gVisor answers `int 0x80` itself, by its own table of sixty-four bit calls",
+        ),
+        Lack(
             "a number of files that is capped",
             (RUNSC,),
             "gVisor's tmpfs knows no number of inodes; their memory counts, and reaches the cap",

@@ -13,12 +13,30 @@ RETURN_PATHS = (335, 336)
 """uretprobe and uprobe: the kernel's own ways back from probes of itself, which no filter sees and which do nothing
 from anywhere else."""
 OFF_THE_TABLE = f"""
-    allowed = []
-    for number in sorted(set(range(520)) - set({sorted({*seccomp.ALLOWED.values(), *RETURN_PATHS})})):
-        answer = in_child(lambda: syscall(number, -1, -1, -1, -1, -1, -1))
-        if answer not in ("EPERM", "ENOSYS"):
-            allowed.append((number, answer))
-    return json.dumps(allowed)
+    def call_all():
+        allowed = []
+        for number in sorted(set(range(520)) - set({sorted({*seccomp.ALLOWED.values(), *RETURN_PATHS})})):
+            try:
+                allowed.append((number, syscall(number, -1, -1, -1, -1, -1, -1)))
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOSYS):
+                    allowed.append((number, error.errno))
+        raise OSError(json.dumps(allowed))
+    # In a child, because one that is let through may do anything to who calls it.
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            call_all()
+        except OSError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as file:
+        answers = file.read()
+    os.waitpid(pid, 0)
+    return answers
 """
 HARMLESS = (29, 64, 68, 149, 165, 179, 206, 248, 250, 253, 272, 275, 276, 278, 294, 298, 300, 303, 304, 308, 310, 312)
 """Numbers off the table that do nothing when their arguments are nonsense, even to root."""
@@ -63,6 +81,7 @@ def test_outside_most_of_them_are_answered(root: None) -> None:
 
 
 @pytest.mark.attack("A02")
+@pytest.mark.needs_wall("no entrance for thirty-two bit programs")
 async def test_the_old_entry_for_thirty_two_bit_programs_is_deadly(onlooker: Session) -> None:
     assert await inside(onlooker, INT_80) in ("SIGSYS", "SIGSEGV")
     if outside_once(INT_80) != "done":

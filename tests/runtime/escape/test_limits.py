@@ -1,6 +1,5 @@
 """Whatever one takes, it takes of its own: memory, disk, processes, descriptors, time."""
 
-import contextlib
 import os
 import textwrap
 from collections.abc import AsyncIterator
@@ -120,7 +119,7 @@ class TestMemory:
     async def test_what_was_in_memory_files_does_not_outlive_its_kernel(
         self, session: Session, kind: str, restarts: int
     ) -> None:
-        fill = "import os\nfd = os.memfd_create('x')\nos.write(fd, bytes(200 << 20))\nopen('/dev/shm/x', 'w').close()"
+        fill = "import os\nfd = os.memfd_create('x')\nos.write(fd, bytes(100 << 20))\nopen('/dev/shm/x', 'w').close()"
         for _ in range(restarts):
             execution = await session.execute(fill, 30)
             assert execution.status is Status.OK
@@ -281,14 +280,12 @@ class TestProcesses:
             "eval('-' * 10**6 + '1')",
             "9 ** 9 ** 9",
             "import sys; sys.set_int_max_str_digits(0); str(1 << (1 << 28))",
-            "list(__import__('itertools').permutations(range(20)))",
         ],
     )
-    async def test_a_bomb_of_few_characters_ends_in_time(self, engine: Engine, eater: Session, bomb: str) -> None:
+    async def test_a_bomb_of_few_characters_ends_in_time(self, eater: Session, bomb: str) -> None:
         execution = await eater.execute(bomb, 1)
         assert execution.status in (Status.ERROR, Status.TIMEOUT, Status.OOM, Status.KILLED)
-        with contextlib.suppress(SessionClosed):
-            assert (await eater.execute("print('on')")).stdout == "on\n"
+        assert (await eater.execute("print('on')")).stdout == "on\n"
 
     @pytest.mark.attack("C16")
     async def test_an_exception_of_many_frames_is_cut(self, eater: Session) -> None:

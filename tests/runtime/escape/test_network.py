@@ -18,14 +18,14 @@ METADATA = ("169.254.169.254", "169.254.170.2", "100.100.100.200")
 @pytest.mark.parametrize("type", ["SOCK_STREAM", "SOCK_DGRAM"])
 async def test_no_address_is_reached(onlooker: Session, address: str, type: str) -> None:
     probe = f"with socket.socket(socket.AF_INET, socket.{type}) as sock: sock.connect(({address!r}, 80))"
-    assert await inside(onlooker, probe) == "ENETUNREACH"
+    assert await inside(onlooker, probe) in NO_WAY
 
 
 @pytest.mark.attack("G02")
 @pytest.mark.parametrize("address", METADATA)
 async def test_no_cloud_tells_it_who_we_are(onlooker: Session, address: str) -> None:
     probe = f"socket.create_connection(({address!r}, 80), 5).close()"
-    assert await inside(onlooker, probe) == "ENETUNREACH"
+    assert await inside(onlooker, probe) in NO_WAY
 
 
 @pytest.mark.attack("G02", "G01")
@@ -42,7 +42,7 @@ async def test_no_address_of_version_six_is_reached(onlooker: Session, address: 
 @pytest.mark.parametrize("address", ["172.17.0.1", "172.17.0.2", "172.18.0.1", "10.88.0.1"])
 async def test_no_container_and_no_bridge_is_reached(onlooker: Session, address: str) -> None:
     probe = f"socket.create_connection(({address!r}, 2375), 5).close()"
-    assert await inside(onlooker, probe) == "ENETUNREACH"
+    assert await inside(onlooker, probe) in NO_WAY
 
 
 @pytest.mark.attack("G01", "G03")
@@ -55,7 +55,7 @@ async def test_broadcast_and_multicast_go_nowhere(onlooker: Session) -> None:
                     sock.sendto(b"x", (address, 5353))
                     return "sent to " + address
                 except OSError as error:
-                    assert error.errno == errno.ENETUNREACH
+                    assert error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
     """
     assert await inside(onlooker, probe) == "done"
 
@@ -140,6 +140,7 @@ async def test_a_socket_cannot_be_bound_to_another_interface(onlooker: Session) 
 
 
 @pytest.mark.attack("G10")
+@pytest.mark.needs_wall("settings of a process that the host's kernel decides")
 async def test_a_packet_cannot_be_forged(onlooker: Session) -> None:
     probe = """
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -170,7 +171,7 @@ async def test_no_resolver_takes_a_question(onlooker: Session, resolver: str) ->
             sock.settimeout(5)
             sock.recv(1)
     """
-    assert await inside(onlooker, probe) in ("ENETUNREACH", "ECONNREFUSED")
+    assert await inside(onlooker, probe) in (*NO_WAY, "ECONNREFUSED")
 
 
 @pytest.mark.attack("G07")

@@ -13,12 +13,12 @@ from tests.runtime.escape.doors import GONE
 from tests.runtime.escape.probes import canary, inside, outside_once, pid_of, told
 
 SECRETS = """
-    /etc/shadow /etc/gshadow /etc/sudoers /etc/machine-id /etc/fstab /etc/ssh /proc/1/environ /proc/1/maps
+    /etc/shadow /etc/gshadow /etc/sudoers /etc/machine-id /etc/ssh /proc/1/environ /proc/1/maps
     /proc/1/root /proc/1/cwd /proc/1/fd /proc/1/mem /proc/cmdline /proc/config.gz /proc/kallsyms /proc/kcore
     /proc/keys /proc/key-users /proc/kmsg /proc/modules /proc/interrupts /proc/iomem /proc/ioports /proc/timer_list
     /proc/slabinfo /proc/vmallocinfo /proc/pagetypeinfo /proc/kpagecount /proc/diskstats /proc/partitions /proc/swaps
     /proc/sched_debug /proc/sysrq-trigger /proc/bus /proc/scsi /proc/acpi /proc/driver /proc/pressure /proc/locks
-    /proc/mdstat /proc/schedstat /proc/buddyinfo /proc/zoneinfo /proc/vmstat /sys/class /sys/firmware /sys/kernel
+    /proc/mdstat /proc/schedstat /proc/buddyinfo /proc/zoneinfo /sys/class /sys/firmware /sys/kernel
     /sys/devices /sys/module /sys/block /sys/bus /sys/dev /sys/power /sys/hypervisor
     /dev/mem /dev/kmsg /dev/kvm /dev/fuse /dev/vsock /dev/loop0 /dev/loop-control /dev/tty1 /dev/vda /dev/userfaultfd
     /dev/mapper /dev/hwrng /dev/cpu_dma_latency /dev/rtc0 /dev/port /dev/net /dev/snapshot /dev/uinput
@@ -27,7 +27,8 @@ SECRETS = """
 """
 """Of no use to any program."""
 DESCRIPTIONS = """
-    /etc/hostname /etc/resolv.conf /etc/os-release /proc/1/cmdline /proc/1/exe /proc/meminfo /proc/cpuinfo /proc/stat
+    /etc/fstab /etc/hostname /etc/resolv.conf /etc/os-release /proc/vmstat
+    /proc/1/cmdline /proc/1/exe /proc/meminfo /proc/cpuinfo /proc/stat
     /proc/uptime /proc/loadavg /proc/version /proc/irq /proc/fs /proc/sys/kernel/core_pattern
     /proc/sys/kernel/hostname /proc/sys/kernel/random/boot_id /proc/sys/vm/overcommit_memory /sys/fs/cgroup
     /dev/ptmx /dev/pts /dev/tty /dev/console /run /run/sandbox /var /var/lib /var/log /home /srv /media
@@ -108,7 +109,7 @@ SETTINGS = """
     /proc/sys/kernel/ns_last_pid /proc/sys/vm/overcommit_memory /proc/sys/vm/drop_caches /proc/sys/vm/panic_on_oom
     /proc/sys/fs/binfmt_misc/register /proc/sys/net/ipv4/ip_forward /proc/sysrq-trigger /proc/timer_list
     /proc/irq/default_smp_affinity /proc/acpi/wakeup /proc/self/uid_map /proc/self/setgroups
-    /proc/self/timens_offsets /sys/kernel/uevent_helper /sys/kernel/mm/transparent_hugepage/enabled /sys/power/state
+    /sys/kernel/uevent_helper /sys/kernel/mm/transparent_hugepage/enabled /sys/power/state
     /sys/kernel/mm/ksm/run /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/memory.max
 """
 
@@ -131,8 +132,10 @@ async def test_no_setting_of_the_kernel_can_be_written(onlooker: Session) -> Non
         opened = []
         for path in {SETTINGS.split()}:
             with contextlib.suppress(OSError):
-                os.close(os.open(path, os.O_WRONLY))
-                opened.append(path)
+                fd = os.open(path, os.O_WRONLY)
+                if not os.path.samestat(os.fstat(fd), os.stat("/dev/null")):
+                    opened.append(path)
+                os.close(fd)
         return json.dumps(opened)
     """
     before = kernel_settings()

@@ -192,10 +192,10 @@ async def test_a_lock_on_a_file_of_the_hosts_is_not_felt_there(onlooker: Session
 
 
 @pytest.mark.attack("F13")
-@pytest.mark.needs_wall("processes that the host can look at")
-async def test_no_two_have_the_same_uid_even_one_after_the_other(engine: Engine, session: Session, kind: str) -> None:
+@pytest.mark.needs_wall("a uid that is never used again")
+async def test_no_two_have_the_same_uid_even_one_after_the_other(engine: Engine, session: Session) -> None:
     uids = [status(await pid_of(session))["Uid"]]
-    for _ in range(5 if kind == "embedded" else 2):
+    for _ in range(5):
         async with engine.session() as later:
             uids.append(status(await pid_of(later))["Uid"])
     assert len({uid for words in uids for uid in words}) == len(uids)
@@ -266,15 +266,15 @@ async def test_children_of_one_program_draw_alike_only_where_python_says_so(onlo
 @pytest.mark.attack("F17")
 async def test_what_the_dead_had_in_memory_is_not_found_in_ours(engine: Engine, session: Session) -> None:
     fill = """
-        hoard = (b"canary!!" * (1 << 17)) * 200
+        hoard = (b"canary!!" * (1 << 17)) * 80
         with open("/mnt/data/canary", "wb") as file:
-            file.write(hoard[:100 << 20])
+            file.write(hoard[:40 << 20])
         return str(len(hoard) >> 20)
     """
-    assert await inside(session, fill) == "200"
+    assert await inside(session, fill) == "80"
     await session.close()
     look = """
-        page = mmap.mmap(-1, 200 << 20)
+        page = mmap.mmap(-1, 100 << 20)
         file = os.open("/mnt/data/hole", os.O_CREAT | os.O_RDWR)
         os.ftruncate(file, 64 << 20)
         hole = mmap.mmap(file, 64 << 20)
