@@ -40,18 +40,10 @@ def test_of_no_attack(kind): pass
 def test_a_row_is_as_bad_as_its_worst_test_on_each_runtime(tmp_path: Path) -> None:
     (tmp_path / "test_attacks.py").write_text(ATTACKS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = attack(*ids)\n")
-    arguments = [
-        "-p",
-        "tests.scoreboard",
-        "-q",
-        "--rootdir",
-        tmp_path,
-        "--scoreboard",
-        tmp_path / "score.json",
-        tmp_path,
-    ]
+    directory, written = str(tmp_path), tmp_path / "score.json"
+    arguments = ["-p", "tests.scoreboard", "-q", "--rootdir", directory, "--scoreboard", str(written), directory]
     subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=DOCS.parent, capture_output=True)
-    score = json.loads((tmp_path / "score.json").read_text())["runtimes"]
+    score = json.loads(written.read_text())["runtimes"]
     outcomes = {kind: {row: told["outcome"] for row, told in rows["rows"].items()} for kind, rows in score.items()}
     assert outcomes == {
         "embedded": {"X01": "passed", "X02": "passed", "X03": "passed", "X04": "failed"},

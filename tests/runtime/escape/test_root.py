@@ -23,7 +23,7 @@ SECRETS = """
     /dev/mem /dev/kmsg /dev/kvm /dev/fuse /dev/vsock /dev/loop0 /dev/loop-control /dev/tty1 /dev/vda /dev/userfaultfd
     /dev/mapper /dev/hwrng /dev/cpu_dma_latency /dev/rtc0 /dev/port /dev/net /dev/snapshot /dev/uinput
     /run/docker.sock /var/run/docker.sock /run/systemd /run/dbus /run/containerd /run/podman /run/user /tmp/.X11-unix
-    /root/.ssh /root/.bashrc /boot /opt/image /lost+found
+    /root/.ssh /root/.bashrc /boot /lost+found
 """
 """Of no use to any program."""
 DESCRIPTIONS = """
@@ -32,7 +32,7 @@ DESCRIPTIONS = """
     /proc/uptime /proc/loadavg /proc/version /proc/irq /proc/fs /proc/sys/kernel/core_pattern
     /proc/sys/kernel/hostname /proc/sys/kernel/random/boot_id /proc/sys/vm/overcommit_memory /sys/fs/cgroup
     /dev/ptmx /dev/pts /dev/tty /dev/console /run /run/sandbox /var /var/lib /var/log /home /srv /media
-    /opt/sandbox /opt/sandbox/sandbox/guest/init.py
+    /opt/image /opt/sandbox /opt/sandbox/sandbox/guest/init.py
 """
 """What every container shows of its host, of its image, or of itself."""
 
@@ -108,7 +108,7 @@ SETTINGS = """
     /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sys/kernel/hostname /proc/sys/kernel/sysrq
     /proc/sys/kernel/ns_last_pid /proc/sys/vm/overcommit_memory /proc/sys/vm/drop_caches /proc/sys/vm/panic_on_oom
     /proc/sys/fs/binfmt_misc/register /proc/sys/net/ipv4/ip_forward /proc/sysrq-trigger /proc/timer_list
-    /proc/irq/default_smp_affinity /proc/acpi/wakeup /proc/self/uid_map /proc/self/setgroups
+    /proc/irq/default_smp_affinity /proc/acpi/wakeup
     /sys/kernel/uevent_helper /sys/kernel/mm/transparent_hugepage/enabled /sys/power/state
     /sys/kernel/mm/ksm/run /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/memory.max
 """
