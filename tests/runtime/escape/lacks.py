@@ -85,6 +85,16 @@ LACKS = {
             "gVisor answers `int 0x80` itself, by its own table of sixty-four bit calls",
         ),
         Lack(
+            "nothing in `/dev` and `/sys` but what is needed",
+            (RUNSC,),
+            "gVisor shows `/dev/fuse`, `/sys/devices` and the like, all of its own making and nothing of the host's",
+        ),
+        Lack(
+            "mounts that say that they honour no set-user bit",
+            (RUNSC,),
+            "gVisor's release of 2022 tells only `noexec`; no new privileges is what holds",
+        ),
+        Lack(
             "a number of files that is capped",
             (RUNSC,),
             "gVisor's tmpfs knows no number of inodes; their memory counts, and reaches the cap",

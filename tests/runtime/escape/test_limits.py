@@ -327,6 +327,7 @@ class TestPools:
             await inside(eater, "for fd in held: os.close(fd)")
 
     @pytest.mark.attack("C08", "C23")
+    @pytest.mark.needs_wall("settings of a process that the host's kernel decides")
     async def test_who_has_all_the_descriptors_on_their_way_leaves_the_neighbours_theirs(
         self, eater: Session, neighbour: Session
     ) -> None:

@@ -63,6 +63,7 @@ def digest_of(path: Path) -> str:
 
 
 @pytest.mark.attack("A19", "A18", "G06")
+@pytest.mark.needs_wall("nothing in `/dev` and `/sys` but what is needed")
 async def test_nothing_of_a_list_of_known_leaks_can_be_read(onlooker: Session) -> None:
     assert len(json.loads(outside_once(content_of(SECRETS)))) > 20
     assert await told(onlooker, content_of(SECRETS)) == []
@@ -282,6 +283,7 @@ async def test_libraries_cannot_be_changed(onlooker: Session) -> None:
 
 
 @pytest.mark.attack("A16", "A18")
+@pytest.mark.needs_wall("mounts that say that they honour no set-user bit")
 async def test_no_mount_honours_set_user_bits_or_devices(onlooker: Session, kind: str) -> None:
     mounts = [
         line.split() for line in (await inside(onlooker, "return open('/proc/self/mountinfo').read()")).split("\n")
@@ -298,6 +300,7 @@ async def test_no_mount_honours_set_user_bits_or_devices(onlooker: Session, kind
 
 
 @pytest.mark.attack("A18")
+@pytest.mark.needs_wall("nothing in `/dev` and `/sys` but what is needed")
 async def test_its_devices_are_those_that_do_nothing(onlooker: Session) -> None:
     probe = """
         import stat
