@@ -27,6 +27,8 @@ from tests.docker import Docker
 from tests.needs import missing
 from tests.postgresql import Cluster, programs
 
+pytest_plugins = ["tests.scoreboard"]
+
 _END_SECONDS = 20.0
 
 # Machines are shared: how long an example takes says nothing about the code.
@@ -68,13 +70,19 @@ def python_image() -> Image:
 
 
 @pytest.fixture(scope="session")
-async def engine(root: None, python_image: Image, nothing_left: None) -> AsyncIterator[Engine]:
-    """One engine for all tests that do not break it. Who does, opens one of their own."""
+async def embedded_engine(root: None, python_image: Image, nothing_left: None) -> AsyncIterator[Engine]:
+    """See `engine`."""
     try:
         async with Engine.open(Settings(pool_size=2)) as engine:
             yield engine
     except HostUnfit as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def engine(embedded_engine: Engine) -> Engine:
+    """One engine for all tests that do not break it. Who does, opens one of their own."""
+    return embedded_engine
 
 
 @pytest.fixture

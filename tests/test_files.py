@@ -96,6 +96,7 @@ async def test_the_same_bytes_are_stored_once(files: Files, directory: Path) -> 
     assert (blobs(directory), incoming(directory)) == ([digest_of(data)], [])
 
 
+@pytest.mark.attack("B20")
 async def test_nobody_else_on_the_host_can_read_them(files: Files, directory: Path) -> None:
     digest = await kept(files, b"secret")
     async with files.hold(digest) as path:
@@ -104,6 +105,7 @@ async def test_nobody_else_on_the_host_can_read_them(files: Files, directory: Pa
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n", "incoming", "0" * 64])
+@pytest.mark.attack("B13")
 async def test_a_name_that_is_no_digest_of_ours_is_missing(files: Files, name: str) -> None:
     with pytest.raises(FileMissing):
         await content(files, name)
@@ -113,6 +115,7 @@ async def test_a_name_that_is_no_digest_of_ours_is_missing(files: Files, name: s
     assert await files.collect(everything, [name]) == 0
 
 
+@pytest.mark.attack("B23")
 async def test_a_body_that_never_ends_is_refused_at_the_limit(files: Files, directory: Path) -> None:
     body = endless(bytes(100_000))
     with pytest.raises(TooLarge):
@@ -131,6 +134,7 @@ async def test_the_caller_says_what_too_large_means(files: Files) -> None:
         assert stored.size == 3
 
 
+@pytest.mark.attack("B23")
 async def test_an_upload_that_fails_leaves_nothing(files: Files, directory: Path) -> None:
     async def failing() -> AsyncIterator[bytes]:
         yield bytes(3 * PIECE)

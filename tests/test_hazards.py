@@ -76,6 +76,7 @@ class TestWithoutEnd:
         execution = await run(survivor, "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)", 0.5)
         assert (execution.status, execution.state_lost) == (Status.TIMEOUT, True)
 
+    @pytest.mark.attack("C22")
     async def test_a_regular_expression_that_backtracks_for_ever_times_out(self, survivor: Session) -> None:
         execution = await run(survivor, "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')", 0.5)
         assert execution.status is Status.TIMEOUT
@@ -269,12 +270,14 @@ class TestLeaving:
 
 
 class TestHoarding:
+    @pytest.mark.attack("C01")
     async def test_ten_gigabytes_at_once(self, survivor: Session) -> None:
         execution = await run(survivor, "x = [0] * (10 * 10**9 // 8)")
         assert (execution.status, execution.state_lost) == (Status.OOM, True)
         assert execution.reason == "the memory limit of 512 MB was reached"
         assert execution.peak_memory_bytes <= 512 << 20
 
+    @pytest.mark.attack("C01")
     async def test_ten_gigabytes_bit_by_bit(self, survivor: Session) -> None:
         execution = await run(survivor, "x = []\nwhile True: x.append(bytearray(1 << 20))")
         assert (execution.status, execution.state_lost) == (Status.OOM, True)
@@ -303,6 +306,7 @@ class TestHoarding:
         execution = await run(survivor, "import os\nwhile True: os.fork()", 10)
         assert execution.status in (Status.ERROR, Status.TIMEOUT)
 
+    @pytest.mark.attack("C10")
     async def test_a_fork_bomb_that_goes_on(self, survivor: Session) -> None:
         code = """
             import os
@@ -313,6 +317,7 @@ class TestHoarding:
         execution = await run(survivor, code, 1)
         assert execution.status is Status.TIMEOUT
 
+    @pytest.mark.attack("C10")
     async def test_a_fork_bomb_that_ignores_interrupts(self, survivor: Session) -> None:
         code = """
             import os, signal
@@ -324,6 +329,7 @@ class TestHoarding:
         execution = await run(survivor, code, 1)
         assert (execution.status, execution.state_lost) == (Status.TIMEOUT, True)
 
+    @pytest.mark.attack("C10")
     async def test_a_fork_bomb_left_behind_in_the_background(self, survivor: Session) -> None:
         code = """
             import os, signal
@@ -342,6 +348,7 @@ class TestHoarding:
         execution = await run(survivor, "!for n in $(seq 500); do (true &); done")
         assert (execution.status, execution.stderr) == (Status.OK, "")
 
+    @pytest.mark.attack("C10")
     async def test_a_thread_bomb(self, survivor: Session) -> None:
         code = """
             import threading
@@ -350,11 +357,13 @@ class TestHoarding:
         execution = await run(survivor, code, 10)
         assert (execution.status, execution.state_lost) == (Status.ERROR, False)
 
+    @pytest.mark.attack("C18")
     async def test_every_descriptor_taken(self, survivor: Session) -> None:
         execution = await run(survivor, "held = []\nwhile True: held.append(open('/dev/null'))")
         assert execution.status is Status.ERROR
         assert (await run(survivor, "held.clear(); print(len(held))")).stdout == "0\n"
 
+    @pytest.mark.attack("C17")
     async def test_a_full_disk(self, survivor: Session) -> None:
         execution = await run(survivor, "with open('big', 'wb') as f:\n    while True: f.write(bytes(1 << 20))")
         assert execution.status is Status.ERROR
@@ -362,6 +371,7 @@ class TestHoarding:
         assert execution.error.name == "OSError"
         assert (await run(survivor, "import os; print(os.path.getsize('big') > 200 << 20)")).stdout == "True\n"
 
+    @pytest.mark.attack("C03")
     async def test_a_full_disk_and_a_dead_kernel(self, survivor: Session) -> None:
         code = """
             import contextlib, os
@@ -373,6 +383,7 @@ class TestHoarding:
         execution = await run(survivor, code)
         assert (execution.status, execution.state_lost) == (Status.KILLED, True)
 
+    @pytest.mark.attack("B10")
     async def test_every_inode_taken(self, survivor: Session) -> None:
         execution = await run(survivor, "n = 0\nwhile True: open(str(n), 'w').close(); n += 1")
         assert execution.status is Status.ERROR
@@ -380,6 +391,7 @@ class TestHoarding:
 
 
 class TestFlooding:
+    @pytest.mark.attack("C13")
     async def test_a_gigabyte_of_prints_is_counted_to_the_byte(self, survivor: Session) -> None:
         lines, line = 1 << 10, 1 << 20
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -412,36 +424,41 @@ class TestFlooding:
             2_000_000 - (1 << 20),
         )
 
+    @pytest.mark.attack("C13")
     async def test_a_flood_past_python_is_bounded_too(self, survivor: Session) -> None:
         execution = await run(survivor, "!head -c 50000000 /dev/zero | tr '\\0' x", 60)
         assert execution.status is Status.OK
         assert execution.truncated.stdout == 50_000_000 - (1 << 20)
 
+    @pytest.mark.attack("C13")
     async def test_a_flood_without_end_times_out(self, survivor: Session) -> None:
         execution = await run(survivor, "while True: print('x' * 1000)", 1)
         assert (execution.status, execution.state_lost) == (Status.TIMEOUT, False)
 
+    @pytest.mark.attack("C15")
     async def test_results_beyond_their_number_are_counted(self, survivor: Session) -> None:
         execution = await run(survivor, "for n in range(1000): display(n)")
         assert (len(execution.results), execution.truncated.results) == (100, 900)
 
+    @pytest.mark.attack("C15")
     async def test_a_result_beyond_its_size_is_dropped_and_counted(self, survivor: Session) -> None:
         execution = await run(survivor, "from IPython.display import HTML\ndisplay(HTML('x' * (20 << 20)))")
         assert execution.status is Status.OK
         assert sum(len(str(bundle)) for bundle in execution.results) < 8 << 20
 
+    @pytest.mark.attack("C16")
     async def test_an_error_of_any_length_is_cut(self, survivor: Session) -> None:
         execution = await run(survivor, "raise ValueError('x' * (50 << 20))")
         assert execution.status is Status.ERROR
         assert execution.error is not None
         assert len(execution.error.value) <= 64 << 10
 
-    @pytest.mark.attack("E14")
+    @pytest.mark.attack("C15", "E14")
     async def test_a_representation_that_never_ends_times_out(self, survivor: Session) -> None:
         code = "class Slow:\n    def __repr__(self):\n        while True: pass\nSlow()"
         assert (await run(survivor, code, 0.5)).status is Status.TIMEOUT
 
-    @pytest.mark.attack("E15")
+    @pytest.mark.attack("C14", "E15")
     async def test_a_slow_reader_loses_nothing(self, survivor: Session) -> None:
         text = []
         async for item in survivor.stream("for n in range(20_000): print(n, flush=True)", 60):

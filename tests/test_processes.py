@@ -140,7 +140,7 @@ async def test_a_jump_of_the_clock_moves_no_deadline(
     assert (in_time.result().status, in_time.result().stdout) == (Status.OK, "on\n")
     late = await run(session, FOREVER, 0.5)
     assert late.status is Status.TIMEOUT
-    assert 500 <= late.duration_ms < 60_000
+    assert 400 <= late.duration_ms < 60_000
     assert session.open
 
 

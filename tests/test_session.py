@@ -460,6 +460,7 @@ class TestBadRequests:
             "\u200b",
         ],
     )
+    @pytest.mark.attack("B13")
     async def test_a_path(self, session: Session, path: str) -> None:
         for request in (session.upload(path, b"x"), session.download(path), session.remove(path)):
             with pytest.raises(InvalidPath):
@@ -502,6 +503,7 @@ class TestFiles:
             with pytest.raises(FileMissing):
                 await request
 
+    @pytest.mark.attack("B14")
     async def test_a_directory_is_no_file(self, session: Session) -> None:
         await session.upload("d/x", b"x")
         for request in (session.download("d"), session.remove("d")):
@@ -532,6 +534,7 @@ class TestFiles:
             assert data == piece * 100
             assert len(execution.stdout) == 65
 
+    @pytest.mark.attack("B23")
     async def test_more_than_the_disk_holds_is_refused_whole(self, session: Session) -> None:
         await session.upload("kept", b"kept")
         with pytest.raises(WorkspaceFull, match="larger disk limit"):
@@ -539,6 +542,7 @@ class TestFiles:
         assert [(file.path, file.size) for file in await session.list()] == [("kept", 4)]
         assert (await session.upload("fits", bytes(100 << 20))).size == 100 << 20
 
+    @pytest.mark.attack("B23")
     async def test_an_upload_that_breaks_off_leaves_nothing(self, session: Session) -> None:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"half"
@@ -600,12 +604,14 @@ class TestHostileFiles:
     @pytest.mark.parametrize(
         "target", ["/etc/passwd", "/proc/self/environ", "/proc/1/root/etc/passwd", "../../etc/passwd"]
     )
+    @pytest.mark.attack("B01", "B02")
     async def test_a_link_out_is_not_followed(self, session: Session, target: str) -> None:
         await session.execute(f"import os; os.symlink({target!r}, 'link.txt')")
         assert await session.list() == []
         with pytest.raises((InvalidPath, FileMissing)):
             await session.download("link.txt")
 
+    @pytest.mark.attack("B03")
     async def test_a_link_to_a_directory_is_not_followed(self, session: Session) -> None:
         await session.execute("import os; os.symlink('/etc', 'd'); os.symlink('/tmp', 't')")
         assert await session.list() == []
@@ -618,12 +624,14 @@ class TestHostileFiles:
                 await session.remove(path)
         assert (await session.execute("print(os.listdir('/tmp').count('x'))")).stdout == "0\n"
 
+    @pytest.mark.attack("B01")
     async def test_a_link_inside_the_workspace_is_not_followed_either(self, session: Session) -> None:
         await session.execute("import os; open('x', 'w').write('x'); os.symlink('x', 'link')")
         assert [file.path for file in await session.list()] == ["x"]
         with pytest.raises((InvalidPath, FileMissing)):
             await session.download("link")
 
+    @pytest.mark.attack("B14")
     async def test_an_upload_onto_a_link_replaces_the_link(self, session: Session) -> None:
         await session.execute("import os; open('/tmp/target', 'w').write('safe'); os.symlink('/tmp/target', 'link')")
         await session.upload("link", b"new")
@@ -631,6 +639,7 @@ class TestHostileFiles:
         assert execution.stdout == "False safe\n"
         assert await session.download("link") == b"new"
 
+    @pytest.mark.attack("B14")
     async def test_removing_a_link_removes_the_link(self, session: Session) -> None:
         await session.execute("import os; open('/tmp/target', 'w').write('safe'); os.symlink('/tmp/target', 'link')")
         await session.remove("link")
@@ -638,22 +647,26 @@ class TestHostileFiles:
             await session.execute("print(os.path.lexists('link'), open('/tmp/target').read())")
         ).stdout == "False safe\n"
 
+    @pytest.mark.attack("B07")
     async def test_a_fifo_cannot_be_made(self, session: Session) -> None:
         execution = await session.execute("import os; os.mkfifo('out.csv')")
         assert execution.error is not None
         assert execution.error.name == "PermissionError"
 
+    @pytest.mark.attack("B08")
     async def test_a_socket_is_no_file(self, session: Session) -> None:
         await session.execute("import socket; s = socket.socket(socket.AF_UNIX); s.bind('out.csv'); s.listen()")
         assert await session.list() == []
         with pytest.raises((FileMissing, InvalidPath)):
             await session.download("out.csv")
 
+    @pytest.mark.attack("B09")
     async def test_a_file_with_a_hole_is_as_long_as_it_says(self, session: Session) -> None:
         execution = await session.execute("f = open('hole', 'wb'); f.truncate(64 << 20); f.close()")
         assert [artifact.size for artifact in execution.artifacts] == [64 << 20]
         assert await session.download("hole") == bytes(64 << 20)
 
+    @pytest.mark.attack("B09")
     async def test_a_hole_without_end_is_refused_to_the_program(self, session: Session) -> None:
         execution = await session.execute("f = open('hole', 'wb'); f.truncate(1 << 50)")
         assert execution.error is not None
@@ -672,6 +685,7 @@ class TestHostileFiles:
         await session.upload("x", b"new")
         assert await session.download("x") == b"new"
 
+    @pytest.mark.attack("B12")
     async def test_hostile_names_are_data(self, session: Session) -> None:
         code = """
 import os
@@ -689,6 +703,7 @@ print(len(names))
         assert await session.download("-rf") == b""
         assert {artifact.path for artifact in execution.artifacts} == set(paths)
 
+    @pytest.mark.attack("B11")
     async def test_a_deep_tree_ends_the_walk_and_nothing_else(self, session: Session) -> None:
         code = "import os\nfor _ in range(2000): os.mkdir('d'); os.chdir('d')\nopen('deep', 'w').close()"
         code += "\nos.chdir('/mnt/data')"
@@ -696,6 +711,7 @@ print(len(names))
         await session.upload("x", b"x")
         assert [file.path for file in await session.list()] == ["x"]
 
+    @pytest.mark.attack("B10")
     async def test_thousands_of_files_do_not_stop_the_next_one(self, session: Session) -> None:
         code = "import os\nfor n in range(8000): open(f'f{n}', 'w').close()"
         execution = await session.execute(code)
@@ -704,6 +720,7 @@ print(len(names))
         await session.upload("x", b"x")
         assert await session.download("x") == b"x"
 
+    @pytest.mark.attack("B17", "B18", "B19")
     async def test_a_file_that_shrinks_while_it_is_read_ends_early(self, session: Session) -> None:
         await session.upload("x", bytes(32 << 20))
         task = await begin(
@@ -714,6 +731,7 @@ print(len(names))
         await session.interrupt()
         assert (await task).status is Status.INTERRUPTED
 
+    @pytest.mark.attack("B04")
     async def test_a_race_of_links_and_files_leaks_nothing(self, session: Session) -> None:
         code = """
 import os

@@ -26,7 +26,8 @@ def checked(name: str, *argtypes: Any) -> Callable[..., int]:
     """A function of the C library that returns its result, or raises what errno says."""
     function = getattr(_libc, name)
     function.argtypes = argtypes
-    function.restype = ctypes.c_long
+    # As declared: read as a long, the -1 of a function that returns an int may pass for 4294967295, and for success.
+    function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
 
     def call(*args: Any) -> int:
         result: int = function(*args)

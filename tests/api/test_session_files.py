@@ -39,6 +39,7 @@ async def test_a_file_goes_up_and_comes_down_and_away(client: httpx.AsyncClient,
     assert problem(await client.delete(url)) == (404, "file_missing")
 
 
+@pytest.mark.attack("B12")
 async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file(
     client: httpx.AsyncClient, session: str
 ) -> None:
@@ -130,6 +131,7 @@ async def test_a_form_needs_a_boundary_and_its_content_type(client: httpx.AsyncC
 )  # fmt: skip
 @pytest.mark.attack("H07")
 @pytest.mark.parametrize("method", [b"GET", b"PUT", b"DELETE"])
+@pytest.mark.attack("B13")
 async def test_a_path_that_leads_elsewhere_is_refused(served: Served, session: str, method: bytes, path: bytes) -> None:
     url = session.encode() + b"/files/" + path
     head = method + b" " + url + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -148,6 +150,7 @@ async def test_a_path_that_leads_elsewhere_is_refused(served: Served, session: s
         ("100%.txt", "attachment; filename=\"100_.txt\"; filename*=UTF-8''100%25.txt"),
     ],
 )
+@pytest.mark.attack("B21")
 async def test_a_download_is_an_attachment_whatever_its_name(
     client: httpx.AsyncClient, session: str, name: str, disposition: str
 ) -> None:
@@ -180,6 +183,7 @@ async def test_a_download_is_an_attachment_whatever_its_name(
         ("bytes=" + "9" * 5000 + "-", 200, TEXT, None),
     ],
 )
+@pytest.mark.attack("B22")
 async def test_a_range_is_answered_as_rfc_9110_says(
     client: httpx.AsyncClient, url: str, wanted: str, status: int, content: bytes | None, told: str | None
 ) -> None:
@@ -220,6 +224,7 @@ async def test_an_empty_file_has_no_range(client: httpx.AsyncClient, session: st
     assert (await client.get(f"{session}/files/empty", headers={"range": "bytes=0-"})).status_code == 416
 
 
+@pytest.mark.attack("B17")
 async def test_a_file_that_a_program_is_still_writing_can_be_had(client: httpx.AsyncClient, session: str) -> None:
     code = "open('half', 'w').write('so far')\nimport os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
     async with client.stream("POST", f"{session}/executions", json={"code": code, "stream": True}) as response:

@@ -194,6 +194,7 @@ class TestStatus:
             assert (end.status, "code 3" in end.reason) == (Status.KILLED, True)
             assert (await run(kernel, "1"))[1].status is Status.OK
 
+    @pytest.mark.attack("C01")
     async def test_oom(self, runtime: Runtime, spec: Spec, ground: Ground) -> None:
         async with kernel_of(runtime, spec) as kernel:
             await run(kernel, "open('kept', 'w').write('x')")
@@ -214,6 +215,7 @@ class TestStatus:
             outputs, end = await run(kernel, "print(open('kept').read(), 'y' in globals(), end='')")
             assert (end.state_lost, outputs) == (False, [Stream("stdout", "x False")])
 
+    @pytest.mark.attack("C17")
     async def test_a_full_disk_is_the_programs_to_notice(self, runtime: Runtime, spec: Spec) -> None:
         small = replace(spec, limits=Limits(disk_mb=8))
         async with kernel_of(runtime, small) as kernel:
@@ -221,6 +223,7 @@ class TestStatus:
             assert end.status is Status.ERROR
             assert any(isinstance(output, Error) and "No space left" in output.value for output in outputs)
 
+    @pytest.mark.attack("C10")
     async def test_too_many_processes_are_the_programs_to_notice(
         self, runtime: Runtime, spec: Spec, sees_processes: None
     ) -> None:
@@ -291,7 +294,7 @@ class TestStop:
         assert not any(alive(pid) for pid in inside)
         assert house.left() == []
 
-    @pytest.mark.attack("D09")
+    @pytest.mark.attack("C10", "D09")
     async def test_it_ends_daemons_that_ignore_every_signal(self, runtime: Runtime, spec: Spec, house: House) -> None:
         async with kernel_of(runtime, spec) as kernel:
             _, end = await run(kernel, DAEMON)
@@ -368,6 +371,7 @@ class TestKilled:
 
 
 class TestFiles:
+    @pytest.mark.attack("B01", "B03")
     async def test_what_is_written_is_read_and_no_name_leads_out(self, runtime: Runtime, spec: Spec) -> None:
         async with kernel_of(runtime, spec) as kernel:
             await kernel.files.write("deep/er/x.bin", _pieces(b"0123456789" * 100_000))

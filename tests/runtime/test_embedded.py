@@ -61,6 +61,7 @@ class TestParts:
         await asyncio.gather(*stops)
         await (await start).stop()
 
+    @pytest.mark.attack("K07")
     async def test_a_zygote_hurts_no_live_kernel_and_another_takes_its_place(self, root: None) -> None:
         async with opened() as runtime:
             host = Embedded.below(os.getpid())
@@ -77,6 +78,7 @@ class TestParts:
                     assert (await run(later, "1"))[1].status is Status.OK
                 assert host.zygotes() != [victim]
 
+    @pytest.mark.attack("K07")
     async def test_without_its_zygote_a_sandbox_still_gets_its_next_kernel(self, root: None) -> None:
         async with opened() as runtime:
             [victim] = Embedded.below(os.getpid()).zygotes()

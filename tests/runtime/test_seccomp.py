@@ -1,7 +1,7 @@
 """The filter of system calls, judged by running it: every number, against the table that it was made from.
 
 The machine that runs it here is a few lines, because the kernel's own tells nothing before it kills. That the kernel
-comes to the same answers is what `test_escape.py` shows, from inside a sandbox.
+comes to the same answers is what `tests/runtime/escape` shows, from inside a sandbox.
 """
 
 import errno

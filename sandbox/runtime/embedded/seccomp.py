@@ -53,12 +53,15 @@ ARCHITECTURES = {"x86_64": 0xC000003E}
 NEWEST = 451
 """Numbers above this are younger than the table: ENOSYS."""
 
-_EPERM, _EINVAL, _ENOSYS, _EAFNOSUPPORT = 1, 22, 38, 97
+_EPERM, _EINVAL, _ENOSYS, _EPROTONOSUPPORT, _EAFNOSUPPORT = 1, 22, 38, 93, 97
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 _KILL_PROCESS = 0x80000000
 
 _AF_UNIX, _AF_INET, _AF_INET6, AF_NETLINK = 1, 2, 10, 16
+_PROTOCOLS = (0, 6, 17)
+"""Of the internet's sockets: whatever fits the type, TCP, UDP. Not the ping sockets that some daemons open to all, nor
+transports that nobody asks for and few have looked into."""
 _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; NEWTIME shares its bit with the exit signal
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _PRIO_PROCESS = 0
@@ -143,10 +146,19 @@ def _argument_rules() -> list[_Instruction]:
     # Where init has the program's uid, its limits and its priority would be the program's to change.
     setpriority = [_load(_argument(0)), _equals(_PRIO_PROCESS, 1, 0), deny]
     rules = {name: _allowed_if(CONDITIONS[name], [deny]) for name in ("clone", "personality")}
-    rules |= {"socket": _allowed_if(CONDITIONS["socket"], no_family), "ioctl": ioctl}
+    rules |= {"socket": [*_protocol(), *_allowed_if(CONDITIONS["socket"], no_family)], "ioctl": ioctl}
     rules |= {"setpriority": [*setpriority, *_but_for_init(1)]}
     rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING)}
     return [instruction for name, block in rules.items() for instruction in _only_for(ALLOWED[name], block)]
+
+
+def _protocol() -> list[_Instruction]:
+    """Refuses the internet's sockets of another protocol than TCP and UDP; goes on with all else."""
+    refuse = _return(_ERRNO | _EPROTONOSUPPORT)
+    known = [_equals(protocol, len(_PROTOCOLS) - index, 0) for index, protocol in enumerate(_PROTOCOLS)]
+    check = [_load(_argument(2)), *known, refuse]
+    internet = [_load(_argument(0)), _equals(_AF_INET, 1, 0), _equals(_AF_INET6, 0, len(check))]
+    return [*internet, *check]
 
 
 def _but_for_init(argument: int) -> list[_Instruction]:
