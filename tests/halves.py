@@ -1,9 +1,9 @@
 """The suite in two processes at once: `scripts/test --halves [pytest's arguments]`, as CI runs it.
 
 Tests mostly wait for one process that they have started, so that one processor of two is idle. What needs a Docker
-daemon is in one half, so that there is one daemon, and each image is built once. The halves disturb each other no more
-than two people do who test on one machine: whatever a test takes of it bears the name of an engine or a daemon of its
-own.
+daemon is in the first half, so that there is one daemon, and each image is built once. The halves disturb each other
+no more than two people do who test on one machine: whatever a test takes of it bears the name of an engine or a daemon
+of its own.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from typing import IO
 
 import pytest
 
-HALVES = ("containers", "others")
+HALVES = ("first", "second")
 _TESTS = Path(__file__).parent
-_CONTAINERS = (_TESTS / "runtime", _TESTS / "test_deploy.py")
-"""Besides whatever asks for the daemon."""
+_FIRST = tuple(_TESTS / name for name in ("compat", "recipes", "runtime", "test_deploy.py"))
+"""Besides whatever asks for the daemon; chosen so that the halves take about as long."""
 _NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 
 
 def half_of(item: pytest.Item) -> str:
     """One of `HALVES`."""
-    containers = "docker" in getattr(item, "fixturenames", ()) or any(map(item.path.is_relative_to, _CONTAINERS))
-    return HALVES[0] if containers else HALVES[1]
+    first = "docker" in getattr(item, "fixturenames", ()) or any(map(item.path.is_relative_to, _FIRST))
+    return HALVES[0] if first else HALVES[1]
 
 
 def verdict(codes: Sequence[int]) -> int:
