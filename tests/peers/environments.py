@@ -1,6 +1,7 @@
 """Where peers run: environments of their own, one image for all of them, and a daemon whose network nobody else has."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,11 +14,10 @@ import uv
 from sandbox.runtime.embedded import linux
 from tests.docker import BUILD_SECONDS, ROOT, Daemon, Docker, base_image
 
-IMAGE = "sandbox-engine-peers:1"
 _INSTALL_S = 300
 _LOCK = ROOT / "images" / "python" / "requirements.lock"
 _IN_IMAGE = ("jupyter_kernel_gateway", "ipykernel", "pandas", "matplotlib")
-# The variable of smolagents has its own name; autogen's is the one of its documentation.
+# smolagents and autogen each have their own name for the token. Scripts that were installed outside do not run inside.
 _DOCKERFILE = """
 FROM {base}
 COPY site /opt/peers
@@ -25,9 +25,10 @@ RUN ln -sf /usr/bin/python3 /usr/local/bin/python && chmod 1777 /tmp
 ENV PYTHONPATH=/opt/peers PATH=/opt/peers/bin:$PATH TOKEN=
 EXPOSE 8888
 WORKDIR /tmp
-CMD exec python -m jupyter kernelgateway --KernelGatewayApp.ip=0.0.0.0 --KernelGatewayApp.port=8888 \\
+CMD exec python -m kernel_gateway --KernelGatewayApp.ip=0.0.0.0 --KernelGatewayApp.port=8888 \\
     --KernelGatewayApp.auth_token="${{KG_AUTH_TOKEN:-$TOKEN}}" --JupyterWebsocketPersonality.list_kernels=true
 """
+IMAGE = f"sandbox-engine-peers:{hashlib.sha256(_DOCKERFILE.encode()).hexdigest()[:12]}"
 
 
 class NotInstalled(Exception):
