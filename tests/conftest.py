@@ -24,6 +24,7 @@ from sandbox.runtime.embedded import linux
 from sandbox.session import Session
 from tests import docker as daemons
 from tests.docker import Docker
+from tests.halves import HALVES, half_of
 from tests.needs import missing
 from tests.postgresql import Cluster, programs
 
@@ -41,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
     group.addoption("--nightly", action="store_true", help="run the soaks and races of the attack corpus, too")
     group.addoption("--kills", type=int, default=3, help="how often the server is killed under load")
+    group.addoption("--half", choices=HALVES, help="run the tests of one half of the suite; see tests/halves.py")
     group.addoption("--all", action="store_true", help="run every docstring session, not the sample")
 
 
@@ -49,6 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if "nightly" in item.keywords]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if "nightly" not in item.keywords]
+    if (half := config.getoption("--half")) is not None:
+        config.hook.pytest_deselected(items=[item for item in items if half_of(item) != half])
+        items[:] = [item for item in items if half_of(item) == half]
     if config.getoption("--slow"):
         return
     for item in items:

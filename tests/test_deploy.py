@@ -57,7 +57,8 @@ def image(docker: Docker, base_image: str, tmp_path_factory: pytest.TempPathFact
     arguments = [f"--network={NETWORK}", "--force-rm", f"--build-arg=BASE_IMAGE={base_image}", f"--tag={tag}"]
     docker.output("docker", "build", *arguments, context, timeout=BUILD_SECONDS)
     yield tag
-    docker.output("docker", "rmi", tag)
+    if docker.daemon is None:  # one of our own takes its images along
+        docker.output("docker", "rmi", tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +285,17 @@ def test_both_ways_to_stop_the_server_wait_until_it_has_drained() -> None:
     assert compose is not None
     assert unit is not None
     assert min(int(compose[1]), int(unit[1])) >= longest_stop_s(Settings()) + 5
+
+
+def test_both_dockerfiles_install_the_libraries_by_the_same_stages() -> None:
+    found = [
+        re.search(r"(?m)^FROM \$\{BASE_IMAGE\} AS base\n.*?(?=^FROM (?!base AS build$))", file.read_text(), re.DOTALL)
+        for file in (ROOT / "Dockerfile", ROOT / "images" / "python" / "Dockerfile")
+    ]
+    server, image = (stages[0] for stages in found if stages is not None)
+    # A character more or less in one of them, and who builds both installs everything twice.
+    assert server == image
+    assert "image.build(" in server
 
 
 def test_the_health_check_of_the_image_asks_no_proxy() -> None:

@@ -4,9 +4,10 @@ import asyncio
 import os
 import subprocess
 import sys
-import venv
 from collections.abc import Mapping
 from pathlib import Path
+
+import uv
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _INSTALL_S = 300.0
@@ -24,9 +25,12 @@ class Environments:
         place = self._directory / "-".join(requirements).replace("/", "_")
         python = place / "bin" / "python"
         if not python.exists():
-            venv.create(place, with_pip=False, symlinks=True)
-            install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-            subprocess.run([*install, "--disable-pip-version-check", *requirements], check=True, timeout=_INSTALL_S)
+            # By an installer that our package needs anyway, and several times as fast as pip.
+            for command in (
+                ("venv", "--quiet", "--no-project", "--python", sys.executable, str(place)),
+                ("pip", "install", "--quiet", "--python", str(python), *requirements),
+            ):
+                subprocess.run([uv.find_uv_bin(), *command], check=True, timeout=_INSTALL_S)
         return python
 
     async def run(self, program: str, *requirements: str, env: Mapping[str, str]) -> str:

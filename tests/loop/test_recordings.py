@@ -1,35 +1,19 @@
 """Every chat that others have recorded of real providers is read as the recording says."""
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from sandbox.client.events import Decoder
 from sandbox.loop import anthropic_messages, openai_chat
 from sandbox.loop.messages import Reply
-from tests.loop import recordings
-from tests.needs import missing
 
 LEAST = {"openai": 257, "openai stream": 97, "anthropic": 91, "anthropic stream": 58}
 """How many recordings these versions have."""
 
 Heard = tuple[str, list[tuple[str, str, Any]], tuple[int, int]]
 """Text, calls with their arguments read, tokens in and out."""
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
-    directory: Path = tmp_path_factory.mktemp("recordings")
-    try:
-        recordings.fetch(directory)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        missing("needs source distributions with recordings, which the package index does not give")
-    return list(recordings.bodies(directory))
 
 
 def test_every_recorded_answer_is_read_as_it_was_meant(answers: list[tuple[str, str]]) -> None:

@@ -54,8 +54,9 @@ def test_no_file_gives_rights(docker: Docker, docker_image: Built) -> None:
 
 
 def test_nothing_is_left_of_its_making(docker: Docker, docker_image: Built) -> None:
-    left = "ls -A /var/lib/apt/lists /var/cache/apt /build /opt/build /opt/roots 2>&1; command -v pip /opt/venv/bin/pip"
-    lines = printed(docker, docker_image, "sh", "-c", f"{left}; ls /opt").split("\n")
+    left = "ls -A /var/lib/apt/lists /var/cache/apt /build /opt/build /opt/libraries 2>&1"
+    pip = "command -v pip /opt/venv/bin/pip"
+    lines = printed(docker, docker_image, "sh", "-c", f"{left}; {pip}; ls /opt").split("\n")
     assert [line for line in lines if line and not line.endswith((":", "No such file or directory"))] == [
         "image",
         "sandbox",

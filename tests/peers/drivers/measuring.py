@@ -1,0 +1,136 @@
+"""What all drivers do with their boxes. Runs in the peers' environments: the standard library, and nothing of ours."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+PRINT = "print(1)"
+CHART = """import pandas as pd, matplotlib.pyplot as plt
+pd.DataFrame({"x": range(10), "y": [i * i for i in range(10)]}).plot(x="x", y="y")
+plt.show()
+"""
+LEAST = 2
+"""How often everything is done, however long it takes."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What came back of a program."""
+
+    text: str
+    images: int = 0
+
+
+class Box(Protocol):
+    """Whatever a peer runs code in."""
+
+    def run(self, code: str) -> Shown: ...
+
+    def close(self) -> None: ...
+
+
+Open = Callable[[], Box]
+
+
+def timed(act: Callable[[], Any]) -> tuple[float, Any]:
+    """Milliseconds, and what came of it."""
+    start = time.perf_counter()
+    came = act()
+    return 1000 * (time.perf_counter() - start), came
+
+
+def printed(box: Box) -> None:
+    """It works, or the times of it say nothing."""
+    shown = box.run(PRINT)
+    if shown.text.strip() != "1":
+        raise RuntimeError(f"print(1) showed {shown!r}")
+
+
+def fresh(open_box: Open, options: argparse.Namespace) -> dict[str, Any]:
+    """From nothing to the program's end, and with the box's own end; of `print(1)` or of a chart."""
+    first: list[float] = []
+    cycles: list[float] = []
+    images: list[int] = []
+    end = time.perf_counter() + options.seconds
+    while len(first) < options.count and (len(first) < LEAST or time.perf_counter() < end):
+        start = time.perf_counter()
+        box = open_box()
+        try:
+            if options.measure == "fresh":
+                printed(box)
+            else:
+                images.append(box.run(CHART).images)
+            first.append(1000 * (time.perf_counter() - start))
+        finally:
+            box.close()
+        cycles.append(1000 * (time.perf_counter() - start))
+    return {"first_ms": first, "cycle_ms": cycles, "images": images}
+
+
+def second(open_box: Open, options: argparse.Namespace) -> dict[str, Any]:
+    """Calls in one box after its first."""
+    times: list[float] = []
+    box = open_box()
+    try:
+        printed(box)
+        end = time.perf_counter() + options.seconds
+        while len(times) < options.count and (len(times) < LEAST or time.perf_counter() < end):
+            times.append(timed(lambda: printed(box))[0])
+    finally:
+        box.close()
+    return {"call_ms": times}
+
+
+def rate(open_box: Open, options: argparse.Namespace) -> dict[str, Any]:
+    """Boxes opened, used once and closed by some clients at once: those that were begun within the time, all ended."""
+    start = time.perf_counter()
+
+    def client(_: int) -> int:
+        done = 0
+        while time.perf_counter() < start + options.seconds:
+            box = open_box()
+            try:
+                printed(box)
+            finally:
+                box.close()
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(options.clients) as clients:
+        done = sum(clients.map(client, range(options.clients)))
+    return {"done": done, "seconds": time.perf_counter() - start}
+
+
+def main(open_box: Open, open_charting: Open | None = None) -> None:
+    """Do what the command line says, and write it to the descriptor that it names: libraries write to the others."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("measure", choices=["fresh", "chart", "second", "rate", "hold"])
+    parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--clients", type=int, default=1)
+    parser.add_argument("--fd", type=int, required=True)
+    options = parser.parse_args()
+    with contextlib.ExitStack() as held:
+        measures = {"fresh": fresh, "chart": fresh, "second": second, "rate": rate}
+        if options.measure == "hold":
+            with ThreadPoolExecutor(options.count) as opening:
+                boxes = list(opening.map(lambda _: open_box(), range(options.count)))
+            closing = held.enter_context(ThreadPoolExecutor(options.count))
+            held.callback(lambda: list(closing.map(lambda box: box.close(), boxes)))
+            for box in boxes:
+                printed(box)
+            result: dict[str, Any] = {"boxes": len(boxes)}
+        else:
+            opens = open_charting if options.measure == "chart" and open_charting is not None else open_box
+            result = measures[options.measure](opens, options)
+        with os.fdopen(options.fd, "w") as out:
+            json.dump(result, out)
+        if options.measure == "hold":
+            sys.stdin.read()  # until we may go, if we live to see it
