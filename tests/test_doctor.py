@@ -10,7 +10,7 @@ import pytest
 from sandbox.config import Settings
 from sandbox.doctor import Finding, Grade, Host, examine, overall
 from sandbox.runtime.docker.image import Built
-from sandbox.runtime.embedded.instance import FIRST_HOST_ID
+from sandbox.runtime.embedded.footing import FIRST_HOST_ID
 from tests.docker import Docker
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")

@@ -11,7 +11,7 @@ from sandbox.doctor.finding import Finding, Grade, Host, Probe
 from sandbox.errors import ImageNotBuilt, NotFound
 from sandbox.runtime.embedded import seccomp
 from sandbox.runtime.embedded.cgroup import Layout, NoCgroups
-from sandbox.runtime.embedded.instance import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
+from sandbox.runtime.embedded.footing import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
 
 _CAPABILITIES = {"DAC_OVERRIDE": 1, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
