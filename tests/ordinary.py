@@ -1,8 +1,8 @@
 """An ordinary user of this machine, and programs that run as it.
 
-Run as a program, `ordinary.py NAME PATH… -- COMMAND…` becomes that user and then the command. On a machine where only
-root may walk to the interpreter or the checkout, they are laid open at the same places, in a mount namespace of the
-program's own; nothing of the machine is changed.
+Run as a program, `NAME GROUP PATH… -- COMMAND…` becomes that user, in that control group (`-`: where it is), and then
+the command. On a machine where only root may walk to the interpreter or the checkout, they are laid open at the same
+places, in a mount namespace of the program's own; nothing of the machine is changed.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.runtime.embedded import linux
+from sandbox.runtime.embedded.cgroup import Layout
 
 CHECKOUT = Path(__file__).parents[1]
 _NOBODY_ELSES = 0x20000000
@@ -31,16 +32,21 @@ class User:
     name: str
     uid: int
     home: Path
+    group: str = "-"
+    """A control group that root has given it."""
 
     def through(self, *paths: Path) -> list[str]:
         """What makes a command, which is to follow, this user's. paths: what it must be able to walk to."""
         needed = [CHECKOUT, Path(sys.base_prefix), *paths]
-        return [sys.executable, __file__, self.name, *map(str, needed), "--"]
+        return [sys.executable, "-P", "-m", "tests.ordinary", self.name, self.group, *map(str, needed), "--"]
 
 
 @contextlib.contextmanager
-def user(*, subordinate: bool) -> Iterator[User]:
-    """A user who exists while the block lasts. subordinate: whether it may use ids besides its own."""
+def user(*, subordinate: bool, group: bool = False) -> Iterator[User]:
+    """A user who exists while the block lasts.
+
+    subordinate: whether it may use ids besides its own. group: whether root gives it a part of the control groups.
+    """
     name = f"sandbox-{uuid.uuid4().hex[:8]}"
     home = Path(f"/tmp/{name}")
     _run("useradd", "--no-create-home", "--home-dir", str(home), "--no-log-init", name)
@@ -49,11 +55,31 @@ def user(*, subordinate: bool) -> Iterator[User]:
         _set_subordinate(name, subordinate)
         home.mkdir(mode=0o700)
         os.chown(home, entry.pw_uid, entry.pw_gid)
-        yield User(name, entry.pw_uid, home)
+        if group:
+            _give_group(name, entry.pw_uid)
+        yield User(name, entry.pw_uid, home, name if group else "-")
     finally:
+        for root in _groups(name):
+            with contextlib.suppress(FileNotFoundError):
+                root.rmdir()
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(f"/tmp/sandbox-{pwd.getpwnam(name).pw_uid}", ignore_errors=True)
         _run("userdel", name)
+
+
+def _groups(name: str) -> list[Path]:
+    roots = Layout.detect(Path("/proc/self/mountinfo").read_text()).roots
+    return [root / name for root in roots.values()]
+
+
+def _give_group(name: str, uid: int) -> None:
+    for group in _groups(name):
+        if (group.parent / "cgroup.controllers").exists():
+            (group.parent / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+        group.mkdir()
+        for path in (group, group / "cgroup.procs", group / "cgroup.subtree_control"):
+            if path.exists():
+                os.chown(path, uid, -1)
 
 
 def _set_subordinate(name: str, wanted: bool) -> None:
@@ -92,8 +118,11 @@ def _closed(path: Path) -> Path | None:
 
 def main() -> None:
     """See the module."""
-    name, *rest = sys.argv[1:]
+    name, group, *rest = sys.argv[1:]
     split = rest.index("--")
+    if group != "-":
+        for root in _groups(group):
+            (root / "cgroup.procs").write_text(str(os.getpid()))
     _lay_open([Path(path) for path in rest[:split]])
     entry = pwd.getpwnam(name)
     os.setgroups([group.gr_gid for group in grp.getgrall() if name in group.gr_mem])

@@ -122,9 +122,9 @@ def _own_groups(mountinfo: str, membership: str) -> dict[str, Path]:
         kind, _, options = after.split(maxsplit=2)
         names = {"cgroup2": ["unified"], "cgroup": options.split(",")}.get(kind, [])
         for name in names:
-            path = Path(inside.get(name, "/nonesuch"))
-            if path.is_relative_to(root):
-                own[name] = Path(mount_point) / path.relative_to(root)
+            group = Path(inside.get(name, "/nonesuch"))
+            if group.is_relative_to(root):
+                own[name] = Path(mount_point) / group.relative_to(root)
     return own
 
 
@@ -254,10 +254,8 @@ class Group:
             files.append((self._paths["cpuacct"], "cpuacct.usage", os.O_RDONLY))
         return [os.open(path / name, flags | os.O_CLOEXEC) for path, name, flags in files]
 
-    def memory_file(self) -> Path | None:
-        """Holds the bytes that all below hold now, if anything does."""
-        if self._layout.version == 0:
-            return None
+    def memory_file(self) -> Path:
+        """Holds the bytes that all below hold now."""
         if self._layout.version == 2:
             return self._paths["unified"] / "memory.current"
         return self._paths["memory"] / "memory.usage_in_bytes"

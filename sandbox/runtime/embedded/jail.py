@@ -91,8 +91,8 @@ def confine_init(ids: mounts.Ids) -> None:
     """PID 1 keeps one capability, CAP_KILL, whose reach ends at its pid namespace.
 
     Its files are opened as the kernel's uid, so it can read what a program made with any umask, yet the program
-    cannot signal or trace it. Where ids are single it has the program's: then it is deaf to signals as a PID 1 is to its
-    own namespace, and untraceable because it cannot be dumped and the program's filter knows no tracing.
+    cannot signal or trace it. Where ids are single it has the program's: then a PID 1 is deaf to signals of its own
+    namespace, cannot be dumped, and the program's filter knows no tracing.
     """
     linux.raise_loopback()
     socket.sethostname("sandbox")

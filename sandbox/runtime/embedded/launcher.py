@@ -1,9 +1,10 @@
 """The launcher: makes namespaces, cgroups and uids; forks inits; starts zygotes. Small, one thread, no user data.
 
-Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime, and once more by itself for an ordinary user. It speaks JSON packets over FD, a
-SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`, `prepared`, `started` (with the
-channel and the meters as descriptors), `gone`, `failed`. Where sandboxes are watched for want of control groups also
-`measure`, answered with `measured`, and `forget_peak`. When the other side goes away every sandbox is ended.
+Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime, and for an ordinary user once more by itself.
+It speaks JSON packets over FD, a SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`,
+`prepared`, `started` (with the channel and the meters as descriptors), `gone`, `failed`. Where sandboxes are watched
+for want of control groups also `measure`, answered with `measured`, and `forget_peak`. When the other side goes away
+every sandbox is ended.
 
 The way of a sandbox:
 
@@ -137,13 +138,14 @@ class Launcher:
 
     def _told(self) -> dict[str, Any]:
         """What the server has to know of us."""
-        memory = cgroup.Group(self._instance.layout, self._instance.group).memory_file()
+        layout = self._instance.layout
+        memory = cgroup.Group(layout, self._instance.group).memory_file() if layout.version else ""
         return {
             "instance": self._instance.number,
-            "memory": str(memory or ""),
+            "memory": str(memory),
             "standing": self._footing.standing,
             "why_single": self._footing.why,
-            "soft": self._instance.layout.soft,
+            "soft": layout.soft,
             "why_soft": self._instance.why_soft,
         }
 
@@ -415,21 +417,12 @@ class Launcher:
         if "init" in message and not sandbox.init_pid:  # from the set-up process; never from an init that lives
             self._init_born(sandbox, int(message["init"]))
         elif "mounted" in message:
-            self._mounted(sandbox)
+            sandbox.mounted = True
+            self._open_gate(sandbox)
         elif "failed" in message:
             self._kill(sandbox, str(message["failed"]))
         elif "kernel" in message and sandbox.kernel_pid == 0 and sandbox.gate is None:
             self._request_fork(sandbox)
-
-    def _mounted(self, sandbox: Sandbox) -> None:
-        try:
-            if sandbox.cell.soft and sandbox.watched is None:
-                sandbox.watched = watch.Watched.open(sandbox.init_pid, sandbox.memory_bytes)
-        except OSError as error:
-            self._kill(sandbox, f"it cannot be watched: {error}")
-            return
-        sandbox.mounted = True
-        self._open_gate(sandbox)
 
     def _init_born(self, sandbox: Sandbox, pid: int) -> None:
         sandbox.init_pid = pid
@@ -440,6 +433,11 @@ class Launcher:
                 sandbox.namespaces.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             self._kill(sandbox, f"init died early: {error}")
+            if not Path(f"/proc/{pid}").exists():
+                self._gone(self._inits.pop(pid))  # reaped before it was known whose it was
+            return
+        if sandbox.stopping:
+            self._kill(sandbox, sandbox.reason)
             return
         self._request_fork(sandbox)
 
@@ -492,6 +490,12 @@ class Launcher:
 
     def _open_gate(self, sandbox: Sandbox) -> None:
         if sandbox.mounted and sandbox.entered and sandbox.gate is not None:
+            try:
+                if sandbox.cell.soft and sandbox.watched is None:
+                    sandbox.watched = watch.Watched.open(sandbox.init_pid, sandbox.memory_bytes)
+            except OSError as error:
+                self._kill(sandbox, f"it cannot be watched: {error}")
+                return
             with contextlib.suppress(ConnectionError):
                 sandbox.gate.send(b"G")
 
@@ -549,9 +553,10 @@ class Launcher:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(sandbox.init_pid, signal.SIGKILL)
         else:
-            # No PID 1 yet: cutting the control socket makes whoever is on the way end itself.
+            # No PID 1 yet, or none that is known. Whoever is on the way ends itself when it finds that we say nothing
+            # any more; we go on listening, because the last of them to let go of the socket is the end of it all.
             with contextlib.suppress(OSError):
-                sandbox.control.shutdown(socket.SHUT_RDWR)
+                sandbox.control.shutdown(socket.SHUT_WR)
 
     def _gone(self, sandbox: Sandbox) -> None:
         """PID 1 was reaped, so every process of its namespace is dead."""
@@ -586,16 +591,17 @@ class Launcher:
         self._removing = left
 
 
-def _stand(fd: str) -> Footing:
+def _stand(server: str) -> Footing:
     """Where we stand, if it is where we began; else we begin there anew.
 
     What a process may be asked by whom goes by the namespace in which its program was started, and our children's
     program is ours.
     """
     stands = footing.take()
-    if stands.standing is Standing.ROOT:
-        return stands
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "sandbox.runtime.embedded.launcher", fd, stands.words()])
+    if stands.standing is not Standing.ROOT:
+        module = ["-P", "-m", "sandbox.runtime.embedded.launcher"]
+        os.execv(sys.executable, [sys.executable, *module, server, stands.words()])
+    return stands
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 _PERIOD_SECONDS, _GROWING_SECONDS = 0.05, 0.01
 """Between two rounds; the second while a sandbox grows."""
 _PAUSE, _GROWING_PAUSE = 20, 2
-"""How many times its own length at least is the pause after a round, so that many sandboxes do not cost a whole core."""
+"""How many times its own length at least is the pause after a round, so that many sandboxes do not cost a core."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _WRITABLE = ("mnt/data", "tmp", "dev/shm")
