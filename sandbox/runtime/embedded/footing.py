@@ -138,9 +138,13 @@ def forbids_user_namespaces(read: Callable[[str], str]) -> tuple[str, str] | Non
     return None
 
 
-def subordinate_ids(read: Callable[[str], str], uid: int) -> tuple[int, str]:
-    """How many this user may use of both kinds, 0 if not enough for one instance; and then why."""
-    absent = [name for name in ("newuidmap", "newgidmap") if shutil.which(name, path=os.defpath) is None]
+def subordinate_ids(read: Callable[[str], str], uid: int, root: Path = Path("/")) -> tuple[int, str]:
+    """How many this user may use of both kinds, 0 if not enough for one instance; and then why.
+
+    root: where the host's files are.
+    """
+    path = f"{root}/usr/bin:{root}/bin"
+    absent = [name for name in ("newuidmap", "newgidmap") if shutil.which(name, path=path) is None]
     if absent:
         return 0, f"{' and '.join(absent)} are not installed: sudo apt install uidmap"
     count = min(_subordinate(read, kind, uid)[1] for kind in ("uid", "gid"))

@@ -12,7 +12,7 @@ import socket
 import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -314,6 +314,13 @@ class EmbeddedRuntime:
     def name(self) -> str:
         """See `runtime.Runtime`."""
         return "embedded"
+
+    @property
+    def soft(self) -> Mapping[str, str]:
+        """See `runtime.Runtime`. An ordinary user's without control groups, or without the cpu controller."""
+        hello = self._launcher.hello.result()
+        why = hello["why_soft"] or "the control groups of this user are without the cpu controller"
+        return dict.fromkeys(hello["soft"], why)
 
     async def manifest(self, image: str) -> images.Manifest:
         """See `runtime.Runtime`."""

@@ -6,26 +6,30 @@ run the launcher in a group that is the user's.
 
 import asyncio
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox.runtime.embedded.cgroup import Layout, NoCgroups
 
 _ANSWER_SECONDS = 5.0
+_PROGRAM = "/usr/bin/systemd-run"
 
 
 async def way() -> Sequence[str]:
     """What to start the launcher through; nothing for root, who has the groups, and where there is no such systemd."""
     uid = os.geteuid()
-    runtime = Path(f"/run/user/{uid}")
-    program = shutil.which("systemd-run")
-    if uid == 0 or program is None or not (runtime / "systemd").is_dir() or _has_groups():
+    if uid == 0 or not answers(uid) or _has_groups():
         return ()
-    scope = [program, "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes", "--"]
+    scope = [_PROGRAM, "--user", "--scope", "--quiet", "--collect", "--property=Delegate=yes", "--"]
     # The launcher gets an environment of its own making, so what systemd-run has to know is said here.
-    through = ["/usr/bin/env", f"XDG_RUNTIME_DIR={runtime}", *scope, "/usr/bin/env", "-u", "XDG_RUNTIME_DIR"]
+    through = ["/usr/bin/env", f"XDG_RUNTIME_DIR=/run/user/{uid}", *scope, "/usr/bin/env", "-u", "XDG_RUNTIME_DIR"]
     return through if await _works([*through, "true"]) else ()
+
+
+def answers(uid: int, root: Path = Path("/")) -> bool:
+    """Whether the user has a systemd of its own. root: where the host's files are."""
+    paths = (f"run/user/{uid}/systemd/private", _PROGRAM.lstrip("/"))
+    return all((root / path).exists() for path in paths)
 
 
 def _has_groups() -> bool:
