@@ -3,6 +3,8 @@
 Run as a program, `NAME GROUP PATH… -- COMMAND…` becomes that user, in that control group (`-`: where it is), and then
 the command. On a machine where only root may walk to the interpreter or the checkout, they are laid open at the same
 places, in a mount namespace of the program's own; nothing of the machine is changed.
+
+`--without-user-namespaces COMMAND…` becomes the command on what looks like a host that has them disabled.
 """
 
 import contextlib
@@ -110,6 +112,23 @@ def _lay_open(paths: Sequence[Path]) -> None:
         os.close(fd)
 
 
+def _forbid_user_namespaces() -> None:
+    """In a namespace that has every id of the host's, and its own limit of namespaces below it."""
+    reader, writer = os.pipe()
+    launcher, mapper = os.getpid(), os.fork()
+    if mapper == 0:
+        os.close(writer)
+        os.read(reader, 1)  # until there is a namespace to map
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{launcher}/{name}").write_text("0 0 4294967295\n")
+        os._exit(0)
+    linux.unshare(linux.CLONE_NEWUSER)
+    os.close(writer)
+    assert os.waitpid(mapper, 0)[1] == 0
+    os.close(reader)
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
+
+
 def _closed(path: Path) -> Path | None:
     """The highest directory on the way that others may not walk through."""
     ways = [parent for parent in reversed(path.parents) if parent.exists() and not parent.stat().st_mode & 0o001]
@@ -118,6 +137,9 @@ def _closed(path: Path) -> Path | None:
 
 def main() -> None:
     """See the module."""
+    if sys.argv[1] == "--without-user-namespaces":
+        _forbid_user_namespaces()
+        os.execvp(sys.argv[2], sys.argv[2:])
     name, group, *rest = sys.argv[1:]
     split = rest.index("--")
     if group != "-":

@@ -73,13 +73,20 @@ def _delegated(host: Host) -> Finding:
     except NoCgroups as error:
         manager = f"user.slice/user-{host.euid}.slice/user@{host.euid}.service"
         points = [point for point, kind in host.mounts() if kind == "cgroup2"]
-        held = set(host.read(f"{points[0]}/{manager}/cgroup.controllers").split()) if points else set()
+        held = _controllers(Path(points[0]) / manager) if points else set()
         if {"memory", "pids"} <= held and scope.answers(host.euid, host.root):
             return _capped(cpu="cpu" in held, found="version 2, in a scope that your systemd gives to sandboxes")
         found = f"{error}: memory caps are soft, a program above its own is ended a moment later, not at once; "
         fix = "run in a group of your own: as a user of a systemd with version 2, or see docs/deploy.md"
         return Finding("cgroups", Grade.C, f"{found}processor time is not capped", fix)
     return _capped(cpu=layout.cpu, found=f"a part of version {layout.version} that is yours")
+
+
+def _controllers(group: Path) -> set[str]:
+    try:
+        return set((group / "cgroup.controllers").read_text().split())
+    except OSError:
+        return set()
 
 
 def _capped(*, cpu: bool, found: str) -> Finding:
