@@ -115,11 +115,17 @@ def confine_init(ids: mounts.Ids) -> None:
     process.load_seccomp(_INIT_FILTER)
 
 
-def confine_zygote() -> None:
-    """The zygote holds imported libraries, so it holds only what forking into a sandbox takes."""
+def confine_zygote(*, single: bool) -> None:
+    """The zygote holds imported libraries, so it holds only what forking into a sandbox takes.
+
+    single: where there is one id only, kernels get a user namespace each, whose one id is our root's. The kernel lets
+    nobody map a root who could not give files capabilities.
+    """
     linux.new_session_keyring()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    linux.drop_bounding(ZYGOTE_CAPABILITIES)
+    keep = ZYGOTE_CAPABILITIES | ({linux.CAP_SETFCAP} if single else set())
+    linux.drop_bounding(keep)
+    linux.set_capabilities(keep)
 
 
 def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> None:
@@ -128,7 +134,6 @@ def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> Non
         linux.setns(fd)
     if cell.shown != cell.uid:
         _enter_own_user_namespace(cell)
-    os.chdir(mounts.WORKSPACE)
     os.setsid()
     process.close_all_but(keep)
     process.reset_signals()
@@ -137,6 +142,7 @@ def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> Non
     if cell.soft:
         os.setpriority(os.PRIO_PROCESS, 0, _WATCHED_NICENESS)  # whoever watches must come first
     _drop_privileges(cell)
+    os.chdir(mounts.WORKSPACE)  # which is the program's alone
     # As the sandbox's own uid: keys are counted per uid, and 200 sandboxes would use up a common one.
     linux.new_session_keyring()
     process.forbid_dumps()

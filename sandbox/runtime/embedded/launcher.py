@@ -286,7 +286,8 @@ class Launcher:
             os.close(self._instance.user_namespace)
             os.set_inheritable(link.fileno(), True)
             module = ["-m", "sandbox.runtime.embedded.zygote"]
-            arguments = [str(link.fileno()), "/opt/image/preload.py", "shared" if request["shared"] else "alone"]
+            ways = ["shared" if request["shared"] else "alone", "single" if self._share.single else "many"]
+            arguments = [str(link.fileno()), "/opt/image/preload.py", *ways]
             environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
             os.execve(request["python"], [request["python"], *module, *arguments], environment)
         except BaseException as error:
