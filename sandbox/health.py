@@ -100,6 +100,8 @@ class Checkup:
         if shutil.disk_usage(self._settings.data_dir).free < _DISK_FLOOR_BYTES:
             few = f"less than {_DISK_FLOOR_BYTES // MIB} MiB of disk are left"
             bearable.append(Reason(few, f"for {self._settings.data_dir}"))
+        for limit, why in self._pool.soft.items():
+            bearable.append(Reason(f"the {limit} limit of sandboxes is soft", why))
         if away := [name for name, state in self._breakers().items() if state == "open"]:
             bearable.append(Reason("models cannot be asked: their server has failed again and again", ", ".join(away)))
         return Health(not fatal, False, (*fatal, *bearable))

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Self
 
 from sandbox.errors import SandboxError
@@ -54,6 +54,11 @@ class Pool:
             await asyncio.gather(filling, return_exceptions=True)
             await asyncio.gather(*(kernel.stop() for kernel in pool._warm), return_exceptions=True)
             pool._warm.clear()
+
+    @property
+    def soft(self) -> Mapping[str, str]:
+        """See `runtime.Runtime`."""
+        return self._runtime.soft
 
     @property
     def warm(self) -> int:

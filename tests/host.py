@@ -8,7 +8,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 WAIT_SECONDS = 90.0
 """Ends a wait for something that never comes; nothing healthy takes nearly as long."""
@@ -99,11 +99,14 @@ class Embedded:
     """The processes, groups and directories of one server's embedded runtime, while its launcher lives."""
 
     launcher: int
+    parent_group: str = ""
+    """The control group that its user was given; root's is the topmost."""
 
     @classmethod
-    def below(cls, server: int) -> "Embedded":
+    def below(cls, server: int, parent_group: str = "") -> Self:
         """The runtime that was opened last in this server process."""
-        return cls(max(_launchers(server), key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().split()[21])))
+        started = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[21]) for pid in _launchers(server)}
+        return cls(max(started, key=started.__getitem__), parent_group)
 
     @property
     def stage(self) -> Path:
@@ -114,7 +117,7 @@ class Embedded:
     def instance(self) -> str:
         """The number that its lock, groups and ids have."""
         links = (os.readlink(fd) for fd in Path(f"/proc/{self.launcher}/fd").iterdir())
-        return next(Path(link).stem for link in links if link.startswith("/run/sandbox/"))
+        return next(Path(link).stem for link in links if link.endswith(".lock"))
 
     def zygotes(self) -> list[int]:
         """One for each image."""
@@ -129,7 +132,7 @@ class Embedded:
         found = []
         for pid in pids():
             with contextlib.suppress(OSError):
-                if f"/sandbox/{self.instance}/" in Path(f"/proc/{pid}/cgroup").read_text():
+                if f"{self.parent_group}/sandbox/{self.instance}/" in Path(f"/proc/{pid}/cgroup").read_text():
                     found.append(pid)
         return found
 
@@ -140,11 +143,41 @@ class Embedded:
 
     def groups(self) -> list[Path]:
         """The control groups of its sandboxes."""
-        return groups(self.instance)
+        return groups(self.instance, self.parent_group)
 
     def left(self) -> list[str]:
         """See `House`."""
         return [str(group) for group in self.groups()]
+
+
+class Watched(Embedded):
+    """The same of an ordinary user without control groups: there is nothing but processes and their namespaces."""
+
+    def contained(self) -> list[int]:
+        """Everybody in a sandbox: whose process namespace one of its inits has."""
+        inside = {link for pid in self.inits() if (link := _process_namespace(pid))}
+        return [pid for pid in pids() if _process_namespace(pid) in inside]
+
+    def left(self) -> list[str]:
+        """The namespaces and mounts of sandboxes that the launcher holds."""
+        held = []
+        for fd in Path(f"/proc/{self.launcher}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                held.append(os.readlink(fd))
+        own = set(_namespaces(self.launcher))
+        return [link for link in held if ":[" in link and link.startswith(("pid:", "mnt:", "net:")) and link not in own]
+
+
+def _namespaces(pid: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [os.readlink(link) for link in Path(f"/proc/{pid}/ns").iterdir()]
+    return []
+
+
+def _process_namespace(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    return ""
 
 
 def _launchers(server: int) -> list[int]:
@@ -160,7 +193,8 @@ async def stopped_zygote(server: int) -> tuple[Embedded, int]:
     return Embedded.below(server), zygotes[0]
 
 
-def groups(instance: str) -> list[Path]:
+def groups(instance: str, parent_group: str = "") -> list[Path]:
     """The control groups of an instance's sandboxes, whether or not it lives."""
-    roots = (*Path("/sys/fs/cgroup").glob(f"*/sandbox/{instance}"), *Path("/sys/fs/cgroup").glob(f"sandbox/{instance}"))
+    name, top = f"{parent_group}/sandbox/{instance}".lstrip("/"), Path("/sys/fs/cgroup")
+    roots = (*top.glob(f"*/{name}"), *top.glob(name))
     return [group for root in roots for group in root.iterdir() if group.is_dir()]

@@ -34,6 +34,7 @@ class Impostor:
         self._exit: Exit | None = None
         self.channel = SocketChannel(host)
         self.oom_kills = 0
+        self.soft: dict[str, str] = {}
 
     # The runtime.
 

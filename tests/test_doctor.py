@@ -10,7 +10,7 @@ import pytest
 from sandbox.config import Settings
 from sandbox.doctor import Finding, Grade, Host, examine, overall
 from sandbox.runtime.docker.image import Built
-from sandbox.runtime.embedded.instance import FIRST_HOST_ID
+from sandbox.runtime.embedded.footing import FIRST_HOST_ID
 from tests.docker import Docker
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
@@ -91,7 +91,9 @@ def test_the_worst_finding_grades_the_host() -> None:
 @pytest.mark.parametrize(
     ("change", "name", "grade", "fix"),
     [
-        (lambda host: replace(host, euid=1000), "privileges", Grade.FAIL, "sudo"),
+        (lambda host: replace(host, euid=1000), "privileges", Grade.C, "apt install uidmap"),
+        (lambda host: replace(host, euid=1000), "cgroups", Grade.C, "docs/deploy.md"),
+        (lambda host: replace(host, euid=1000, release="5.13.0"), "kernel", Grade.FAIL, "5.14"),
         (lambda host: replace(host, machine="riscv64"), "processor", Grade.FAIL, "x86_64"),
         (lambda host: replace(host, release="5.4.0"), "kernel", Grade.FAIL, "5.13"),
         (lambda host: replace(host, release="6.1.0-32-amd64"), "kernel", Grade.B, "6.12"),
@@ -134,6 +136,58 @@ def test_what_a_file_says_decides_the_grade(
     host.path(file).write_text(text)
     found = finding(host, settings, name)
     assert (found.grade, fix in found.fix) == (grade, True)
+
+
+def an_ordinary_users(host: Host) -> Host:
+    """The same host, with all that an ordinary user can be given."""
+    group = host.path("sys/fs/cgroup/user.slice/run-1.scope")
+    group.mkdir(parents=True)
+    for name in ("cgroup.procs", "cgroup.subtree_control"):
+        (group / name).touch()
+    (group / "cgroup.controllers").write_text("cpu memory pids")
+    host.path("proc/self/cgroup").write_text("0::/user.slice/run-1.scope")
+    host.path("usr/bin").mkdir(parents=True)
+    for name in ("newuidmap", "newgidmap"):
+        host.path(f"usr/bin/{name}").touch(mode=0o755)
+    for kind in ("uid", "gid"):
+        host.path(f"etc/sub{kind}").write_text("4242:100000:65536\n")
+    return replace(host, euid=4242)
+
+
+def test_an_ordinary_user_with_ids_and_groups_is_as_well_off_as_root(host: Host, settings: Settings) -> None:
+    found = examine(settings, an_ordinary_users(host))
+    assert [finding.name for finding in found if finding.grade is not Grade.A] == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name", "grade", "fix"),
+    [
+        ("etc/subuid", "", "privileges", Grade.C, "usermod --add-subuids"),
+        ("sys/fs/cgroup/user.slice/run-1.scope/cgroup.controllers", "memory pids", "cgroups", Grade.B, "Delegate=cpu"),
+        ("proc/sys/kernel/unprivileged_userns_clone", "0", "namespaces", Grade.FAIL, "unprivileged_userns_clone=1"),
+        ("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "namespaces", Grade.FAIL, "profile"),
+    ],
+)
+def test_what_an_ordinary_user_lacks_is_named_with_its_fix(
+    file: str, text: str, name: str, grade: Grade, fix: str, host: Host, settings: Settings
+) -> None:
+    user = an_ordinary_users(host)
+    user.path(file).write_text(text)
+    found = finding(user, settings, name)
+    assert (found.grade, fix in found.fix) == (grade, True)
+
+
+def test_a_systemd_of_the_users_own_is_asked_for_groups(host: Host, settings: Settings) -> None:
+    user = replace(an_ordinary_users(host), euid=4242)
+    host.path("proc/self/cgroup").write_text("0::/system.slice")
+    service = host.path("sys/fs/cgroup/user.slice/user-4242.slice/user@4242.service")
+    service.mkdir(parents=True)
+    (service / "cgroup.controllers").write_text("cpu memory pids")
+    assert finding(user, settings, "cgroups").grade is Grade.C
+    for path in ("run/user/4242/systemd/private", "usr/bin/systemd-run"):
+        host.path(path).parent.mkdir(parents=True, exist_ok=True)
+        host.path(path).touch()
+    assert finding(user, settings, "cgroups").grade is Grade.A
 
 
 def test_version_1_controllers_beside_an_empty_version_2_tree_are_usable(host: Host, settings: Settings) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.docker import ROOT
-from tests.halves import HALVES, verdict
+from tests.halves import HALVES, closing_line, verdict
 
 
 def test_each_half_runs_its_own_tests_and_says_which_it_is() -> None:
@@ -25,3 +25,9 @@ def test_each_half_runs_its_own_tests_and_says_which_it_is() -> None:
 )
 def test_both_halves_have_to_pass_and_one_may_be_empty(codes: tuple[int, int], both: int) -> None:
     assert verdict(codes) == both
+
+
+def test_the_last_line_counts_both() -> None:
+    said = ["3 passed in a row\n", "== 1 failed, 30 passed, 2 skipped in 9.87s (0:00:09) ==\n", "12 passed in 0.50s\n"]
+    assert closing_line(said, 10).strip("= ") == "1 failed, 42 passed, 2 skipped in 10.00s"
+    assert closing_line([], 1).strip("= ") == "no tests ran in 1.00s"

@@ -66,6 +66,7 @@ def session(row: SessionRow, node: Node) -> dict[str, Any]:
         "image": row.image,
         "memory_mb": row.memory_mb,
         "disk_mb": node.disk_mb(row),
+        "soft_limits": list(node.engine.runtime.soft),
         "timeout_s": node.settings.timeout_s,
         "idle_timeout_s": row.idle_timeout_s,
         "metadata": dict(row.metadata),

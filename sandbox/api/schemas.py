@@ -216,6 +216,7 @@ class SessionOut(BaseModel):
                     "image": "python",
                     "memory_mb": 512,
                     "disk_mb": 256,
+                    "soft_limits": [],
                     "timeout_s": 30,
                     "idle_timeout_s": 3600,
                     "metadata": {"user": "ann"},
@@ -233,6 +234,9 @@ class SessionOut(BaseModel):
     image: str
     memory_mb: int
     disk_mb: int = Field(description="Size of its `/mnt/data` in MiB.")
+    soft_limits: list[Literal["memory", "cpu"]] = Field(
+        description="Limits that this server cannot hold at once, but only watch (`memory`) or not at all (`cpu`)."
+    )
     timeout_s: float = Field(description="Of an execution that asks for no timeout.")
     idle_timeout_s: float
     metadata: dict[str, str]

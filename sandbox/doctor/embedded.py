@@ -9,13 +9,14 @@ from sandbox import image as images
 from sandbox.config import Settings
 from sandbox.doctor.finding import Finding, Grade, Host, Probe
 from sandbox.errors import ImageNotBuilt, NotFound
-from sandbox.runtime.embedded import seccomp
+from sandbox.runtime.embedded import footing, scope, seccomp
 from sandbox.runtime.embedded.cgroup import Layout, NoCgroups
-from sandbox.runtime.embedded.instance import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
+from sandbox.runtime.embedded.footing import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
 
 _CAPABILITIES = {"DAC_OVERRIDE": 1, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _OLDEST_KERNEL, _GOOD_KERNEL = (5, 13), (6, 12)
+_COUNTS_BY_NAMESPACE = (5, 14)
 _SCOPING_ABI = 6
 
 
@@ -29,6 +30,9 @@ def _platform(host: Host, settings: Settings) -> Iterator[Finding]:
     version = (int(digits[1]), int(digits[2])) if digits else (0, 0)
     if version < _OLDEST_KERNEL:
         yield Finding("kernel", Grade.FAIL, f"{host.release} is too old", "upgrade to Linux 5.13 or newer")
+    elif version < _COUNTS_BY_NAMESPACE and host.euid != 0:
+        found = f"{host.release} counts all processes of a user together, whoever's sandbox they are in"
+        yield Finding("kernel", Grade.FAIL, found, "upgrade to Linux 5.14 or newer, or run as root")
     elif version < _GOOD_KERNEL:
         found = f"{host.release}: peak memory cannot be measured per execution in cgroup v2"
         yield Finding("kernel", Grade.B, found, "upgrade to Linux 6.12 or newer")
@@ -38,7 +42,7 @@ def _platform(host: Host, settings: Settings) -> Iterator[Finding]:
 
 def _privileges(host: Host, settings: Settings) -> Iterator[Finding]:
     if host.euid != 0:
-        yield Finding("privileges", Grade.FAIL, f"running as user {host.euid}", "run as root: sudo sandbox …")
+        yield _ordinary(host)
         return
     status = dict(line.split(":", 1) for line in host.read("/proc/self/status").splitlines() if ":" in line)
     held = int(status["CapEff"], 16) if "CapEff" in status else -1
@@ -54,7 +58,48 @@ def _privileges(host: Host, settings: Settings) -> Iterator[Finding]:
         yield Finding("apparmor", Grade.FAIL, f"the profile {profile} forbids mounts", fix)
 
 
+def _ordinary(host: Host) -> Finding:
+    count, why = footing.subordinate_ids(host.read, host.euid, host.root)
+    if count:
+        return Finding("privileges", Grade.A, f"user {host.euid} with {count} subordinate ids, some for each sandbox")
+    found = f"user {host.euid} with no other id: only namespaces tell sandboxes apart, from each other and from you"
+    return Finding("privileges", Grade.C, found, why)
+
+
+def _delegated(host: Host) -> Finding:
+    """The control groups of an ordinary user."""
+    try:
+        layout = Layout.delegated(host.read("/proc/self/mountinfo"), host.read("/proc/self/cgroup"))
+    except NoCgroups as error:
+        manager = f"user.slice/user-{host.euid}.slice/user@{host.euid}.service"
+        points = [point for point, kind in host.mounts() if kind == "cgroup2"]
+        held = _controllers(Path(points[0]) / manager) if points else set()
+        if {"memory", "pids"} <= held and scope.answers(host.euid, host.root):
+            return _capped(cpu="cpu" in held, found="version 2, in a scope that your systemd gives to sandboxes")
+        found = f"{error}: memory caps are soft, a program above its own is ended a moment later, not at once; "
+        fix = "run in a group of your own: as a user of a systemd with version 2, or see docs/deploy.md"
+        return Finding("cgroups", Grade.C, f"{found}processor time is not capped", fix)
+    return _capped(cpu=layout.cpu, found=f"a part of version {layout.version} that is yours")
+
+
+def _controllers(group: Path) -> set[str]:
+    try:
+        return set((group / "cgroup.controllers").read_text().split())
+    except OSError:
+        return set()
+
+
+def _capped(*, cpu: bool, found: str) -> Finding:
+    if cpu:
+        return Finding("cgroups", Grade.A, found)
+    fix = "sudo systemctl edit user@.service, there [Service] and Delegate=cpu memory pids; then log in anew"
+    return Finding("cgroups", Grade.B, f"{found}, without the cpu controller: processor time is not capped", fix)
+
+
 def _cgroups(host: Host, settings: Settings) -> Iterator[Finding]:
+    if host.euid != 0:
+        yield _delegated(host)
+        return
     needed = "boot with the memory, pids and cpu controllers (systemd.unified_cgroup_hierarchy=1)"
     try:
         layout = Layout.detect(host.read("/proc/self/mountinfo"))
@@ -62,7 +107,7 @@ def _cgroups(host: Host, settings: Settings) -> Iterator[Finding]:
         yield Finding("cgroups", Grade.FAIL, str(error), needed)
         return
     closed = sorted({str(root) for root in layout.roots.values() if not os.access(root, os.W_OK)})
-    if closed and host.euid == 0:
+    if closed:
         fix = "mount them read-write; in a container use the flags of compose.yaml, whose entrypoint does it"
         yield Finding("cgroups", Grade.FAIL, f"not writable: {', '.join(closed)}", fix)
     elif layout.version == 2:
@@ -94,8 +139,8 @@ def _namespaces(host: Host, settings: Settings) -> Iterator[Finding]:
     elif zero:
         fix = "sysctl -w " + " ".join(f"user.max_{name}_namespaces=10000" for name in zero)
         yield Finding("namespaces", Grade.FAIL, f"disabled: {', '.join(zero)}", fix)
-    elif host.euid != 0 and (reason := _unprivileged(host)):
-        yield Finding("namespaces", Grade.FAIL, "ordinary users may not make user namespaces", f"sysctl -w {reason}")
+    elif host.euid != 0 and (forbidden := footing.forbids_user_namespaces(host.read)) is not None:
+        yield Finding("namespaces", Grade.FAIL, *forbidden)
     else:
         yield Finding("namespaces", Grade.A, "all seven kinds, user namespaces included")
     covered = sorted(point for point, _ in host.mounts() if _covers_proc(point))
@@ -115,15 +160,6 @@ def _has_whole_proc(host: Host) -> bool:
     points = [point for point, _ in host.mounts()]
     procs = (point for point, kind in host.mounts() if kind == "proc" and point != "/proc")
     return any(not any(other.startswith(f"{proc}/") for other in points) for proc in procs)
-
-
-def _unprivileged(host: Host) -> str:
-    """The sysctl that keeps ordinary users from making user namespaces, set right; empty when none does."""
-    if host.read("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-        return "kernel.unprivileged_userns_clone=1"
-    if host.read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return "kernel.apparmor_restrict_unprivileged_userns=0"
-    return ""
 
 
 def _overlay(host: Host, settings: Settings) -> Iterator[Finding]:
@@ -158,6 +194,8 @@ def _seccomp(host: Host, settings: Settings) -> Iterator[Finding]:
 
 def _user_ids(host: Host, settings: Settings) -> Iterator[Finding]:
     """Sandboxes use host ids that must belong to nobody."""
+    if host.euid != 0:
+        return  # theirs were given to the user for it, or are the user's
     end = FIRST_HOST_ID + IDS_PER_INSTANCE * MAX_INSTANCES
     taken = set()
     for line in host.read("/etc/passwd").splitlines():

@@ -4,6 +4,7 @@ A runtime knows namespaces, containers or pods, and nothing of Jupyter, sessions
 contained and verified, and has a channel: a byte stream of `guest.frames` with init at its other end.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,6 +82,10 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """As the setting `runtime` has it."""
+
+    @property
+    def soft(self) -> Mapping[str, str]:
+        """Limits that hold less firmly than a spec says, and why: `memory`, `cpu`. As a rule empty."""
 
     async def manifest(self, image: str) -> Manifest:
         """What the built image holds. Raises `ImageNotBuilt`, `UnknownImage`, `HostUnfit`."""

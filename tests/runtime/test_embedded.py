@@ -15,6 +15,7 @@ from sandbox.errors import SessionClosed
 from sandbox.execution import Spec, Status
 from sandbox.image import Image
 from sandbox.kernel import Kernel
+from sandbox.runtime.embedded.jail import ZYGOTE_CAPABILITIES
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from tests.host import WAIT_SECONDS, Embedded, alive, children, ended, groups, status
 from tests.runtime.kernels import endings, kernel_of, run, running
@@ -51,6 +52,15 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 class TestParts:
+    async def test_a_zygote_keeps_the_five_capabilities_that_forking_takes(self, host: Embedded) -> None:
+        five = sum(1 << number for number in ZYGOTE_CAPABILITIES)
+        [zygote] = host.zygotes()
+        assert {name: int(status(zygote)[f"Cap{name}"][0], 16) for name in ("Prm", "Eff", "Bnd")} == {
+            "Prm": five,
+            "Eff": five,
+            "Bnd": five,
+        }
+
     async def test_no_verb_is_lost_while_the_runtime_is_slow(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
         sandbox = await runtime.start(SPEC)
         os.kill(host.launcher, signal.SIGSTOP)

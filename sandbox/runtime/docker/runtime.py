@@ -15,7 +15,7 @@ import contextlib
 import re
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -88,6 +88,11 @@ class DockerRuntime:
     def name(self) -> str:
         """See `runtime.Runtime`."""
         return "docker"
+
+    @property
+    def soft(self) -> Mapping[str, str]:
+        """See `runtime.Runtime`."""
+        return {}
 
     @property
     def owner(self) -> str:

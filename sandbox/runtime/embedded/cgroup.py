@@ -1,9 +1,12 @@
 """Memory, CPU and process limits, what was used of them, and how a sandbox died.
 
 Version 1 hierarchies, a pure version 2 tree, and hybrid hosts (version 1 controllers beside an empty version 2
-tree) are the same three verbs here: create with every limit before any process enters, attach, remove.
+tree) are the same three verbs here: create with every limit before any process enters, attach, remove. Where an
+ordinary user was given no part of them there is a layout without any, in which a group is a name and nothing else;
+`watch` stands in.
 """
 
+import contextlib
 import errno
 import os
 import signal
@@ -15,6 +18,8 @@ from pathlib import Path
 MIB = 1 << 20
 _PERIOD_US = 100_000
 _CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
+SERVER_GROUP = "server"
+"""Where processes go that were in a group which has to hand out controllers."""
 
 
 class NoCgroups(Exception):
@@ -26,8 +31,26 @@ class Layout:
     """Where this host keeps its controllers."""
 
     version: int
+    """0 where there is nothing to write to."""
     roots: Mapping[str, Path]
-    """Controller to mount point. Version 2 has one entry, `unified`."""
+    """Controller to the directory below which our groups are. Version 2 has one entry, `unified`."""
+    cpu: bool = True
+    """Whether processor time can be capped. systemd gives it to users since version 252."""
+
+    @property
+    def handed_down(self) -> str:
+        """What is written so that the groups below a group have controllers."""
+        return "+memory +pids +cpu" if self.cpu else "+memory +pids"
+
+    @property
+    def soft(self) -> tuple[str, ...]:
+        """The limits that no group holds."""
+        return ("memory", "cpu") if self.version == 0 else () if self.cpu else ("cpu",)
+
+    @classmethod
+    def none(cls) -> "Layout":
+        """No groups."""
+        return cls(0, {}, cpu=False)
 
     @classmethod
     def detect(cls, mountinfo: str) -> "Layout":
@@ -48,6 +71,65 @@ class Layout:
             return cls(2, {"unified": unified})
         found = sorted(v1) or ["none"]
         raise NoCgroups(f"the memory, pids and cpu controllers are needed; found: {', '.join(found)}")
+
+    @classmethod
+    def delegated(cls, mountinfo: str, membership: str) -> "Layout":
+        """The part of the hierarchies that our user may write to: the groups that we are in.
+
+        From the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`. Raises `NoCgroups` when there is none.
+        """
+        own = _own_groups(mountinfo, membership)
+        if own.keys() >= set(_CONTROLLERS_V1):
+            roots = {controller: own[controller] for controller in _CONTROLLERS_V1}
+            closed = sorted(str(path) for path in roots.values() if not _is_ours(path))
+            if not closed:
+                return cls(1, roots)
+            raise NoCgroups(f"the control groups {', '.join(closed)} belong to somebody else")
+        if "unified" not in own:
+            raise NoCgroups("no control groups are mounted")
+        root = own["unified"]
+        if root.name == SERVER_GROUP and _is_ours(root.parent):
+            root = root.parent  # where the engine that was here first has put everybody
+        if not _is_ours(root) or not os.access(root / "cgroup.subtree_control", os.W_OK):
+            raise NoCgroups(f"the control group {root} belongs to somebody else")
+        controllers = _words(root / "cgroup.controllers")
+        if not {"memory", "pids"} <= controllers:
+            raise NoCgroups(f"the control group {root} has no memory and pids controllers")
+        return cls(2, {"unified": root}, cpu="cpu" in controllers)
+
+    def settle(self) -> None:
+        """In version 2 only a group without processes hands out controllers, so ours move to one below."""
+        if self.version == 2:
+            root = self.roots["unified"]
+            group = root / SERVER_GROUP
+            while pids := _words(root / "cgroup.procs"):
+                group.mkdir(exist_ok=True)
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        _write(group / "cgroup.procs", pid)
+
+
+def _own_groups(mountinfo: str, membership: str) -> dict[str, Path]:
+    """The directories of the groups that we are in, by controller."""
+    inside: dict[str, str] = {}
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        inside |= {controller or "unified": path for controller in controllers.split(",")}
+    own: dict[str, Path] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        _, _, _, root, mount_point, *_ = before.split()
+        kind, _, options = after.split(maxsplit=2)
+        names = {"cgroup2": ["unified"], "cgroup": options.split(",")}.get(kind, [])
+        for name in names:
+            group = Path(inside.get(name, "/nonesuch"))
+            if group.is_relative_to(root):
+                own[name] = Path(mount_point) / group.relative_to(root)
+    return own
+
+
+def _is_ours(group: Path) -> bool:
+    return os.access(group, os.W_OK | os.X_OK) and os.access(group / "cgroup.procs", os.W_OK)
 
 
 def _words(path: Path) -> set[str]:
@@ -114,18 +196,34 @@ class Group:
             if (path / name).exists():
                 _write(path / name, "0")
         _write(path / "pids.max", str(caps.processes))
-        if caps.cpus is not None:
+        if caps.cpus is not None and self._layout.cpu:
             _write(path / "cpu.max", f"{int(caps.cpus * _PERIOD_US)} {_PERIOD_US}")
             _write(path / "cpu.weight", "50")
         if leaf:
             _write(path / "cgroup.max.descendants", "0")
         else:
-            _write(path / "cgroup.subtree_control", "+memory +pids +cpu")
+            _write(path / "cgroup.subtree_control", self._layout.handed_down)
 
-    def attach(self, pid: int) -> None:
-        """Move a process in; its later children are born inside."""
-        for path in self._paths.values():
-            _write(path / "cgroup.procs", str(pid))
+    def give(self, owner: int) -> None:
+        """Let processes of this uid be moved in, by `attach` with it as `mover`."""
+        if self._layout.version == 1:
+            for path in self._paths.values():
+                os.chown(path / "cgroup.procs", owner, -1)
+
+    def attach(self, pid: int, mover: int = 0) -> None:
+        """Move a process in; its later children are born inside.
+
+        mover: version 1 lets nobody but the host's root move a process of another uid, so it is moved as its own.
+        """
+        as_another = mover != 0 and self._layout.version == 1
+        if as_another:
+            os.seteuid(mover)
+        try:
+            for path in self._paths.values():
+                _write(path / "cgroup.procs", str(pid))
+        finally:
+            if as_another:
+                os.seteuid(0)
 
     def holds(self, pid: int) -> bool:
         """Whether `/proc/PID/cgroup` names this group in every hierarchy of ours."""
@@ -144,6 +242,8 @@ class Group:
 
     def open_meters(self) -> list[int]:
         """Descriptors for `Meters`, so that a process without privileges can read and reset them."""
+        if self._layout.version == 0:
+            return []
         if self._layout.version == 2:
             path = self._paths["unified"]
             files = [(path, "memory.peak", os.O_RDWR), (path, "memory.events", os.O_RDONLY)]
@@ -209,7 +309,7 @@ def open_parent(layout: Layout, name: str) -> Group:
     """
     if layout.version == 2:
         root = layout.roots["unified"]
-        _write(root / "cgroup.subtree_control", "+memory +pids +cpu")
+        _write(root / "cgroup.subtree_control", layout.handed_down)
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     caps = Caps(max(total - max(1024 * MIB, total * 15 // 100), 256 * MIB), 32_768)
     parent = Group(layout, name.split("/")[0])

@@ -14,24 +14,18 @@ from pathlib import Path
 
 from sandbox.runtime import locks
 from sandbox.runtime.embedded import cgroup, linux
+from sandbox.runtime.embedded.footing import Footing, Standing, Unfit
 
-IDS_PER_INSTANCE = 65_536
-FIRST_HOST_ID = 0x70000000
-"""systemd's table of uid ranges leaves 0x70000000 to 0x7FFFFFFE unused."""
-MAX_INSTANCES = 4096
-_RUN_DIRECTORY = Path("/run/sandbox")
 _REMOVE_SECONDS = 10.0
-
-
-class Unfit(Exception):
-    """This host cannot contain anything; the text says what is missing."""
 
 
 class Instance:
     """What one launcher owns. `open` takes it, `close` gives it back."""
 
-    def __init__(self) -> None:
+    def __init__(self, footing: Footing) -> None:
         self.number = -1
+        self._footing = footing
+        self._run_directory = footing.run_directory
         self.staged = 0
         """Images staged so far, which is the next one's directory."""
 
@@ -40,22 +34,17 @@ class Instance:
 
         The caller is in a mount namespace of its own.
         """
-        if os.geteuid() != 0:
-            raise Unfit("the embedded runtime needs root for now; run as root, or use the docker runtime")
-        try:
-            self.layout = cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text())
-        except cgroup.NoCgroups as error:
-            raise Unfit(f"{error}. Boot with cgroups enabled, or use the docker runtime") from error
+        self.layout, self.why_soft = self._find_layout()
         self.number = self._lock_number()
+        self.share = self._footing.share(self.number)
         self.group = f"sandbox/{self.number}"
         cgroup.Group(self.layout, self.group).destroy(time.monotonic() + _REMOVE_SECONDS)
         self._reconcile()
-        self.stage = _RUN_DIRECTORY / str(self.number)
+        self.stage = self._run_directory / str(self.number)
         _remove_stage(self.stage)
         self.stage.mkdir(mode=0o700)
-        with _groups_locked():
+        with self._groups_locked():
             cgroup.open_parent(self.layout, self.group)
-        self.first_id = FIRST_HOST_ID + self.number * IDS_PER_INSTANCE
         self.user_namespace = self._make_user_namespace()
 
     def next_stage(self) -> Path:
@@ -79,30 +68,33 @@ class Instance:
                 linux.umount(str(self.stage / str(number)))
         with contextlib.suppress(OSError):
             _remove_stage(self.stage)
-        with contextlib.suppress(OSError), _groups_locked():
+        with contextlib.suppress(OSError), self._groups_locked():
             cgroup.Group(self.layout, self.group.split("/")[0]).remove()  # goes with the last engine, stays for others
 
     def _lock_number(self) -> int:
-        _RUN_DIRECTORY.mkdir(mode=0o700, exist_ok=True)
-        taken = locks.take(_RUN_DIRECTORY, MAX_INSTANCES)
+        self._run_directory.mkdir(mode=0o700, exist_ok=True)
+        taken = locks.take(self._run_directory, self._footing.instances)
         if taken is None:
-            raise Unfit(f"{MAX_INSTANCES} engines run on this machine already")
+            raise Unfit(
+                f"{self._footing.instances} engines run on this machine already, which is all there are ids for"
+            )
         number, self._lock = taken  # held until we end: the lock is what says that we live
         return number
 
     def _reconcile(self) -> None:
         """End what dead instances left. A failure on one never blocks the others, or us."""
-        stages = {entry.name for entry in _RUN_DIRECTORY.iterdir() if entry.is_dir()}
+        stages = {entry.name for entry in self._run_directory.iterdir() if entry.is_dir()}
         for name in stages | cgroup.Group(self.layout, "sandbox").children():
             if not name.isdigit() or int(name) == self.number:
                 continue
-            with contextlib.suppress(OSError), locks.of_the_dead(_RUN_DIRECTORY, int(name)) as dead:
+            with contextlib.suppress(OSError), locks.of_the_dead(self._run_directory, int(name)) as dead:
                 if dead:
                     cgroup.Group(self.layout, f"sandbox/{name}").destroy(time.monotonic() + _REMOVE_SECONDS)
-                    _remove_stage(_RUN_DIRECTORY / name)
+                    _remove_stage(self._run_directory / name)
 
     def _make_user_namespace(self) -> int:
-        """One user namespace owns everything in every sandbox; its root is nobody outside."""
+        """One user namespace owns everything in every sandbox; its root is nobody outside, or where ids are single
+        the user."""
         ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
@@ -117,7 +109,7 @@ class Instance:
         try:
             if ours.recv(1) != b"U":
                 raise Unfit("user namespaces are disabled; set sysctl user.max_user_namespaces to 10000")
-            mapping = f"0 {self.first_id} {IDS_PER_INSTANCE}\n"
+            mapping = f"0 {self.share.first} {self.share.count}\n"
             for name in ("uid_map", "gid_map"):
                 Path(f"/proc/{pid}/{name}").write_text(mapping)
             return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -125,13 +117,26 @@ class Instance:
             ours.close()
             os.waitpid(pid, 0)
 
+    @contextlib.contextmanager
+    def _groups_locked(self) -> Iterator[None]:
+        """No other engine makes or removes the common parent groups meanwhile."""
+        with open(self._run_directory / "groups.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
-@contextlib.contextmanager
-def _groups_locked() -> Iterator[None]:
-    """No other engine makes or removes the common parent groups meanwhile."""
-    with open(_RUN_DIRECTORY / "groups.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    def _find_layout(self) -> tuple[cgroup.Layout, str]:
+        """The control groups that are ours to use; for an ordinary user maybe none, and why."""
+        mountinfo = Path("/proc/self/mountinfo").read_text()
+        try:
+            if self._footing.standing is Standing.ROOT:
+                return cgroup.Layout.detect(mountinfo), ""
+            layout = cgroup.Layout.delegated(mountinfo, Path("/proc/self/cgroup").read_text())
+            layout.settle()
+        except cgroup.NoCgroups as error:
+            if self._footing.standing is Standing.ROOT:
+                raise Unfit(f"{error}. Boot with cgroups enabled, or use the docker runtime") from error
+            return cgroup.Layout.none(), str(error)
+        return layout, ""
 
 
 def _remove_stage(directory: Path) -> None:

@@ -35,10 +35,14 @@ ZYGOTE_CAPABILITIES = {
 """What putting a child into a sandbox takes; all relative to the user namespace, none of it valid on the host."""
 
 _NR_OPENAT2 = 437
+_NR_MEMFD_CREATE = seccomp.ALLOWED["memfd_create"]
 
 # Built once: every fork of a launcher or a zygote finds them ready.
 _INIT_FILTER = seccomp.program(also_allow=(_NR_OPENAT2,))
 _KERNEL_FILTER = seccomp.program()
+# Bytes of a memory file that nobody maps belong to no process, so whoever watches processes would not see them.
+_WATCHED_KERNEL_FILTER = seccomp.program(absent=(_NR_MEMFD_CREATE,))
+_WATCHED_NICENESS = 5
 
 _LANDLOCK_EXECUTE, _LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1, 2, 4, 8
 _LANDLOCK_MAKE_CHAR, _LANDLOCK_MAKE_BLOCK = 1 << 6, 1 << 11
@@ -56,19 +60,27 @@ class Cell:
     processes: int
     readable: Sequence[str]
     """Trees that may be read and executed from."""
+    shown: int
+    """The uid as a program sees it; another than `uid` in a further user namespace, with no other id in it."""
+    soft: bool
+    """Whether memory is watched, for want of control groups."""
 
 
-def become_user_root(user_namespace: int) -> None:
-    """Join the user namespace of all sandboxes and become its root, which is nobody on the host."""
+def become_user_root(user_namespace: int, *, single: bool) -> None:
+    """Join the user namespace of all sandboxes and become its root, which is nobody on the host.
+
+    single: where it has one id only, its root is the user, and the user's groups cannot be dropped.
+    """
     linux.setns(user_namespace, linux.CLONE_NEWUSER)
-    os.setgroups([])
+    if not single:
+        os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 
 
-def enter_namespaces(user_namespace: int, wanted: Sequence[str] = tuple(NAMESPACES)) -> None:
+def enter_namespaces(user_namespace: int, wanted: Sequence[str] = tuple(NAMESPACES), *, single: bool) -> None:
     """New namespaces, owned by the user namespace, for this process (pid: for its next child)."""
-    become_user_root(user_namespace)
+    become_user_root(user_namespace, single=single)
     flags = 0
     for name in wanted:
         flags |= NAMESPACES[name]
@@ -79,7 +91,8 @@ def confine_init(ids: mounts.Ids) -> None:
     """PID 1 keeps one capability, CAP_KILL, whose reach ends at its pid namespace.
 
     Its files are opened as the kernel's uid, so it can read what a program made with any umask, yet the program
-    cannot signal or trace it.
+    cannot signal or trace it. Where ids are single it has the program's: then a PID 1 is deaf to signals of its own
+    namespace, cannot be dumped, and the program's filter knows no tracing.
     """
     linux.raise_loopback()
     socket.sethostname("sandbox")
@@ -88,7 +101,8 @@ def confine_init(ids: mounts.Ids) -> None:
     linux.drop_bounding({linux.CAP_KILL})
     linux.keep_capabilities_over_setuid(True)
     # The group that sees other processes in this /proc. Membership is by file-system gid, which becomes the kernel's.
-    os.setgroups([ids.init])
+    if not ids.single:
+        os.setgroups([ids.init])
     os.setresgid(ids.init, ids.init, ids.init)
     os.setresuid(ids.init, ids.init, ids.init)
     linux.set_capabilities(keep)
@@ -101,30 +115,49 @@ def confine_init(ids: mounts.Ids) -> None:
     process.load_seccomp(_INIT_FILTER)
 
 
-def confine_zygote() -> None:
-    """The zygote holds imported libraries, so it holds only what forking into a sandbox takes."""
+def confine_zygote(*, single: bool) -> None:
+    """The zygote holds imported libraries, so it holds only what forking into a sandbox takes.
+
+    single: where there is one id only, kernels get a user namespace each, whose one id is our root's. The kernel lets
+    nobody map a root who could not give files capabilities.
+    """
     linux.new_session_keyring()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    linux.drop_bounding(ZYGOTE_CAPABILITIES)
+    keep = ZYGOTE_CAPABILITIES | ({linux.CAP_SETFCAP} if single else set())
+    linux.drop_bounding(keep)
+    linux.set_capabilities(keep)
 
 
 def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> None:
     """From the zygote's child to a contained kernel. `namespaces`: open files of all but the pid namespace."""
     for fd in namespaces:
         linux.setns(fd)
-    os.chdir(mounts.WORKSPACE)
+    if cell.shown != cell.uid:
+        _enter_own_user_namespace(cell)
     os.setsid()
     process.close_all_but(keep)
     process.reset_signals()
     os.umask(0o077)
     _set_rlimits(cell)
+    if cell.soft:
+        os.setpriority(os.PRIO_PROCESS, 0, _WATCHED_NICENESS)  # whoever watches must come first
     _drop_privileges(cell)
+    os.chdir(mounts.WORKSPACE)  # which is the program's alone
     # As the sandbox's own uid: keys are counted per uid, and 200 sandboxes would use up a common one.
     linux.new_session_keyring()
     process.forbid_dumps()
     process.forbid_new_privileges()
     _restrict_files(cell)
-    process.load_seccomp(_KERNEL_FILTER)
+    process.load_seccomp(_WATCHED_KERNEL_FILTER if cell.soft else _KERNEL_FILTER)
+
+
+def _enter_own_user_namespace(cell: Cell) -> None:
+    """Its root is nobody, and what is counted by user, as processes are, is counted for this sandbox alone."""
+    linux.unshare(linux.CLONE_NEWUSER)
+    one = f"{cell.shown} {cell.uid} 1"
+    for name, text in (("setgroups", "deny"), ("gid_map", one), ("uid_map", one)):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
 
 
 def _set_rlimits(cell: Cell) -> None:
@@ -149,13 +182,14 @@ def _set_rlimits(cell: Cell) -> None:
 def _drop_privileges(cell: Cell) -> None:
     linux.drop_bounding(set())
     linux.lock_securebits()
-    os.setgroups([])
-    os.setresgid(cell.uid, cell.uid, cell.uid)
-    os.setresuid(cell.uid, cell.uid, cell.uid)
+    if cell.shown == cell.uid:
+        os.setgroups([])
+    os.setresgid(cell.shown, cell.shown, cell.shown)
+    os.setresuid(cell.shown, cell.shown, cell.shown)
     linux.set_capabilities(set())
     try:
         os.setuid(0)
-    except PermissionError:
+    except OSError:  # EPERM, or EINVAL where the namespace has no such id
         return
     raise PermissionError("a contained kernel could become root")
 
@@ -180,16 +214,19 @@ def _restrict_files(cell: Cell) -> None:
     linux.landlock(handled, scoped, rules)
 
 
-def verify(pid: int, host_uid: int, group: cgroup.Group, own_namespaces: Mapping[str, str]) -> int:
+def verify(
+    pid: int, uid: int, group: cgroup.Group, own_namespaces: Mapping[str, str], *, groups: Sequence[str] = ()
+) -> int:
     """Look at a kernel from outside; its pid inside if every wall stands, else `AssertionError` names the gap.
 
-    host_uid: its uid as the host sees it. own_namespaces: what `/proc/self/ns` shows the caller, by name.
+    uid: its uid as the caller sees it. own_namespaces: what `/proc/self/ns` shows the caller, by name. groups: what
+    could not be dropped.
     """
-    status = _status(pid)
+    status = status_of(pid)
     expected = {
-        "Uid": [str(host_uid)] * 4,
-        "Gid": [str(host_uid)] * 4,
-        "Groups": [],
+        "Uid": [str(uid)] * 4,
+        "Gid": [str(uid)] * 4,
+        "Groups": list(groups),
         "NoNewPrivs": ["1"],
         "Seccomp": ["2"],
         "Threads": ["1"],
@@ -207,6 +244,7 @@ def verify(pid: int, host_uid: int, group: cgroup.Group, own_namespaces: Mapping
     return int(status["NSpid"][-1])
 
 
-def _status(pid: int) -> dict[str, list[str]]:
+def status_of(pid: int) -> dict[str, list[str]]:
+    """`/proc/PID/status`, each field's words."""
     with open(f"/proc/{pid}/status") as file:
         return {key: value.split() for key, _, value in (line.partition(":") for line in file)}

@@ -1,8 +1,10 @@
 """The launcher: makes namespaces, cgroups and uids; forks inits; starts zygotes. Small, one thread, no user data.
 
-Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime. It speaks JSON packets over FD, a
-SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`, `prepared`, `started` (with the
-channel and the meters as descriptors), `gone`, `failed`. When the other side goes away every sandbox is ended.
+Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime, and for an ordinary user once more by itself.
+It speaks JSON packets over FD, a SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`,
+`prepared`, `started` (with the channel and the meters as descriptors), `gone`, `failed`. Where sandboxes are watched
+for want of control groups also `measure`, answered with `measured`, and `forget_peak`. When the other side goes away
+every sandbox is ended.
 
 The way of a sandbox:
 
@@ -27,11 +29,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sandbox.guest import process, variables
-from sandbox.runtime.embedded import cgroup, init, jail, linux, mounts
-from sandbox.runtime.embedded.instance import Instance, Unfit
+from sandbox.runtime.embedded import cgroup, footing, init, jail, linux, mounts, watch
+from sandbox.runtime.embedded.footing import Footing, Standing, Unfit
+from sandbox.runtime.embedded.instance import Instance
 
-MAX_SLOTS = 10_000
-_KERNEL_IDS, _INIT_IDS = 10_000, 40_000
 _REMOVE_SECONDS = 10.0
 
 
@@ -66,6 +67,7 @@ class Sandbox:
     cell: jail.Cell
     control: socket.socket
     """To init: it reports its progress and asks for kernels here."""
+    memory_bytes: int
     setup_pid: int = 0
     init_pid: int = 0
     namespaces: list[int] = field(default_factory=list)
@@ -77,21 +79,23 @@ class Sandbox:
     entered: bool = False
     reason: str = ""
     stopping: bool = False
+    watched: watch.Watched | None = None
 
 
 class Launcher:
     """The event loop: every step of every sandbox is the answer to one readable descriptor."""
 
-    def __init__(self, server: socket.socket) -> None:
+    def __init__(self, server: socket.socket, stands: Footing) -> None:
         self._server = server
-        self._instance = Instance()
+        self._footing = stands
         self._selector = selectors.DefaultSelector()
         self._sandboxes: dict[str, Sandbox] = {}
         self._kernels: dict[int, Sandbox] = {}
         self._inits: dict[int, Sandbox] = {}
         self._zygotes: dict[str, Zygote] = {}
         self._removing: list[tuple[Sandbox, float]] = []
-        self._free_slots: list[int] = list(range(MAX_SLOTS))
+        self._free_slots: list[int] = []
+        self._rounds = watch.Rounds()
         self._own_namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in [*jail.NAMESPACES, "user"]}
 
     def open(self) -> None:
@@ -99,7 +103,13 @@ class Launcher:
         linux.become_subreaper()
         linux.unshare(linux.CLONE_NEWNS)
         linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+        self._instance = Instance(self._footing)
         self._instance.open()
+        self._share = self._instance.share
+        self._free_slots += range(self._share.slots)
+        # What moves others' processes into groups: whose zygote's ids they have until they have their own.
+        self._mover = self._share.first if self._footing.standing is Standing.SUBORDINATE else 0
+        self._groups = jail.status_of(os.getpid())["Groups"] if self._share.single else []
         self._wakeup, self._signalled = socket.socketpair()
         for sock in (self._wakeup, self._signalled):
             sock.setblocking(False)
@@ -113,24 +123,45 @@ class Launcher:
 
     def run(self) -> NoReturn:
         """Serve until the server goes away, then end everything."""
-        memory = cgroup.Group(self._instance.layout, self._instance.group).memory_file()
         try:
-            self._tell({"event": "hello", "instance": self._instance.number, "memory": str(memory)})
+            self._tell({"event": "hello", **self._told()})
             while True:
-                timeout = 0.002 if self._removing else None
-                for key, _ in self._selector.select(timeout):
+                for key, _ in self._selector.select(self._patience()):
                     # An earlier answer of this round may have closed this one's descriptor.
                     if self._selector.get_map().get(key.fd) is key:
                         key.data()
                 self._remove_groups()
+                self._watch()
         except _ServerGone:
             self._close()
         os._exit(0)
+
+    def _told(self) -> dict[str, Any]:
+        """What the server has to know of us."""
+        layout = self._instance.layout
+        memory = cgroup.Group(layout, self._instance.group).memory_file() if layout.version else ""
+        return {
+            "instance": self._instance.number,
+            "memory": str(memory),
+            "standing": self._footing.standing,
+            "why_single": self._footing.why,
+            "soft": layout.soft,
+            "why_soft": self._instance.why_soft,
+        }
+
+    def _patience(self) -> float | None:
+        if self._removing:
+            return 0.002
+        return self._rounds.wait() if self._watched() else None
 
     def _close(self) -> None:
         for zygote in self._zygotes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(zygote.pid, signal.SIGKILL)
+        # Control groups end everybody at once; where there are none, every PID 1 takes its sandbox along.
+        for pid in self._inits:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._instance.close()
 
     def _tell(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> None:
@@ -151,10 +182,15 @@ class Launcher:
             self._prepare(request)
         elif request["verb"] == "start":
             self._start(request)
-        elif request["verb"] == "stop" and request["sandbox"] in self._sandboxes:
-            sandbox = self._sandboxes[request["sandbox"]]
-            sandbox.stopping = True
-            self._kill(sandbox, "stopped")
+        elif sandbox := self._sandboxes.get(request["sandbox"]):
+            if request["verb"] == "stop":
+                sandbox.stopping = True
+                self._look(sandbox, self._shared_with_zygote(sandbox), thoroughly=True)
+                self._kill(sandbox, "stopped")
+            elif request["verb"] == "measure":
+                self._measure(sandbox)
+            elif request["verb"] == "forget_peak" and sandbox.watched is not None:
+                sandbox.watched.forget_peak(self._shared_with_zygote(sandbox))
 
     def _on_child(self) -> None:
         self._wakeup.recv(4096)
@@ -169,6 +205,46 @@ class Launcher:
                 self._gone(self._inits.pop(pid))
             elif pid in self._kernels:  # its zygote died before it did
                 self._kernel_ended(pid, status)
+
+    # Where there are no control groups.
+
+    def _watched(self) -> list[Sandbox]:
+        return [sandbox for sandbox in self._sandboxes.values() if sandbox.watched is not None]
+
+    def _watch(self) -> None:
+        if self._rounds.wait() > 0:
+            return
+        began, shared = time.monotonic(), dict[str, int]()
+        for sandbox in self._watched():
+            if sandbox.image not in shared:
+                shared[sandbox.image] = self._shared_with_zygote(sandbox)
+            self._look(sandbox, shared[sandbox.image])
+        grows = any(sandbox.watched.grows for sandbox in self._sandboxes.values() if sandbox.watched is not None)
+        self._rounds.done(began, grows=grows)
+
+    def _look(self, sandbox: Sandbox, shared: int, *, thoroughly: bool = False) -> None:
+        if sandbox.watched is not None:
+            with contextlib.suppress(OSError):  # it ends just now; its own end will say so
+                sandbox.watched.look(shared, thoroughly=thoroughly)
+
+    def _measure(self, sandbox: Sandbox) -> None:
+        self._look(sandbox, self._shared_with_zygote(sandbox), thoroughly=True)
+        self._tell({"event": "measured", "sandbox": sandbox.id, "reading": self._reading(sandbox)})
+
+    def _reading(self, sandbox: Sandbox) -> dict[str, int] | None:
+        return None if sandbox.watched is None else sandbox.watched.reading()
+
+    def _shared_with_zygote(self, sandbox: Sandbox) -> int:
+        """What each kernel of an image holds together with its zygote, on average; 0 without one."""
+        zygote = self._zygotes.get(sandbox.image)
+        kernels = sum(1 for other in self._sandboxes.values() if other.image == sandbox.image and other.kernel_pid)
+        if zygote is None or not kernels:
+            return 0
+        try:
+            whole, part = watch.anonymous_of(zygote.pid)
+        except OSError:  # dead; its link will say so
+            return 0
+        return (whole - part) // kernels
 
     # Zygotes.
 
@@ -204,13 +280,14 @@ class Launcher:
             process.close_all_but({link.fileno(), self._instance.user_namespace})
             os.chdir(stage)
             wanted = [name for name in jail.NAMESPACES if name != "pid"]
-            jail.enter_namespaces(self._instance.user_namespace, wanted)
+            jail.enter_namespaces(self._instance.user_namespace, wanted, single=self._share.single)
             sizes = mounts.Sizes(1 << 20, 64, 64 << 20, 1 << 20)
-            mounts.build([*shown, *mounts.ZYGOTE_LAYERS], sizes, mounts.Ids(0, 0), proc=False)
+            mounts.build([*shown, *mounts.ZYGOTE_LAYERS], sizes, mounts.Ids(0, 0, 0), proc=False)
             os.close(self._instance.user_namespace)
             os.set_inheritable(link.fileno(), True)
             module = ["-m", "sandbox.runtime.embedded.zygote"]
-            arguments = [str(link.fileno()), "/opt/image/preload.py", "shared" if request["shared"] else "alone"]
+            ways = ["shared" if request["shared"] else "alone", "single" if self._share.single else "many"]
+            arguments = [str(link.fileno()), "/opt/image/preload.py", *ways]
             environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
             os.execve(request["python"], [request["python"], *module, *arguments], environment)
         except BaseException as error:
@@ -268,15 +345,18 @@ class Launcher:
             self._tell({"event": "failed", "sandbox": sandbox_id, "reason": reason})
             return
         slot = self._free_slots.pop(0)
-        ids = mounts.Ids(init=_INIT_IDS + slot, kernel=_KERNEL_IDS + slot)
+        ids = self._share.ids(slot)
         group = cgroup.Group(self._instance.layout, f"{self._instance.group}/{slot}")
         readable = tuple(layer.target for layer in zygote.layers)
-        cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable)
+        soft = "memory" in self._instance.layout.soft
+        cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable, ids.shown, soft)
         control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, inner_channel = socket.socketpair()
-        sandbox = Sandbox(sandbox_id, slot, image, ids, group, cell, control)
+        sandbox = Sandbox(sandbox_id, slot, image, ids, group, cell, control, memory_bytes=request["memory_bytes"])
         try:
             group.create(cgroup.Caps(request["memory_bytes"], request["processes"], request["cpus"]), leaf=True)
+            if self._mover:
+                group.give(self._mover)
             meters = group.open_meters()
             self._fork_setup(sandbox, zygote, request, inner_channel, inner_control)
         except OSError as error:
@@ -310,7 +390,7 @@ class Launcher:
                 process.close_all_but({channel.fileno(), control.fileno(), self._instance.user_namespace})
                 sandbox.group.attach(os.getpid())
                 os.chdir(zygote.stage)
-                jail.enter_namespaces(self._instance.user_namespace)
+                jail.enter_namespaces(self._instance.user_namespace, single=self._share.single)
                 pid = os.fork()
                 if pid == 0:
                     init.become(sandbox.ids, zygote.layers, request, channel, control)
@@ -354,6 +434,11 @@ class Launcher:
                 sandbox.namespaces.append(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             self._kill(sandbox, f"init died early: {error}")
+            if not Path(f"/proc/{pid}").exists():
+                self._gone(self._inits.pop(pid))  # reaped before it was known whose it was
+            return
+        if sandbox.stopping:
+            self._kill(sandbox, sandbox.reason)
             return
         self._request_fork(sandbox)
 
@@ -391,7 +476,7 @@ class Launcher:
         sandbox.kernel_pid = pid
         self._kernels[pid] = sandbox
         try:
-            sandbox.group.attach(pid)
+            sandbox.group.attach(pid, self._mover)
             Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
         except (ProcessLookupError, FileNotFoundError):
             return  # killed already, by a restart for one; how it ended is reported by the zygote
@@ -408,6 +493,12 @@ class Launcher:
 
     def _open_gate(self, sandbox: Sandbox) -> None:
         if sandbox.mounted and sandbox.entered and sandbox.gate is not None:
+            try:
+                if sandbox.cell.soft and sandbox.watched is None:
+                    sandbox.watched = watch.Watched.open(sandbox.init_pid, sandbox.memory_bytes)
+            except OSError as error:
+                self._kill(sandbox, f"it cannot be watched: {error}")
+                return
             with contextlib.suppress(ConnectionError):
                 sandbox.gate.send(b"G")
 
@@ -424,11 +515,15 @@ class Launcher:
             if word != b"J":
                 return  # its end is reported by the zygote
             try:
-                host_uid = self._instance.first_id + sandbox.ids.kernel
-                inner_pid = jail.verify(sandbox.kernel_pid, host_uid, sandbox.group, self._own_namespaces)
+                uid = self._share.first + sandbox.ids.kernel
+                inner_pid = jail.verify(
+                    sandbox.kernel_pid, uid, sandbox.group, self._own_namespaces, groups=self._groups
+                )
             except (OSError, AssertionError, KeyError, IndexError) as error:
                 self._kill(sandbox, f"containment could not be verified: {error}")
                 return
+            if sandbox.watched is not None:
+                sandbox.watched.kernel_is(inner_pid)
             # Init asks to die with its parent when it hears of the kernel, so the set-up process must be gone by then.
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(sandbox.setup_pid, 0)
@@ -461,9 +556,10 @@ class Launcher:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(sandbox.init_pid, signal.SIGKILL)
         else:
-            # No PID 1 yet: cutting the control socket makes whoever is on the way end itself.
+            # No PID 1 yet, or none that is known. Whoever is on the way ends itself when it finds that we say nothing
+            # any more; we go on listening, because the last of them to let go of the socket is the end of it all.
             with contextlib.suppress(OSError):
-                sandbox.control.shutdown(socket.SHUT_RDWR)
+                sandbox.control.shutdown(socket.SHUT_WR)
 
     def _gone(self, sandbox: Sandbox) -> None:
         """PID 1 was reaped, so every process of its namespace is dead."""
@@ -477,6 +573,8 @@ class Launcher:
         for fd in sandbox.namespaces:
             os.close(fd)
         sandbox.namespaces.clear()
+        if sandbox.watched is not None:
+            sandbox.watched.close()
         self._removing.append((sandbox, time.monotonic() + _REMOVE_SECONDS))
         self._remove_groups()
 
@@ -486,7 +584,8 @@ class Launcher:
         for sandbox, deadline in self._removing:
             if sandbox.group.remove():
                 self._free_slots.append(sandbox.slot)
-                self._tell({"event": "gone", "sandbox": sandbox.id, "reason": sandbox.reason or "init ended"})
+                reason, reading = sandbox.reason or "init ended", self._reading(sandbox)
+                self._tell({"event": "gone", "sandbox": sandbox.id, "reason": reason, "reading": reading})
             elif time.monotonic() > deadline:
                 reason = f"cgroup {sandbox.group.name} cannot be removed; slot {sandbox.slot} is quarantined"
                 self._tell({"event": "gone", "sandbox": sandbox.id, "reason": reason})
@@ -495,15 +594,29 @@ class Launcher:
         self._removing = left
 
 
+def _stand(server: str) -> Footing:
+    """Where we stand, if it is where we began; else we begin there anew.
+
+    What a process may be asked by whom goes by the namespace in which its program was started, and our children's
+    program is ours.
+    """
+    stands = footing.take()
+    if stands.standing is not Standing.ROOT:
+        module = ["-P", "-m", "sandbox.runtime.embedded.launcher"]
+        os.execv(sys.executable, [sys.executable, *module, server, stands.words()])
+    return stands
+
+
 def main() -> None:
     """Open, say hello, serve."""
-    server = socket.socket(fileno=int(sys.argv[1]))
+    fd, *stands = sys.argv[1:]
+    server = socket.socket(fileno=int(fd))
     process.close_all_but({server.fileno()})
     os.umask(0o022)  # what is staged for sandboxes is read under other ids than ours
     if os.getpriority(os.PRIO_PROCESS, 0) < 0:
         os.setpriority(os.PRIO_PROCESS, 0, 0)  # a server's precedence is not for what it starts
-    launcher = Launcher(server)
     try:
+        launcher = Launcher(server, Footing.told(stands[0]) if stands else _stand(fd))
         launcher.open()
     except (Unfit, OSError) as error:
         server.send(json.dumps({"event": "unfit", "reason": str(error)}).encode())

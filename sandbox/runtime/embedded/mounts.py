@@ -5,6 +5,7 @@ from the stage with paths relative to it, because from inside the user namespace
 private directory could not be walked.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Ids:
 
     init: int
     kernel: int
+    shown: int
+    """The kernel's id as a program sees it."""
+
+    @property
+    def single(self) -> bool:
+        """Whether they are the same to the host, so that namespaces alone tell them apart."""
+        return self.init == self.kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,19 @@ def stage(directory: Path, image: Path, system: Path, prefix: Path, code: Path) 
         sources["alternatives"] = _alternatives(system)
     for name, source in sources.items():
         (directory / name).mkdir()
-        linux.mount(str(source), str(directory / name), None, linux.MS_BIND)
+        _bind(str(source), str(directory / name))
     for name in ("empty", "root"):
         (directory / name).mkdir()
+
+
+def _bind(source: str, target: str) -> None:
+    try:
+        linux.mount(source, target, None, linux.MS_BIND)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # An ordinary user may not uncover what other mounts below it cover. Overlays do not reach into them anyway.
+        linux.mount(source, target, None, linux.MS_BIND | linux.MS_REC)
 
 
 def layers(system: Path, prefix: Path) -> tuple[Layer, ...]:
@@ -134,10 +152,10 @@ def _writable(target: str, size: int, files: int, options: str) -> None:
 
 def _etc(ids: Ids) -> None:
     os.makedirs("root/etc", exist_ok=True)
-    user = f"sandbox:x:{ids.kernel}:{ids.kernel}:sandbox:/tmp:/bin/sh"
+    user = f"sandbox:x:{ids.shown}:{ids.shown}:sandbox:/tmp:/bin/sh"
     files = {
         "passwd": f"root:x:0:0:root:/:/bin/false\n{user}\n",
-        "group": f"root:x:0:\nsandbox:x:{ids.kernel}:\n",
+        "group": f"root:x:0:\nsandbox:x:{ids.shown}:\n",
         "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
     }

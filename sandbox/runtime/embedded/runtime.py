@@ -12,7 +12,7 @@ import socket
 import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from sandbox.errors import HostUnfit, ImageNotBuilt, SandboxFailed
 from sandbox.execution import MIB, Spec
 from sandbox.runtime import Exit, Usage, terms
 from sandbox.runtime.channel import SocketChannel
+from sandbox.runtime.embedded import scope
 from sandbox.runtime.embedded.cgroup import Meters, Reading
 
 _PACKAGE = Path(__file__).parents[2]
@@ -35,6 +36,8 @@ class EmbeddedSandbox:
         self.id = sandbox_id
         self._launcher = launcher
         self._meters: Meters | None = None
+        self._asked: deque[asyncio.Future[None]] = deque()
+        """Who waits for the launcher's own measurements, which come in the order of the questions."""
         self._last = Reading(0, 0, 0)
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -49,7 +52,8 @@ class EmbeddedSandbox:
     def on_started(self, fds: list[int]) -> None:
         """The launcher made it: the channel and the meters."""
         self._channel = SocketChannel(socket.socket(fileno=fds[0]))
-        self._meters = Meters(fds[1:])
+        if fds[1:]:
+            self._meters = Meters(fds[1:])
         if not self.started.done():
             self.started.set_result(None)
 
@@ -59,8 +63,23 @@ class EmbeddedSandbox:
             self.started.set_exception(SandboxFailed(f"a sandbox could not be made: {reason}"))
         self.on_gone(reason)
 
-    def on_gone(self, reason: str) -> None:
-        """Nothing of it is left."""
+    def on_measured(self, reading: dict[str, int] | None) -> None:
+        """The launcher has looked, as it was asked to, if there was anything to look at yet."""
+        if reading is not None:
+            self._last = Reading(**reading)
+        if self._asked:
+            self._answer(self._asked.popleft())
+
+    def _answer(self, asked: asyncio.Future[None]) -> None:
+        if not asked.done():
+            asked.set_result(None)
+
+    def on_gone(self, reason: str, reading: dict[str, int] | None = None) -> None:
+        """Nothing of it is left. reading: the launcher's last, where it measures."""
+        if reading is not None:
+            self._last = Reading(**reading)
+        while self._asked:
+            self._answer(self._asked.popleft())
         if not self._exit.done():
             self._exit.set_result(Exit(reason))
         if self._meters is not None:
@@ -80,6 +99,11 @@ class EmbeddedSandbox:
         if self._meters is not None:
             with contextlib.suppress(OSError):  # the group may be gone before we are told
                 self._last = self._meters.read()
+        elif self._launcher.watches and not self._exit.done():
+            asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._asked.append(asked)
+            self._launcher.tell({"verb": "measure", "sandbox": self.id})
+            await asked
         return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills)
 
     def reset_peak(self) -> None:
@@ -87,6 +111,8 @@ class EmbeddedSandbox:
         if self._meters is not None:
             with contextlib.suppress(OSError):
                 self._meters.reset_peak()
+        elif self._launcher.watches and not self._exit.done():
+            self._launcher.tell({"verb": "forget_peak", "sandbox": self.id})
 
     async def stop(self) -> None:
         """See `runtime.Sandbox`."""
@@ -119,12 +145,16 @@ class Launcher:
         self._loop.add_reader(sock.fileno(), self._on_packet)
 
     @classmethod
-    async def spawn(cls) -> Self:
-        """Start the launcher. Raises `HostUnfit` with what the host lacks."""
+    async def spawn(cls, through: Sequence[str] = ()) -> Self:
+        """Start the launcher. Raises `HostUnfit` with what the host lacks.
+
+        through: a program and its arguments that end by executing what follows them.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
             process = await asyncio.create_subprocess_exec(
+                *through,
                 sys.executable,
                 "-P",
                 "-m",
@@ -143,6 +173,11 @@ class Launcher:
             await launcher.aclose()  # nobody will ever hold it, so nobody else could end it
             raise
         return launcher
+
+    @property
+    def watches(self) -> bool:
+        """Whether it measures, and caps memory, itself."""
+        return self.hello.done() and "memory" in self.hello.result()["soft"]
 
     @property
     def gone(self) -> bool:
@@ -200,7 +235,9 @@ class Launcher:
         elif kind == "failed":
             self.sandboxes.pop(event["sandbox"]).on_failed(event["reason"])
         elif kind == "gone":
-            self.sandboxes.pop(event["sandbox"]).on_gone(event["reason"])
+            self.sandboxes.pop(event["sandbox"]).on_gone(event["reason"], event["reading"])
+        elif kind == "measured":
+            self.sandboxes[event["sandbox"]].on_measured(event["reading"])
 
     def _settle(self, image: str, error: Exception | None) -> None:
         future = self.prepared.get(image)
@@ -246,8 +283,9 @@ class Launcher:
 class EmbeddedRuntime:
     """Sandboxes from namespaces, without a daemon. Use `open`."""
 
-    def __init__(self, launcher: Launcher, images_dir: Path, *, shared: bool) -> None:
+    def __init__(self, launcher: Launcher, images_dir: Path, *, shared: bool, through: Sequence[str]) -> None:
         self._launcher = launcher
+        self._through = through
         self._images_dir = images_dir
         self._shared = shared
         self._closed = False
@@ -255,14 +293,18 @@ class EmbeddedRuntime:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, images_dir: Path, *, shared: bool = True) -> AsyncIterator[Self]:
+    async def open(
+        cls, images_dir: Path, *, shared: bool = True, through: Sequence[str] | None = None
+    ) -> AsyncIterator[Self]:
         """Start the launcher; at the end, end everything.
 
         shared: whether many sandboxes will be forked from a zygote, so that it is worth seconds to make each fork
-        cheaper; see `guest.zygote.preload`. Raises `HostUnfit`.
+        cheaper; see `guest.zygote.preload`. through: see `Launcher.spawn`; default is whatever gives an ordinary user
+        control groups. Raises `HostUnfit`.
         """
         _raise_descriptor_limit()
-        runtime = cls(await Launcher.spawn(), images_dir, shared=shared)
+        through = await scope.way() if through is None else through
+        runtime = cls(await Launcher.spawn(through), images_dir, shared=shared, through=through)
         try:
             yield runtime
         finally:
@@ -272,6 +314,13 @@ class EmbeddedRuntime:
     def name(self) -> str:
         """See `runtime.Runtime`."""
         return "embedded"
+
+    @property
+    def soft(self) -> Mapping[str, str]:
+        """See `runtime.Runtime`. An ordinary user's without control groups, or without the cpu controller."""
+        hello = self._launcher.hello.result()
+        why = hello["why_soft"] or "the control groups of this user are without the cpu controller"
+        return dict.fromkeys(hello["soft"], why)
 
     async def manifest(self, image: str) -> images.Manifest:
         """See `runtime.Runtime`."""
@@ -312,10 +361,12 @@ class EmbeddedRuntime:
         async with self._reviving:
             if self._launcher.gone and not self._closed:
                 await self._launcher.aclose()
-                self._launcher = await Launcher.spawn()
+                self._launcher = await Launcher.spawn(self._through)
 
     def used_bytes(self) -> int:
         """See `runtime.Runtime`."""
+        if self._launcher.watches:
+            return 0  # the launcher looks at each by itself
         try:
             return int(Path(self._launcher.hello.result()["memory"]).read_text())
         except OSError:

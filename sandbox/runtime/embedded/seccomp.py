@@ -184,16 +184,17 @@ def _membership(numbers: Iterable[int], verdict: int) -> list[_Instruction]:
     return program
 
 
-def program(also_allow: Iterable[int] = ()) -> bytes:
+def program(also_allow: Iterable[int] = (), absent: Iterable[int] = ()) -> bytes:
     """The filter as an array of struct sock_filter.
 
-    `also_allow`: numbers that our own init needs beyond the table. Raises `NotImplementedError` on an
+    `also_allow`: numbers that our own init needs beyond the table; `absent`: numbers of the table that are not there
+    all the same. Raises `NotImplementedError` on an
     architecture that has no table.
     """
     machine = os.uname().machine
     if machine not in ARCHITECTURES:
         raise NotImplementedError(f"there is no seccomp table for {machine}; x86_64 is supported")
-    extra = set(also_allow)
+    extra, hidden = set(also_allow), set(absent)
     instructions = [
         _load(_ARCH),
         _equals(ARCHITECTURES[machine], 1, 0),
@@ -202,8 +203,8 @@ def program(also_allow: Iterable[int] = ()) -> bytes:
         _at_least(_X32_BIT, 0, 1),
         _return(_ERRNO | _ENOSYS),
         *_argument_rules(),
-        *_membership(set(ALLOWED.values()) | extra, _ALLOW),
-        *_membership(set(ABSENT.values()) - extra, _ERRNO | _ENOSYS),
+        *_membership((set(ALLOWED.values()) | extra) - hidden, _ALLOW),
+        *_membership((set(ABSENT.values()) - extra) | hidden, _ERRNO | _ENOSYS),
         _at_least(NEWEST + 1, 0, 1),
         _return(_ERRNO | _ENOSYS),
         _return(_ERRNO | _EPERM),

@@ -1,7 +1,7 @@
 """The zygote of embedded sandboxes: `guest.zygote` with the jail around every fork.
 
-Run as `python -m sandbox.runtime.embedded.zygote FD PRELOAD shared|alone` by the launcher, inside the same root
-that sandboxes have.
+Run as `python -m sandbox.runtime.embedded.zygote FD PRELOAD shared|alone single|many` by the launcher, inside the same
+root that sandboxes have; the last is how many ids there are.
 """
 
 import os
@@ -30,8 +30,8 @@ def _contain(request: dict[str, Any], fds: list[int]) -> socket.socket:
 
 def main() -> None:
     """Confine ourselves, then serve."""
-    link_fd, script, users = sys.argv[1:]
-    jail.confine_zygote()
+    link_fd, script, users, ids = sys.argv[1:]
+    jail.confine_zygote(single=ids == "single")
     zygote.main(socket.socket(fileno=int(link_fd)), script, _join_pids, _contain, shared=users == "shared")
 
 
