@@ -127,6 +127,8 @@ def _source(script: Path | None, code: str | None) -> bytes:
     try:
         with script.open("rb") as file:
             return file.read(MAX_CODE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InvalidRequest(f"{script} cannot be read: {error.strerror}; code itself goes behind -c") from error
     except OSError as error:
         raise InvalidRequest(f"{script} cannot be read: {error.strerror}") from error
 
