@@ -80,7 +80,7 @@ def _started(daemon: Daemon) -> Iterator[Docker]:
 
 
 def _make_image(docker: Docker, cache: Path) -> None:
-    """The libraries of our image where they are the same, so that nobody wins by a smaller one."""
+    """The libraries that the measures need, at the versions of our image, which has more of them."""
     if docker.run("docker", "image", "inspect", IMAGE).returncode == 0:
         return
     context = cache / "context"

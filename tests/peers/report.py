@@ -49,6 +49,9 @@ def markdown(figures: Mapping[str, Figures], absent: Mapping[str, str]) -> str:
     loads = [load for each in figures.values() for load in each.load.values()]
     notes += [
         "¹ a new interpreter, which knows nothing of the call before",
+        "Ours comes from a pool of sandboxes that are warm before they are asked for, which none of the others has; "
+        "they start cold. A pool that is empty costs ours what `sandbox bench cold` says.",
+        "The image of the others has the libraries that the measures need, at our versions, and fewer than ours has.",
         f"Idle: the proportional memory of all processes of one of {BOXES} boxes, 5 s after its first call, and in "
         "parentheses by how much the machine's available memory went down.",
         *(
