@@ -27,7 +27,7 @@ linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
 linux.mount("mnt", "/mnt", "tmpfs", 0, "mode=755")
 os.mkdir("/mnt/data")
 os.chown("/mnt/data", {UID}, {UID})
-cell = jail.Cell(uid={UID}, file_bytes=1 << 20, processes=64, readable=("/usr",))
+cell = jail.Cell(uid={UID}, file_bytes=1 << 20, processes=64, readable=("/usr",), shown={UID}, soft=False)
 """
 CONTAIN = "jail.contain_kernel(cell, [], {0, 1, 2})\n"
 

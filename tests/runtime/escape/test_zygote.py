@@ -62,7 +62,9 @@ async def test_a_child_that_writes_every_page_it_shares_pays_for_all_of_them(ses
 async def test_no_memory_is_shared_in_which_a_child_could_write(session: Session) -> None:
     lines = maps(await pid_of(session))
     assert len(lines) > 100
-    assert [line for line in lines if line.split()[1] == "rw-s"] == []
+    # But for what it shares with its own init: text that waits to be sent.
+    shared = [line for line in lines if line.split()[1] == "rw-s" and not line.endswith("/memfd:pending (deleted)")]
+    assert shared == []
 
 
 @pytest.mark.attack("F10")
