@@ -75,12 +75,17 @@ def private() -> dict[str, Pending]:
 
 def shared() -> tuple[dict[str, Pending], int]:
     """Both streams', and a descriptor to read them by."""
-    try:
-        fd = os.memfd_create("pending", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
-    except OSError:  # older than Linux 6.3, or gVisor
-        fd = os.memfd_create("pending", os.MFD_CLOEXEC)
+    fd = _memory()
     os.truncate(fd, _SIZE * len(STREAMS))
     return _cut(memoryview(mmap.mmap(fd, _SIZE * len(STREAMS)))), fd
+
+
+def _memory() -> int:
+    for flags in (_MFD_NOEXEC_SEAL, 0):  # without it, before Linux 6.3 and in gVisor
+        with contextlib.suppress(OSError):
+            return os.memfd_create("pending", os.MFD_CLOEXEC | flags)
+    # Where there are no memory files, because nobody could count them.
+    return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def _cut(memory: memoryview) -> dict[str, Pending]:
