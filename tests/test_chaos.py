@@ -8,6 +8,7 @@ import pytest
 from tests.chaos.churn import VICTIMS, Household, churn
 
 
+@pytest.mark.nightly
 @pytest.mark.attack("D09", "K07")
 async def test_whoever_is_killed_nobody_is_lied_to_and_nothing_is_left(
     root: None, python_image: object, tmp_path: Path
