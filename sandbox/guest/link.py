@@ -30,6 +30,8 @@ BODY = 64 << 10
 """Bytes of content in one packet."""
 _PACKET = BODY + 1024
 _MAX_CONTENT = MAX_BODY
+_AT_A_TIME = 64
+"""Packets that a kernel takes in before its loop gets another turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Assembler:
     def __init__(self) -> None:
         self._head: tuple[str, str] | None = None
         self._missing = 0
-        self._parts: list[bytes] = []
+        self._content = bytearray()
 
     def add(self, packet: bytes) -> Message | None:
         """The message that `packet` completes."""
@@ -84,15 +86,31 @@ class Assembler:
                 return Message(kind, execution, length, body)
             if not len(body) <= length <= _MAX_CONTENT:
                 return None
-            self._head, self._missing, self._parts = (kind, execution), length, []
+            self._head, self._missing, self._content = (kind, execution), length, bytearray()
         if self._head is None:
             return None
-        self._parts.append(body)
+        self._content += body
         self._missing -= len(body)
         if self._missing > 0:
             return None
         head_of, self._head = self._head, None
-        return Message(*head_of, 0, b"".join(self._parts)) if self._missing == 0 else None
+        return Message(*head_of, 0, bytes(self._content)) if self._missing == 0 else None
+
+
+def _received(link: socket.socket, assembler: Assembler, limit: int) -> Iterator[Message]:
+    """Of `limit` packets at most. Raises `EOFError` when the other end is closed."""
+    for _ in range(limit):
+        try:
+            packet = link.recv(_PACKET, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            raise EOFError
+        message = assembler.add(packet)
+        if message is not None:
+            yield message
 
 
 class KernelEnd:
@@ -143,18 +161,7 @@ class KernelEnd:
     def receive(self) -> Iterator[Message]:
         """What has arrived. Raises `EOFError` when init is gone."""
         assert self._socket is not None
-        while True:
-            try:
-                packet = self._socket.recv(_PACKET, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                packet = b""
-            if not packet:
-                raise EOFError
-            message = self._assembler.add(packet)
-            if message is not None:
-                yield message
+        return _received(self._socket, self._assembler, _AT_A_TIME)
 
 
 class InitEnd:
@@ -204,18 +211,7 @@ class InitEnd:
 
     def receive(self, limit: int) -> Iterator[Message]:
         """What has arrived, of `limit` packets at most. Raises `EOFError` when the kernel has closed its end."""
-        for _ in range(limit):
-            try:
-                packet = self._socket.recv(_PACKET)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                packet = b""
-            if not packet:
-                raise EOFError
-            message = self._assembler.add(packet)
-            if message is not None:
-                yield message
+        return _received(self._socket, self._assembler, limit)
 
     def close(self) -> None:
         """Close the socket."""
