@@ -59,6 +59,7 @@ class Household:
         """Of the server that lives."""
         async with self._restarting:
             if self._server is None or self._server.process.poll() is not None:
+                self._bury()
                 self._server = await asyncio.to_thread(self._start)
             return self._server.url
 
@@ -66,6 +67,10 @@ class Household:
         process = start(self._data_dir, "--pool", str(self._pool))
         assert process.stdout is not None
         return Server(process.stdout.readline().decode().strip(), process)
+
+    def _bury(self) -> None:
+        if self._server is not None and self._server.process.stdout is not None:
+            self._server.process.stdout.close()
 
     @property
     def server(self) -> int:
@@ -107,6 +112,7 @@ class Household:
             self.look()
             self._server.process.send_signal(signal.SIGTERM)
             await asyncio.to_thread(self._server.process.wait)
+        self._bury()
 
     async def orphans(self) -> list[str]:
         """What is left of any life when all have ended: processes, control groups, directories, mounts."""
