@@ -87,7 +87,7 @@ class Watched:
             os.close(fd)
 
     def reading(self) -> dict[str, int]:
-        """For the server: fields of `cgroup.Reading`."""
+        """For the server: fields of `cgroup.Reading`. Processor time comes in ticks of `/proc`, 10 ms as a rule."""
         return {"cpu_ns": self.ticks * (1_000_000_000 // _TICKS), "peak_bytes": self.peak, "oom_kills": self.kills}
 
     def kernel_is(self, pid: int) -> None:
