@@ -43,7 +43,10 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._deadline: float | None = None
+        """When the connection is closed if nothing comes, in the loop's time."""
         self._timer: asyncio.TimerHandle | None = None
+        """Fires at the deadline or before it: to move one with each request would cost more than to refuse it."""
         self._head_bytes = 0
         self._refused = False
         """The turnstile has; what is left of the request is read, so that the next can come."""
@@ -63,6 +66,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """From asyncio."""
         self._disarm()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -73,12 +78,12 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
                 return
         waiting = self._waits_for_head()
-        if waiting and self._timer is None:
+        if waiting and self._deadline is None:
             self._arm(self.head_timeout)
         super().data_received(data)
         if self._held is not None:
             self._begin(Passage(self.turnstile))
-        if self._refused and self._timer is None:
+        if self._refused and self._deadline is None:
             self._arm(self.head_timeout)
         if waiting and self._waits_for_head():
             self._head_bytes += len(data)
@@ -217,20 +222,28 @@ class Connection(HttpToolsProtocol):
         self.refusals.add(refusal, request_id)
         self.transport.close()
 
-    def _arm(self, seconds: float, *, last: bool = False) -> None:
-        self._timer = self.loop.call_later(seconds, self._time_out, last)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
+    def _arm(self, seconds: float) -> None:
+        self._deadline = self.loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._deadline:
             self._timer.cancel()
             self._timer = None
+        if self._timer is None:
+            self._timer = self.loop.call_at(self._deadline, self._look_at_clock)
 
-    def _time_out(self, last: bool) -> None:
+    def _disarm(self) -> None:
+        self._deadline = None
+
+    def _look_at_clock(self, passed: float | None = None) -> None:
+        """passed: the deadline of the look before, when it was over."""
         self._timer = None
-        if last:
+        if self._deadline is None or self.transport.is_closing():
+            return
+        if self._deadline == passed:
             self.transport.close()
-        else:
-            self._arm(_GRACE_S, last=True)  # what came while the loop was busy is read before that
+        elif self.loop.time() < self._deadline:
+            self._timer = self.loop.call_at(self._deadline, self._look_at_clock)
+        else:  # what came while the loop was busy is read before it closes
+            self._timer = self.loop.call_later(_GRACE_S, self._look_at_clock, self._deadline)
 
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:

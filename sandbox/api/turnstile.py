@@ -19,6 +19,8 @@ from sandbox.errors import QueueFull
 
 URL = b"/v1/run"
 _RETRY_S = 1
+_QUIET_S = 0.005
+"""Since the last refusal, until one of those inside goes on: long enough for a client that is writing a burst to us."""
 _PATIENCE_S = 0.25
 """For how long refusals go first, at most."""
 
@@ -56,8 +58,7 @@ class Turnstile:
         self._turns: deque[asyncio.Future[None]] = deque()
         self._going = False
         self._until = 0.0
-        self._refusals = 0
-        self._refusals_seen = 0
+        self._refused_at = -math.inf
 
     @property
     def full(self) -> bool:
@@ -71,7 +72,7 @@ class Turnstile:
 
     def refused(self) -> None:
         """Somebody was, because it is full."""
-        self._refusals += 1
+        self._refused_at = asyncio.get_running_loop().time()
 
     def enter(self, *, usual: bool) -> bool:
         """Whether there is room; then `leave` has to be called at the end. usual: it asks for the usual memory."""
@@ -90,7 +91,8 @@ class Turnstile:
     async def turn(self) -> None:
         """One of those inside goes on in each round of the loop: between them the others are read, and refused.
 
-        While rounds bring refusals, those inside wait a little longer, because a refusal is over in no time.
+        While there are refusals, those inside wait a little longer: a refusal is over in no time, and what a sandbox
+        computes meanwhile is taken from who refuses and from who is refused.
         """
         loop = asyncio.get_running_loop()
         if not self._going:
@@ -102,9 +104,9 @@ class Turnstile:
         await turn
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._refusals != self._refusals_seen and loop.time() < self._until:
-            self._refusals_seen = self._refusals
-            loop.call_soon(self._next, loop)
+        quiet = min(self._refused_at + _QUIET_S, self._until)
+        if loop.time() < quiet:
+            loop.call_at(quiet, self._next, loop)
             return
         while self._turns:
             turn = self._turns.popleft()

@@ -371,7 +371,7 @@ async def filled(served: Served) -> AsyncIterator[None]:
         await asyncio.gather(*inside, return_exceptions=True)
 
 
-def test_as_many_come_in_as_could_find_room_of_the_usual_size_and_of_any() -> None:
+async def test_as_many_come_in_as_could_find_room_of_the_usual_size_and_of_any() -> None:
     turnstile = Turnstile(3, 2, lambda: None)
     assert [turnstile.enter(usual=usual) for usual in (True, True, True, False, False)] == [
         True,
