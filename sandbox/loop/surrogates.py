@@ -1,5 +1,6 @@
 """Halves of characters, which JSON can say (`"\\ud83d"`) and no encoding can write: none comes in, none goes out."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,24 @@ def encodable(value: Any, levels: int = LEVELS, *, finite: bool = False) -> Any:
             found.append(encodable(each, levels - 1, finite=finite))
         return found
     return value
+
+
+def encoded(value: Any) -> bytes:
+    """The JSON value as an upstream gets it: `encodable`, in UTF-8.
+
+    Raises `ValueError` for what is nested too deeply and for numbers that are not finite.
+    """
+    try:
+        try:
+            return _written(value)
+        except (UnicodeEncodeError, TypeError):  # a half, or a mapping that is no dict: to look first would cost more
+            return _written(encodable(value, 2 * LEVELS))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _written(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _text(text: str) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sandbox.loop import anthropic_messages
 from sandbox.loop.messages import Function, Image, Message, Opaque, Reply, Request, Text, ToolCall, ToolResult, Usage
+from sandbox.loop.surrogates import encoded
 from tests.loop.replies import calls, cut, requests, words
 
 HELLO = Message("user", (Text("Hello"),))
@@ -191,7 +192,7 @@ def test_a_stream_of_text_and_a_call() -> None:
 
 
 def test_half_a_character_goes_nowhere() -> None:
-    body = anthropic_messages.body(Request("m", (Message.of("user", "\ud83d"),)))
+    body = json.loads(encoded(anthropic_messages.body(Request("m", (Message.of("user", "\ud83d"),)))))
     assert body["messages"][0]["content"][0]["text"] == "\ufffd"
     reading = anthropic_messages.Reading()
     reading.feed(opened(0, type="text", text=""))

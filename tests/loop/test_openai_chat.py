@@ -23,6 +23,7 @@ from sandbox.loop.messages import (
     ToolResult,
     Usage,
 )
+from sandbox.loop.surrogates import encoded
 from tests.loop.replies import calls, conversations, cut, delta, finish, names, requests, words
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -131,7 +132,7 @@ def test_half_a_character_goes_nowhere() -> None:
     request = openai_chat.request(asked)
     assert request.messages == (Message.of("user", "a\ufffdb \U0001f600"),)
     assert request.extra == {"user": "\ufffd"}
-    body = openai_chat.body(Request("m", (Message.of("user", "\ude00"),)))
+    body = json.loads(encoded(openai_chat.body(Request("m", (Message.of("user", "\ude00"),)))))
     assert body["messages"] == [{"role": "user", "content": "\ufffd"}]
     reading = openai_chat.Reading()
     told = reading.feed(delta(content="\ud83d"))

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from sandbox.loop.messages import Function, Image, Message, Opaque, Part, Request, Text, ToolCall, ToolResult
-from sandbox.loop.surrogates import LEVELS, encodable
+from sandbox.loop.surrogates import encodable
 
 MAX_TOKENS = 8192
 """Of a request that names no limit: this dialect demands one, and its models of the last years all can."""
@@ -38,8 +38,7 @@ def body(request: Request, *, upstream: str = "") -> dict[str, Any]:
             made["tool_choice"] = choice
     if stops := [stop for stop in request.stop if stop.strip()]:
         made["stop_sequences"] = stops
-    body: dict[str, Any] = encodable(made | _sampling(request) | dict(request.anthropic), 2 * LEVELS)
-    return body
+    return made | _sampling(request) | dict(request.anthropic)
 
 
 def _sampling(request: Request) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from sandbox.loop.messages import Function, Image, Message, Opaque, Part, Request, Text, ToolCall, ToolResult
 from sandbox.loop.openai_chat.fields import joined
-from sandbox.loop.surrogates import LEVELS, encodable
 
 LIMIT = "max_completion_tokens"
 """What `max_tokens` is called since there are models that think."""
@@ -31,8 +30,7 @@ def body(request: Request, *, upstream: str = "", limit: str = "max_tokens") -> 
         made["temperature"] = request.temperature
     if request.stop:
         made["stop"] = list(request.stop)
-    body: dict[str, Any] = encodable(made | extra, 2 * LEVELS)
-    return body
+    return made | extra
 
 
 def _messages(messages: Sequence[Message], upstream: str) -> list[dict[str, Any]]:

@@ -21,17 +21,6 @@ _LINGER_S = 0.1
 """For how long the end of an answer is waited for after its last event: with it the connection can be used again."""
 
 
-class Response(Protocol):
-    """What `with_streaming_response` of either SDK gives."""
-
-    @property
-    def headers(self) -> Any:
-        """A mapping that does not care for case."""
-
-    def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """The body."""
-
-
 class Reading(Protocol):
     """A reply on its way, of either dialect."""
 
@@ -61,7 +50,7 @@ class Wire:
 class Answer:
     """One answer."""
 
-    response: Response
+    response: httpx2.Response
     wire: Wire
     failures: Failures
     silence_s: float
@@ -98,7 +87,7 @@ class Answer:
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         size = 0
         try:
-            async for piece in self.response.iter_bytes():
+            async for piece in self.response.aiter_bytes():
                 size += len(piece)
                 if size > _MOST_BYTES:
                     raise self.failures.nonsense(f"an answer of more than {_MOST_BYTES >> 20} MB")

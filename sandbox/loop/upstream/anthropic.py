@@ -3,13 +3,17 @@
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
+from typing import Any
 
 import anthropic
-from anthropic import AsyncAnthropic, Omit
+import httpx2
+from anthropic import AsyncAnthropic, AsyncStream, Omit
+from anthropic.types import RawMessageStreamEvent
 
 from sandbox.errors import UpstreamError
 from sandbox.loop import anthropic_messages
 from sandbox.loop.messages import Delta, Dialect, Reply, Request
+from sandbox.loop.surrogates import encoded
 from sandbox.loop.upstream import CONNECT_S, SILENCE_S
 from sandbox.loop.upstream.answer import Answer, Wire
 from sandbox.loop.upstream.failures import Failures
@@ -62,20 +66,30 @@ class AnthropicUpstream:
         """See `Upstream`."""
         body = anthropic_messages.body(request, upstream=self.name)
         headers = self._headers | (_BEFORE_2026 if any(name in body for name in _SAMPLING) else {})
-        # As `extra_body` it goes out as it is. As arguments the SDK would walk all of it, which takes longer the more
-        # has been said, to no other end.
-        asking = self._client.messages.with_streaming_response.create(
-            model=request.model, messages=[], max_tokens=1, stream=True, extra_body=body, extra_headers=headers
-        )
         async with contextlib.AsyncExitStack() as stack:
             try:
-                response = await stack.enter_async_context(asking)
+                response = await self._ask(body | {"stream": True}, headers)
             except anthropic.APIError as error:
                 raise self._failure(error) from error
+            stack.push_async_callback(response.aclose)
             answer = Answer(response, self._wire, self._failures, self._silence_s)
             async with contextlib.aclosing(answer.read()) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def _ask(self, body: Mapping[str, Any], headers: Mapping[str, str | Omit]) -> httpx2.Response:
+        # As bytes it goes out as it is. Arguments of `create` the SDK would walk, all of them, which takes longer the
+        # more has been said, to no other end.
+        response: object = await self._client.post(
+            "/v1/messages",
+            cast_to=httpx2.Response,
+            content=encoded(body),
+            options={"headers": headers},
+            stream=True,
+            stream_cls=AsyncStream[RawMessageStreamEvent],
+        )
+        assert isinstance(response, httpx2.Response), "that is what it was to be cast to"
+        return response
 
     async def models(self) -> list[str]:
         """See `Upstream`."""

@@ -4,13 +4,15 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 
+import httpx2
 import openai
-from openai import AsyncAPIResponse, AsyncOpenAI, AsyncStream, Omit
+from openai import AsyncOpenAI, AsyncStream, Omit
 from openai.types.chat import ChatCompletionChunk
 
 from sandbox.errors import UpstreamError
 from sandbox.loop import openai_chat
 from sandbox.loop.messages import Delta, Dialect, Reply, Request
+from sandbox.loop.surrogates import encoded
 from sandbox.loop.upstream import CONNECT_S, SILENCE_S
 from sandbox.loop.upstream.answer import Answer, Wire
 from sandbox.loop.upstream.failures import Failures
@@ -65,7 +67,8 @@ class OpenAIUpstream:
     async def stream(self, request: Request) -> AsyncGenerator[Delta | Reply, None]:
         """See `Upstream`."""
         async with contextlib.AsyncExitStack() as stack:
-            response = await self._open(stack, request)
+            response = await self._open(request)
+            stack.push_async_callback(response.aclose)
             answer = Answer(response, self._wire, self._failures, self._silence_s)
             async with contextlib.aclosing(answer.read()) as pieces:
                 async for piece in pieces:
@@ -85,31 +88,33 @@ class OpenAIUpstream:
         """See `Upstream`."""
         await self._client.close()
 
-    async def _open(
-        self, stack: contextlib.AsyncExitStack, request: Request
-    ) -> AsyncAPIResponse[AsyncStream[ChatCompletionChunk]]:
+    async def _open(self, request: Request) -> httpx2.Response:
         """The beginning of an answer. A server that does not know a field that we add by ourselves is asked again."""
         while True:
             try:
-                return await self._ask(stack, request)
+                return await self._ask(request)
             except openai.APIStatusError as error:
                 if not self._adapts(error):
                     raise self._failure(error) from error
             except openai.APIError as error:
                 raise self._failure(error) from error
 
-    async def _ask(
-        self, stack: contextlib.AsyncExitStack, request: Request
-    ) -> AsyncAPIResponse[AsyncStream[ChatCompletionChunk]]:
-        body = openai_chat.body(request, upstream=self.name, limit=self._limit)
+    async def _ask(self, request: Request) -> httpx2.Response:
+        body = openai_chat.body(request, upstream=self.name, limit=self._limit) | {"stream": True}
         if self._counts:
             body["stream_options"] = {"include_usage": True}
-        # As `extra_body` it goes out as it is. As arguments the SDK would walk all of it, which takes longer the more
-        # has been said, to no other end.
-        asking = self._client.chat.completions.with_streaming_response.create(
-            model=request.model, messages=[], stream=True, extra_body=body, extra_headers=self._headers
+        # As bytes it goes out as it is. Arguments of `create` the SDK would walk, all of them, which takes longer the
+        # more has been said, to no other end.
+        response: object = await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=encoded(body),
+            options={"headers": self._headers},
+            stream=True,
+            stream_cls=AsyncStream[ChatCompletionChunk],
         )
-        return await stack.enter_async_context(asking)
+        assert isinstance(response, httpx2.Response), "that is what it was to be cast to"
+        return response
 
     def _adapts(self, error: openai.APIStatusError) -> bool:
         """Whether the error is about a habit of ours, which is dropped then: each at most once."""

@@ -185,7 +185,7 @@ class Launcher:
         elif sandbox := self._sandboxes.get(request["sandbox"]):
             if request["verb"] == "stop":
                 sandbox.stopping = True
-                self._look(sandbox, self._shared_with_zygote(sandbox), thoroughly=True)
+                self._look_thoroughly(sandbox)
                 self._kill(sandbox, "stopped")
             elif request["verb"] == "measure":
                 self._measure(sandbox)
@@ -227,8 +227,12 @@ class Launcher:
             with contextlib.suppress(OSError):  # it ends just now; its own end will say so
                 sandbox.watched.look(shared, thoroughly=thoroughly)
 
+    def _look_thoroughly(self, sandbox: Sandbox) -> None:
+        if sandbox.watched is not None:  # what is shared takes 10 ms to find out
+            self._look(sandbox, self._shared_with_zygote(sandbox), thoroughly=True)
+
     def _measure(self, sandbox: Sandbox) -> None:
-        self._look(sandbox, self._shared_with_zygote(sandbox), thoroughly=True)
+        self._look_thoroughly(sandbox)
         self._tell({"event": "measured", "sandbox": sandbox.id, "reading": self._reading(sandbox)})
 
     def _reading(self, sandbox: Sandbox) -> dict[str, int] | None:
