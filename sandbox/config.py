@@ -87,6 +87,14 @@ class Settings(BaseSettings):
         default="auto",
         description="What makes sandboxes; `auto` is `embedded` where this host can contain by itself, else `docker`.",
     )
+    zygote_age_s: float = Field(
+        default=3600,
+        ge=0,
+        le=30 * 86_400,
+        description="Seconds after which sandboxes of the embedded runtime are forked from a new zygote, so that "
+        "address layout and hash seed are not the same for ever. The old one stays until its last sandbox has ended; 0 "
+        "is never.",
+    )
     docker_host: str | None = Field(
         default=None,
         pattern=r"^(unix:///|tcp://)\S+$",
@@ -260,7 +268,8 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         le=10_000_000,
-        description="Executions that a key may ask for in a minute, unless it was made with another limit.",
+        description="Executions and sessions that a key may ask for in a minute, unless it was made with another "
+        "limit. A run counts once.",
         json_schema_extra={"default": "no limit"},
     )
     key_stored_mb: int | None = Field(

@@ -257,12 +257,12 @@ class Node:
         row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
         row = dataclasses.replace(row, single=single, family=family)
         session = DurableSession(self._parts, row, Workspace(self.store, self._files, owner.id, row.id, ()))
-        slot = self.quota.take_session(owner)
+        slot = self.quota.take_session(owner, single=single)
         try:
             await session.wake()
             await self.store.add_session(row)
         except BaseException:
-            slot.release()
+            slot.release(unused=True)
             await session.discard()
             raise
         self._slots[row.id], self._sessions[row.id] = slot, session
@@ -319,8 +319,10 @@ class Node:
     async def session(self, owner: Owner, session_id: str) -> SessionRow:
         """Raises `SessionMissing`."""
         held = self._sessions.get(session_id)
-        row = held.row if held is not None else await self.store.session(owner.id, session_id)
-        if row is None or row.owner != owner.id:
+        # Somebody else's is looked for as one that never was, so that not even the time tells one from the other.
+        ours = held is not None and held.row.owner == owner.id
+        row = held.row if held is not None and ours else await self.store.session(owner.id, session_id)
+        if row is None:
             raise SessionMissing(f"there is no session {session_id}")
         return row
 

@@ -1,11 +1,11 @@
-"""What one owner may have: sessions, executions running, executions per minute, stored bytes.
+"""What one owner may have: sessions, executions running, executions and sessions per minute, stored bytes.
 
 A limit that is reached is refused at once, with `RateLimited`; nothing here waits. Counts live in memory and die with
 the process: whoever opens sessions again after a restart says so with `restore_session`, and stored bytes come from the
 caller, who has them in a database.
 
-Executions per minute are a bucket of that many, refilled evenly (the generic cell rate algorithm): one number per
-owner, kept only until the bucket is full again, so that memory is bounded by the owners of the last minute.
+What may be asked for per minute is a bucket of that many, refilled evenly (the generic cell rate algorithm): one number
+per owner, kept only until the bucket is full again, so that memory is bounded by the owners of the last minute.
 """
 
 import math
@@ -135,10 +135,14 @@ class Quota:
         """When an owner's bucket is full again; no entry when it is."""
         self._sweep_above = _SWEEP_AT_LEAST
 
-    def take_session(self, owner: Owner) -> Slot:
-        """Count one more open session. Raises `RateLimited` (`sessions`)."""
+    def take_session(self, owner: Owner, *, single: bool = False) -> Slot:
+        """Count one more open session, and one in this minute: a sandbox is made for it.
+
+        single: it is for one execution, which is what counts. Raises `RateLimited` (`sessions`, `per_minute`); what is
+        refused counts in neither.
+        """
         self._check("sessions", owner.limits.sessions, self._sessions.get(owner.id, 0))
-        return Slot(self._sessions, owner.id)
+        return Slot(self._sessions, owner.id) if single else self._in_this_minute(self._sessions, owner)
 
     def restore_session(self, owner_id: str) -> Slot:
         """Count a session that was open before this process, whatever the limit says now."""
@@ -150,11 +154,14 @@ class Quota:
         Raises `RateLimited` (`running`, `per_minute`); what is refused counts in neither.
         """
         self._check("running", owner.limits.running, self._running.get(owner.id, 0))
+        return self._in_this_minute(self._running, owner)
+
+    def _in_this_minute(self, counts: dict[str, int], owner: Owner) -> Slot:
         per_minute = owner.limits.per_minute
         if per_minute is None:
-            return Slot(self._running, owner.id)
+            return Slot(counts, owner.id)
         self._take_token(owner.id, per_minute)
-        return Slot(self._running, owner.id, lambda: self._return_token(owner.id, per_minute))
+        return Slot(counts, owner.id, lambda: self._return_token(owner.id, per_minute))
 
     def check_stored(self, owner: Owner, stored: int) -> None:
         """Whether the owner may let a program write. stored: bytes it has. Raises `RateLimited` (`stored_bytes`)."""
@@ -203,7 +210,8 @@ class Quota:
             interval = WINDOW_S / per_minute if per_minute else math.inf
             retry = min(owed - WINDOW_S + interval, WINDOW_S)
             raise RateLimited(
-                f"{per_minute} executions per minute are allowed with this key; try again in {retry:.1f} s",
+                f"{per_minute} executions and sessions per minute are allowed with this key; try again in "
+                f"{retry:.1f} s",
                 retry,
                 name="per_minute",
                 limit=per_minute,

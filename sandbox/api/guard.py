@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sandbox import logs, telemetry
 from sandbox.api import problems
 from sandbox.api.families import family
+from sandbox.api.lines import LONGEST_PATH, Lines
 from sandbox.api.refusal import ALWAYS
 from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
 from sandbox.errors import Forbidden, InvalidRequest, SandboxError
@@ -43,6 +44,7 @@ class Guard:
         self._limit = settings.max_body_mb * MIB
         self._bodies = Bodies(_BODIES * self._limit)
         self._patience = settings.body_timeout_s
+        self._failures = Lines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -109,15 +111,19 @@ class Guard:
     def _tell(self, scope: Scope, visit: Visit) -> None:
         seconds = time.perf_counter() - visit.started
         self._node.metrics.request(scope["method"], visit.route, visit.status, seconds)
+        more = self._failures.next() if visit.status >= 400 else {}
+        if more is None:
+            return
         write = log.debug if scope["path"] in _QUIET else log.info
         write(
             "request",
             method=scope["method"],
-            path=scope["path"],
+            path=scope["path"][:LONGEST_PATH],
             status=visit.status,
             ms=round(1000 * seconds, 2),
             key=visit.owner.id if visit.owner else None,
             **visit.ids,
+            **more,
         )
 
 

@@ -13,6 +13,7 @@ from starlette.types import Send
 
 from sandbox import logs
 from sandbox.api import problems
+from sandbox.api.lines import Lines
 from sandbox.metrics import Metrics
 
 ALWAYS = (
@@ -81,6 +82,7 @@ class Refusals:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._untold: deque[_Refused] = deque()
+        self._lines = Lines()
 
     def add(self, refusal: Refusal, request_id: str, method: str | None = None, path: str | None = None) -> None:
         """method, path: None where nobody knows them. path: one that there is, without a query."""
@@ -96,6 +98,8 @@ class Refusals:
             self._metrics.request(told.method or "", told.path, status, 0.0)
             if status == HTTPStatus.SERVICE_UNAVAILABLE:
                 self._metrics.rejection(code)
+            if (more := self._lines.next()) is None:
+                continue
             log.info(
                 "request",
                 request_id=told.request_id,
@@ -104,6 +108,7 @@ class Refusals:
                 status=status,
                 problem=code,
                 key=None,
+                **more,
             )
         if self._untold:
             asyncio.get_running_loop().call_later(_PAUSE_S, self._tell)

@@ -26,7 +26,9 @@ def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="For whom or what it is.")],
     sessions: Annotated[int | None, typer.Option(metavar="N", min=0, help="Open sessions.")] = None,
     running: Annotated[int | None, typer.Option(metavar="N", min=0, help="Executions that run or wait.")] = None,
-    per_minute: Annotated[int | None, typer.Option(metavar="N", min=0, help="Executions in a minute.")] = None,
+    per_minute: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Executions and sessions in a minute.")
+    ] = None,
     stored_mb: Annotated[int | None, typer.Option(metavar="N", min=0, help="MiB of files.")] = None,
 ) -> None:
     """Make a key and print its secret, the only time that it can be seen. Limits not given are the settings'."""

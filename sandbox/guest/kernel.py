@@ -14,12 +14,10 @@ import glob
 import json
 import logging
 import os
-import random
 import select
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import traceback
 import uuid
@@ -38,6 +36,7 @@ from traitlets.config import Config
 from sandbox.guest import pending, tracebacks
 from sandbox.guest.calls import Calls
 from sandbox.guest.link import STREAMS, KernelEnd, Message
+from sandbox.guest.randomness import reseed
 from sandbox.guest.rehearsal import touch
 from sandbox.guest.shell import Compiler, Shell
 from sandbox.guest.streams import Output, execution_of
@@ -109,6 +108,8 @@ class Kernel(IPythonKernel):
     link: KernelEnd
     outputs: list[Output]
     calls: Calls
+    generators: Sequence[Any] = ()
+    """Of random numbers, that all forks would share."""
     settled: int | None = None
     """Readable once init has seen what was sent before `flushed`."""
     _functions: Mapping[str, Sequence[str]] = {}
@@ -338,15 +339,6 @@ def _follow_threads(kernel: Kernel) -> None:
     setattr(threading.Thread, "start", start_for_parent)  # noqa: B010  # a method is being replaced, on purpose
 
 
-def reseed() -> None:
-    """Give this fork randomness of its own; every child of one zygote starts with the same state."""
-    random.seed(os.urandom(32))
-    if "numpy" in sys.modules:
-        sys.modules["numpy.random"].seed([int.from_bytes(os.urandom(4), "little") for _ in range(4)])
-    for module, name in ((uuid, "_last_timestamp"), (uuid, "_node"), (tempfile, "_name_sequence")):
-        setattr(module, name, None)
-
-
 def link_font_cache() -> None:
     """Give matplotlib the image's ready-made font list; without it every process would scan for seconds."""
     directory = os.environ.get("MPLCONFIGDIR")
@@ -422,7 +414,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     os.environ.update(environment)
     kernel.shell.init_environment()
     link_font_cache()
-    reseed()
+    reseed(kernel.generators)
     told = [_redirect(1), _redirect(2)]
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

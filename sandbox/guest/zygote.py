@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sandbox.guest.kernel import Kernel, link_font_cache, serve
+from sandbox.guest.randomness import generators
 from sandbox.guest.rehearsal import check_descriptors, rehearse
 
 MAX_FDS = 16
@@ -45,6 +46,7 @@ def preload(script: str, descriptors: set[int], *, shared: bool) -> Kernel:
     if threading.active_count() != 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         raise RuntimeError(f"the zygote must have one thread, and has: {names}")
+    kernel.generators = generators()
     # Objects alive now are never traced again, so a fork's collections do not copy their pages.
     gc.freeze()
     return kernel

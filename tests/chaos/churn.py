@@ -12,18 +12,20 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox.client import AsyncClient, AsyncSession
-from sandbox.errors import Overloaded, SandboxError, Unreachable
+from sandbox.errors import SandboxError, Unreachable
 from sandbox.execution import Execution, Status
 from tests.host import WAIT_SECONDS, Embedded, alive, groups
 from tests.server import Server, start
 
 VICTIMS = ("kernel", "init", "zygote", "launcher", "server")
 _WEIGHTS = (40, 25, 10, 10, 15)
+_END_SECONDS = 120.0
+"""Ends a wait for a server that was asked to end; it drains for 30 seconds at most."""
 MEMORY_MB = 256
 
 
@@ -51,68 +53,97 @@ class Household:
         self._data_dir = data_dir
         self._pool = pool
         self._server: Server | None = None
-        self.pids: set[int] = set()
+        """The one that lives, so that nobody is sent to a dead one. It changes under the lock only."""
+        self._changing = asyncio.Lock()
+        self.processes: set[tuple[int, int]] = set()
+        """By number and time of birth: on a busy machine the number alone is soon somebody else's."""
         self.instances: set[str] = set()
-        self._restarting = asyncio.Lock()
 
     async def url(self) -> str:
         """Of the server that lives."""
-        async with self._restarting:
-            if self._server is None or self._server.process.poll() is not None:
-                self._bury()
+        async with self._changing:
+            if self._server is not None and self._server.process.poll() is not None:
+                self._bury(self._server)
+            if self._server is None:
                 self._server = await asyncio.to_thread(self._start)
             return self._server.url
 
     def _start(self) -> Server:
         process = start(self._data_dir, "--pool", str(self._pool))
         assert process.stdout is not None
-        return Server(process.stdout.readline().decode().strip(), process)
+        url = process.stdout.readline().decode().strip()
+        if not url:
+            process.wait()
+            process.stdout.close()
+            raise AssertionError("the server has not started, its log says why")
+        return Server(url, process)
 
-    def _bury(self) -> None:
-        if self._server is not None and self._server.process.stdout is not None:
-            self._server.process.stdout.close()
+    def _bury(self, server: Server) -> None:
+        """What it would have said is not read any more."""
+        self._server = None
+        assert server.process.stdout is not None
+        server.process.stdout.close()
 
     @property
-    def server(self) -> int:
-        """Its pid."""
-        assert self._server is not None
-        return self._server.process.pid
+    def server(self) -> int | None:
+        """The pid of the one that lives."""
+        return None if self._server is None else self._server.process.pid
 
     def look(self) -> Embedded | None:
         """The runtime, remembered for the search for orphans; None while it is on its way."""
-        with contextlib.suppress(ValueError, StopIteration, OSError, KeyError):
-            host = Embedded.below(self.server)
+        if (server := self.server) is None:
+            return None
+        with contextlib.suppress(ValueError, StopIteration, OSError, KeyError, IndexError):
+            host = Embedded.below(server)
             self.instances.add(host.instance)
-            self.pids |= {self.server, host.launcher, *host.zygotes(), *host.contained()}
+            for pid in (server, host.launcher, *host.zygotes(), *host.contained()):
+                if (birth := _birth(pid)) is not None:
+                    self.processes.add((pid, birth))
             return host
         return None
 
     async def kill(self, victim: str, chance: random.Random) -> bool:
         """`kill -9` one of these. Whether there was one."""
         host = self.look()
+        if victim == "server":
+            return await self._kill_server()
+        if host is None:
+            return False
         found: list[int] = []
-        with contextlib.suppress(OSError, KeyError):
-            if victim == "server":
-                found = [self.server]
-            elif host is not None:
-                found = {"kernel": host.kernels, "init": host.inits, "zygote": host.zygotes}.get(
-                    victim, lambda: [host.launcher]
-                )()
+        with contextlib.suppress(OSError, KeyError, IndexError):
+            every = {"kernel": host.kernels, "init": host.inits, "zygote": host.zygotes}
+            found = every.get(victim, lambda: [host.launcher])()
         if not found:
             return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(chance.choice(found), signal.SIGKILL)
-        if victim == "server" and self._server is not None:
-            await asyncio.to_thread(self._server.process.wait)
         return True
+
+    async def _kill_server(self) -> bool:
+        # Whoever asks for the server meanwhile waits until it is dead, and gets the next one.
+        async with self._changing:
+            server = self._server
+            if server is None:
+                return False
+            server.process.kill()
+            await asyncio.to_thread(server.process.wait)
+            self._bury(server)
+            return True
 
     async def stop(self) -> None:
         """Let the last server end by itself."""
-        if self._server is not None and self._server.process.poll() is None:
+        async with self._changing:
+            server = self._server
+            if server is None:
+                return
             self.look()
-            self._server.process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(self._server.process.wait)
-        self._bury()
+            server.process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.to_thread(server.process.wait, _END_SECONDS)
+            finally:
+                server.process.kill()
+                server.process.wait()
+                self._bury(server)
 
     async def orphans(self) -> list[str]:
         """What is left of any life when all have ended: processes, control groups, directories, mounts."""
@@ -123,10 +154,10 @@ class Household:
 
     def _left(self) -> list[str]:
         # Who loses its parent becomes ours; and the PID 1 of a sandbox cannot end before its kernel has been reaped.
-        for pid in self.pids:
+        for pid, _ in self.processes:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-        processes = [f"process {pid}" for pid in self.pids if alive(pid)]
+        processes = [f"process {pid}" for pid, birth in self.processes if alive(pid) and _birth(pid) == birth]
         cgroups = [str(group) for instance in self.instances for group in groups(instance)]
         stages = [path for instance in self.instances if os.path.exists(path := f"/run/sandbox/{instance}")]
         table = Path("/proc/self/mounts").read_text().splitlines()
@@ -134,22 +165,51 @@ class Household:
         return [*processes, *cgroups, *stages, *mounts]
 
 
-async def churn(household: Household, sessions: int, clients: int, share: float, chance: random.Random) -> Tally:
-    """sessions: in all. share: of them that meet a death."""
+def _birth(pid: int) -> int | None:
+    """When it was started, in ticks of the machine's life; None for a process that is gone."""
+    with contextlib.suppress(OSError, IndexError):
+        # After the name, which may hold anything.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return None
+
+
+async def churn(
+    household: Household,
+    sessions: int,
+    clients: int,
+    share: float,
+    chance: random.Random,
+    victims: Sequence[str] | None = None,
+) -> Tally:
+    """sessions: in all. share: of them that meet a death. victims: who dies, one after the other; default is chance's
+    choice."""
     tally = Tally()
     left = iter(range(sessions))
-    await asyncio.gather(*(_client(household, tally, left, share, chance) for _ in range(clients)))
+    deaths = iter(victims) if victims is not None else _chosen(chance)
+    await asyncio.gather(*(_client(household, tally, left, share, deaths, chance) for _ in range(clients)))
     return tally
 
 
-async def _client(household: Household, tally: Tally, left: Iterator[int], share: float, chance: random.Random) -> None:
+def _chosen(chance: random.Random) -> Iterator[str]:
+    while True:
+        yield chance.choices(VICTIMS, _WEIGHTS)[0]
+
+
+async def _client(
+    household: Household,
+    tally: Tally,
+    left: Iterator[int],
+    share: float,
+    deaths: Iterator[str],
+    chance: random.Random,
+) -> None:
     for number in left:
-        fatal = chance.random() < share
-        cut = chance.randrange(6) if fatal else None
+        victim = next(deaths, None) if chance.random() < share else None
         try:
             async with AsyncClient(await household.url(), retries=3) as client:
-                await _session(household, tally, client, number, cut, chance)
+                await _session(household, tally, client, number, victim, chance)
         except Unreachable:
+            tally.told["Unreachable"] += 1
             await _recover(household, tally)
         except SandboxError as error:
             tally.told[type(error).__name__] += 1
@@ -158,30 +218,27 @@ async def _client(household: Household, tally: Tally, left: Iterator[int], share
 
 
 async def _session(
-    household: Household, tally: Tally, client: AsyncClient, number: int, cut: int | None, chance: random.Random
+    household: Household, tally: Tally, client: AsyncClient, number: int, victim: str | None, chance: random.Random
 ) -> None:
-    session = await client.open_session(memory_mb=MEMORY_MB)
-    steps: list[Callable[[], Awaitable[None]]] = [
-        lambda: _cell(tally, session, f"x = {number}; print(x)", f"{number}\n", fresh=True),
-        lambda: _cell(tally, session, "print(x + 1)", f"{number + 1}\n", fresh=False),
-        lambda: _file(tally, session, str(number).encode() * 2000),
-        lambda: _cell(tally, session, "print(len(open('f').read()))", f"{len(str(number)) * 2000}\n", fresh=True),
-    ]
-    death: asyncio.Task[None] | None = None
-    for index, step in enumerate(steps):
-        if index == cut:
-            death = asyncio.create_task(_death(household, tally, chance))
-            await asyncio.sleep(chance.random() / 50)
-        await step()
-    if cut is not None and death is None:
-        death = asyncio.create_task(_death(household, tally, chance))
-    await session.close()
-    if death is not None:
-        await death
+    async with contextlib.AsyncExitStack() as stack:
+        session = await client.open_session(memory_mb=MEMORY_MB)
+        steps: list[Callable[[], Awaitable[object]]] = [
+            lambda: _cell(tally, session, f"x = {number}; print(x)", f"{number}\n", fresh=True),
+            lambda: _cell(tally, session, "print(x + 1)", f"{number + 1}\n", fresh=False),
+            lambda: _file(tally, session, str(number).encode() * 2000),
+            lambda: _cell(tally, session, "print(len(open('f').read()))", f"{len(str(number)) * 2000}\n", fresh=True),
+            session.close,
+        ]
+        cut = chance.randrange(len(steps))
+        for index, step in enumerate(steps):
+            if index == cut and victim is not None:
+                death = asyncio.create_task(_death(household, tally, victim, chance))
+                stack.push_async_callback(asyncio.gather, death)  # nobody dies after the session that was to see it
+                await asyncio.sleep(chance.random() / 50)
+            await step()
 
 
-async def _death(household: Household, tally: Tally, chance: random.Random) -> None:
-    (victim,) = chance.choices(VICTIMS, _WEIGHTS)
+async def _death(household: Household, tally: Tally, victim: str, chance: random.Random) -> None:
     if await household.kill(victim, chance):
         tally.kills[victim] += 1
 
@@ -212,19 +269,24 @@ async def _file(tally: Tally, session: AsyncSession, data: bytes) -> None:
 
 async def _recover(household: Household, tally: Tally) -> None:
     """Wait for the successor of a server that died."""
-    tally.told["Unreachable"] += 1
     began = time.monotonic()
     async with AsyncClient(await household.url(), retries=0) as client:
-        with contextlib.suppress(Unreachable, Overloaded):
+        try:
             execution = await client.run("print('on')", memory_mb=MEMORY_MB)
-            if execution.status is Status.OK:
-                tally.recoveries_s.append(time.monotonic() - began)
+        except SandboxError as error:  # its launcher, its zygote or itself is the next to die
+            tally.told[type(error).__name__] += 1
+            return
+    tally.told[execution.status] += 1
+    if execution.status is Status.OK:
+        tally.recoveries_s.append(time.monotonic() - began)
 
 
 def _measure(household: Household, tally: Tally) -> None:
     household.look()
-    with contextlib.suppress(OSError):
-        status = Path(f"/proc/{household.server}/status").read_text()
+    if (server := household.server) is None:
+        return
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path(f"/proc/{server}/status").read_text()
         resident = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmRSS"))
         tally.resident.append((tally.sessions, resident))
-        tally.descriptors.append(len(os.listdir(f"/proc/{household.server}/fd")))
+        tally.descriptors.append(len(os.listdir(f"/proc/{server}/fd")))

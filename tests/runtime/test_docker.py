@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from sandbox.runtime.docker.runtime import DockerRuntime
 from sandbox.runtime.embedded import seccomp
 from tests.containers import Containers
 from tests.docker import Docker
-from tests.host import alive, ended
+from tests.host import WAIT_SECONDS, alive, command, ended, named, pids
 from tests.runtime.kernels import endings, kernel_of, run, running
 
 SPEC = Spec(env=(("SECRET", "in no listing"),))
@@ -154,7 +155,7 @@ class TestInside:
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
 passed = []
-for number in sorted(set(range(470)) - set({listed})):
+for number in sorted(set(range(520)) - set({listed})):
     if os.fork() == 0:
         libc.syscall(number, -1, -1, -1, -1, -1, -1)
         os._exit(ctypes.get_errno())
@@ -278,6 +279,28 @@ class TestLeft:
         async with DockerRuntime.open(tmp_path / "docker", address=docker.address):
             assert house.left() == []
 
+    @pytest.mark.attack("J05")
+    @pytest.mark.parametrize(
+        "count", [pytest.param(2, id="2"), pytest.param(1000, id="1000", marks=pytest.mark.nightly)]
+    )
+    async def test_containers_that_come_and_go_leave_nothing_of_theirs(
+        self, runtime: DockerRuntime, docker_client: APIClient, count: int
+    ) -> None:
+        async with kernel_of(runtime, SPEC):
+            pass  # what is opened for the first of them is for all
+        stock, descriptors = _stock(docker_client), len(os.listdir("/proc/self/fd"))
+        seen: list[str] = []
+        for _ in range(count):
+            async with kernel_of(runtime, SPEC) as kernel:
+                container: str = kernel.sandbox.container  # type: ignore[attr-defined]
+                assert len(_traces(container)) >= 3, "a shim, a control group and a mount at least"
+            seen.append(container)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while any(_traces(container) for container in seen):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)  # a shim ends after its container
+        assert _stock(docker_client) == stock
+        assert len(os.listdir("/proc/self/fd")) <= descriptors
+
     @pytest.mark.attack("J06")
     async def test_what_is_labelled_like_ours_by_somebody_else_is_left_alone(
         self, docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
@@ -302,6 +325,23 @@ class TestLeft:
             assert endings.pop(kernel).status is Status.KILLED
             with pytest.raises(SessionClosed):
                 await run(kernel, "1")
+
+
+def _stock(client: APIClient) -> set[str]:
+    """What a daemon keeps besides containers, and those."""
+    kept = [*client.containers(all=True), *client.networks()]
+    return {each["Id"] for each in kept} | {each["Name"] for each in client.volumes()["Volumes"] or ()}
+
+
+def _traces(container: str) -> list[str]:
+    """Processes, control groups and mounts that bear a container's id."""
+    processes = [" ".join(command(pid)) for pid in pids()]
+    tables = {Path(f"/proc/{pid}/mountinfo").read_text() for name in ("dockerd", "containerd") for pid in named(name)}
+    mounts = [line for table in tables for line in table.splitlines()]
+    groups = [
+        str(path) for depth in ("*", "*/*", "*/*/*") for path in Path("/sys/fs/cgroup").glob(f"{depth}/{container}")
+    ]
+    return groups + [told for told in processes + mounts if container in told]
 
 
 class TestDaemon:

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.errors import SessionClosed
-from sandbox.execution import Spec, Status
+from sandbox.execution import Spec, Status, Stream
 from sandbox.image import Image
 from sandbox.kernel import Kernel
 from sandbox.runtime.embedded.jail import ZYGOTE_CAPABILITIES
@@ -49,6 +50,17 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def said(kernel: Kernel, code: str) -> str:
+    """What a program prints."""
+    outputs, _ = await run(kernel, code)
+    return "".join(output.text for output in outputs if isinstance(output, Stream)).strip()
+
+
+def library(pid: int) -> str:
+    """Where a process has the C library."""
+    return next(line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "libc.so" in line).split("-")[0]
 
 
 class TestParts:
@@ -100,6 +112,33 @@ class TestParts:
                 assert end.status is Status.KILLED
                 _, end = await run(kernel, "open('/mnt/data/kept').read()", 50.0)
                 assert end.status is Status.OK
+
+    @pytest.mark.attack("K08", "F10")
+    async def test_a_zygote_that_has_served_its_time_is_followed_by_another_and_ends_with_its_last_kernel(
+        self, root: None, python_image: Image
+    ) -> None:
+        async with EmbeddedRuntime.open(Settings.load().images_dir, shared=False, zygote_age=0.001) as runtime:
+            await runtime.prepare(SPEC.image)
+            host = Embedded.below(os.getpid())
+            [first] = host.zygotes()
+            async with kernel_of(runtime, SPEC) as old:
+                await run(old, "x = 6")
+                [old_pid] = host.kernels()
+                while True:
+                    async with kernel_of(runtime, SPEC) as young:
+                        [young_pid] = {*host.kernels()} - {old_pid}
+                        if status(young_pid)["PPid"] != [str(first)]:
+                            assert library(young_pid) != library(old_pid), "an address layout of its own"
+                            assert await said(young, "print(hash('x'))") != await said(old, "print(hash('x'))")
+                            break
+                        assert library(young_pid) == library(old_pid)
+                assert len(host.zygotes()) == 2, "one that has retired, and never two"
+                assert await said(old, "print(x * 7)") == "42"
+                await run(old, "import os; os._exit(1)")
+                # Its next kernel is of the new generation, and nobody is left of the old one.
+                assert await said(old, "print('x' in globals())") == "False"
+                await ended(first)
+                assert alive(host.kernels()[0])
 
     async def test_a_kernel_that_is_killed_before_it_has_come_in_costs_no_sandbox(self, root: None) -> None:
         async with opened() as runtime:

@@ -53,6 +53,11 @@ class Zygote:
     ready: bool = False
     waiting: list[str] = field(default_factory=list)
     """Packets to be sent once it is ready: sandboxes that wait for their fork."""
+    born: float = field(default_factory=time.monotonic)
+    asked: int = 0
+    """Forks that it has not answered."""
+    living: int = 0
+    """Kernels of its that have not ended."""
 
 
 @dataclass(slots=True)
@@ -80,6 +85,8 @@ class Sandbox:
     reason: str = ""
     stopping: bool = False
     watched: watch.Watched | None = None
+    parent: Zygote | None = None
+    """Whom its kernel was asked of, or is from."""
 
 
 class Launcher:
@@ -93,6 +100,10 @@ class Launcher:
         self._kernels: dict[int, Sandbox] = {}
         self._inits: dict[int, Sandbox] = {}
         self._zygotes: dict[str, Zygote] = {}
+        self._heirs: dict[str, Zygote] = {}
+        """By image: zygotes that take over once they are ready."""
+        self._retired: dict[str, Zygote] = {}
+        """By image: zygotes that fork no more, until the last of their kernels has ended."""
         self._removing: list[tuple[Sandbox, float]] = []
         self._free_slots: list[int] = []
         self._rounds = watch.Rounds()
@@ -155,7 +166,7 @@ class Launcher:
         return self._rounds.wait() if self._watched() else None
 
     def _close(self) -> None:
-        for zygote in self._zygotes.values():
+        for zygote in [*self._zygotes.values(), *self._heirs.values(), *self._retired.values()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(zygote.pid, signal.SIGKILL)
         # Control groups end everybody at once; where there are none, every PID 1 takes its sandbox along.
@@ -214,11 +225,12 @@ class Launcher:
     def _watch(self) -> None:
         if self._rounds.wait() > 0:
             return
-        began, shared = time.monotonic(), dict[str, int]()
+        began, shared = time.monotonic(), dict[int, int]()
         for sandbox in self._watched():
-            if sandbox.image not in shared:
-                shared[sandbox.image] = self._shared_with_zygote(sandbox)
-            self._look(sandbox, shared[sandbox.image])
+            parent = sandbox.parent.pid if sandbox.parent is not None else 0
+            if parent not in shared:
+                shared[parent] = self._shared_with_zygote(sandbox)
+            self._look(sandbox, shared[parent])
         grows = any(sandbox.watched.grows for sandbox in self._sandboxes.values() if sandbox.watched is not None)
         self._rounds.done(began, grows=grows)
 
@@ -239,9 +251,9 @@ class Launcher:
         return None if sandbox.watched is None else sandbox.watched.reading()
 
     def _shared_with_zygote(self, sandbox: Sandbox) -> int:
-        """What each kernel of an image holds together with its zygote, on average; 0 without one."""
-        zygote = self._zygotes.get(sandbox.image)
-        kernels = sum(1 for other in self._sandboxes.values() if other.image == sandbox.image and other.kernel_pid)
+        """What each kernel of a zygote holds together with it, on average; 0 without one."""
+        zygote = sandbox.parent
+        kernels = sum(1 for other in self._sandboxes.values() if other.parent is zygote and other.kernel_pid)
         if zygote is None or not kernels:
             return 0
         try:
@@ -263,8 +275,32 @@ class Launcher:
         except OSError as error:
             self._tell({"event": "unprepared", "image": image, "reason": str(error)})
             return
-        zygote = self._zygotes[image] = Zygote(pid, link, shown, str(stage), request)
-        self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(image))
+        self._zygotes[image] = self._heard(image, Zygote(pid, link, shown, str(stage), request))
+
+    def _heard(self, image: str, zygote: Zygote) -> Zygote:
+        self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(image, zygote))
+        return zygote
+
+    def _renew(self, image: str, zygote: Zygote) -> None:
+        """Have another one take over from a zygote whose address layout has been shared for long enough.
+
+        Never a third at a time: that the one before it has ended is waited for.
+        """
+        longest = zygote.request["zygote_age_s"]
+        if not longest or time.monotonic() - zygote.born < longest or image in self._heirs or image in self._retired:
+            return
+        with contextlib.suppress(OSError):  # the next fork tries again
+            pid, link = self._spawn_zygote(zygote.stage, zygote.layers, zygote.request)
+            heir = Zygote(pid, link, zygote.layers, zygote.stage, zygote.request)
+            self._heirs[image] = self._heard(image, heir)
+
+    def _dismiss(self, image: str) -> None:
+        """Let go of a retired zygote that nobody's kernel is from; it ends when it hears so."""
+        zygote = self._retired.get(image)
+        if zygote is not None and not zygote.asked and not zygote.living:
+            del self._retired[image]
+            self._selector.unregister(zygote.link)
+            zygote.link.close()
 
     def _spawn_zygote(
         self, stage: str, shown: tuple[mounts.Layer, ...], request: dict[str, Any]
@@ -299,8 +335,7 @@ class Launcher:
         finally:
             os._exit(71)
 
-    def _on_zygote(self, image: str) -> None:
-        zygote = self._zygotes[image]
+    def _on_zygote(self, image: str, zygote: Zygote) -> None:
         try:
             packet = zygote.link.recv(65536)
         except ConnectionError:
@@ -313,28 +348,43 @@ class Launcher:
             zygote.ready = True
             with contextlib.suppress(OSError):  # it may be dead already; its link will say so
                 linux.collapse_memory(zygote.pid)
+            if self._heirs.get(image) is zygote:
+                self._retired[image], self._zygotes[image] = self._zygotes[image], self._heirs.pop(image)
             with contextlib.suppress(OSError):  # it may be dead already
                 self._tell({"event": "prepared", "image": image, "pid": zygote.pid})
             for sandbox_id in zygote.waiting:
                 self._request_fork(self._sandboxes.get(sandbox_id))
         elif "failed" in message:
+            zygote.asked -= 1
             self._fork_failed(message["fork"], message["failed"])
         elif "fork" in message:
+            zygote.asked, zygote.living = zygote.asked - 1, zygote.living + 1
             self._forked(message["fork"], message["pid"])
         elif "exit" in message:
+            zygote.living -= 1
             self._kernel_ended(message["exit"], message["status"])
+        self._dismiss(image)
 
     def _zygote_died(self, image: str, zygote: Zygote) -> None:
         """Live kernels go on, as our children now; another zygote takes its place, unless this one never was ready."""
         self._selector.unregister(zygote.link)
         zygote.link.close()
-        del self._zygotes[image]
-        if zygote.ready:
-            self._prepare(zygote.request)
+        if self._heirs.get(image) is zygote:
+            del self._heirs[image]
+            self._zygotes[image].born = time.monotonic()  # not again at once
+            return
+        if self._retired.get(image) is zygote:
+            del self._retired[image]
+        elif image in self._heirs:
+            self._zygotes[image] = self._heirs.pop(image)
         else:
-            self._tell({"event": "unprepared", "image": image, "reason": "the zygote died; see the log"})
+            del self._zygotes[image]
+            if zygote.ready:
+                self._prepare(zygote.request)
+            else:
+                self._tell({"event": "unprepared", "image": image, "reason": "the zygote died; see the log"})
         for sandbox in list(self._sandboxes.values()):
-            if sandbox.image == image and not sandbox.kernel_pid:
+            if sandbox.parent is zygote and not sandbox.kernel_pid:
                 # Its fork was asked for and never came.
                 self._close_gate(sandbox)
                 self._request_fork(sandbox)
@@ -453,6 +503,7 @@ class Launcher:
         if zygote is None:
             self._kill(sandbox, "its zygote died")
             return
+        sandbox.parent = zygote
         if not zygote.ready:
             zygote.waiting.append(sandbox.id)
             return
@@ -470,8 +521,10 @@ class Launcher:
         with contextlib.suppress(ConnectionError):  # a dead zygote is noticed where its link is read
             fds = [sandbox.namespaces[0], inner_gate.fileno(), *sandbox.namespaces[1:]]
             socket.send_fds(zygote.link, [packet], fds)
+            zygote.asked += 1
         inner_gate.close()
         self._selector.register(sandbox.gate, selectors.EVENT_READ, lambda: self._on_gate(sandbox))
+        self._renew(sandbox.image, zygote)
 
     def _forked(self, sandbox_id: str, pid: int) -> None:
         sandbox = self._sandboxes.get(sandbox_id)

@@ -283,8 +283,11 @@ class Launcher:
 class EmbeddedRuntime:
     """Sandboxes from namespaces, without a daemon. Use `open`."""
 
-    def __init__(self, launcher: Launcher, images_dir: Path, *, shared: bool, through: Sequence[str]) -> None:
+    def __init__(
+        self, launcher: Launcher, images_dir: Path, *, shared: bool, through: Sequence[str], zygote_age: float
+    ) -> None:
         self._launcher = launcher
+        self._zygote_age = zygote_age
         self._through = through
         self._images_dir = images_dir
         self._shared = shared
@@ -294,17 +297,18 @@ class EmbeddedRuntime:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, images_dir: Path, *, shared: bool = True, through: Sequence[str] | None = None
+        cls, images_dir: Path, *, shared: bool = True, through: Sequence[str] | None = None, zygote_age: float = 0.0
     ) -> AsyncIterator[Self]:
         """Start the launcher; at the end, end everything.
 
         shared: whether many sandboxes will be forked from a zygote, so that it is worth seconds to make each fork
         cheaper; see `guest.zygote.preload`. through: see `Launcher.spawn`; default is whatever gives an ordinary user
-        control groups. Raises `HostUnfit`.
+        control groups. zygote_age: seconds after which another zygote takes over; 0 is never. Raises `HostUnfit`.
         """
         _raise_descriptor_limit()
         through = await scope.way() if through is None else through
-        runtime = cls(await Launcher.spawn(through), images_dir, shared=shared, through=through)
+        launcher = await Launcher.spawn(through)
+        runtime = cls(launcher, images_dir, shared=shared, through=through, zygote_age=zygote_age)
         try:
             yield runtime
         finally:
@@ -347,6 +351,7 @@ class EmbeddedRuntime:
                     "python": "/opt/venv/bin/python",
                     "code": str(_PACKAGE),
                     "shared": self._shared,
+                    "zygote_age_s": self._zygote_age,
                 }
             )
             self._launcher.prepared[image] = future

@@ -13,15 +13,16 @@ from sandbox.runtime.docker.runtime import DockerRuntime
 from sandbox.session import Session
 from tests.containers import Containers
 from tests.docker import Docker
-from tests.host import Embedded, House
+from tests.host import Embedded, House, Watched
 from tests.needs import missing
 from tests.runtime.escape.lacks import LACKS
-from tests.scoreboard import RUNTIMES
+from tests.runtime.test_contract import of_ordinary_user
+from tests.scoreboard import GROUNDS, SINGLE
 
-_ENGINES = dict(zip(RUNTIMES, ("embedded_engine", "runc_engine", "runsc_engine"), strict=True))
+_ENGINES = dict(zip(GROUNDS, ("embedded_engine", "runc_engine", "runsc_engine", "single_engine"), strict=True))
 
 
-@pytest.fixture(scope="session", params=RUNTIMES)
+@pytest.fixture(scope="session", params=GROUNDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """The runtime's name."""
     return str(request.param)
@@ -32,6 +33,17 @@ def engine(request: pytest.FixtureRequest, kind: str) -> Engine:
     """An engine on that runtime."""
     found: Engine = request.getfixturevalue(_ENGINES[kind])
     return found
+
+
+@pytest.fixture(scope="session")
+async def single_engine(
+    kind: str, root: None, python_image: object, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Engine]:
+    """The embedded runtime of an ordinary user; it ends with the tests on it, because what is looked at is the last."""
+    images, directory = Settings.load().images_dir, tmp_path_factory.mktemp("single")
+    settings = Settings(runtime="embedded", data_dir=directory, images_dir=images, pool_size=0)
+    async with of_ordinary_user("single") as ground, Engine.open(settings, runtime=ground.runtime) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +99,7 @@ def house(request: pytest.FixtureRequest, engine: Engine) -> House:
     """The engine's sandboxes as the host sees them."""
     if isinstance(engine.runtime, DockerRuntime):
         return Containers.of(request.getfixturevalue("docker_client"), engine.runtime)
-    return Embedded.below(os.getpid())
+    return (Watched if request.getfixturevalue("kind") == SINGLE else Embedded).below(os.getpid())
 
 
 @pytest.fixture(autouse=True)

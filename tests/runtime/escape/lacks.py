@@ -6,7 +6,7 @@ lacking.
 
 from dataclasses import dataclass
 
-EMBEDDED, RUNC, RUNSC = "embedded", "docker/runc", "docker/runsc"
+EMBEDDED, RUNC, RUNSC, SINGLE = "embedded", "docker/runc", "docker/runsc", "embedded/single"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,9 @@ LACKS = {
         ),
         Lack(
             "a uid that is never used again",
-            (RUNC, RUNSC),
-            "a container's uid is another's when the container is gone, and its files and processes with it",
+            (RUNC, RUNSC, SINGLE),
+            "a container's uid is another's when the container is gone, and its files and processes with it; a user "
+            "with one id has no other to give",
         ),
         Lack(
             "an init that no signal stops",
@@ -71,8 +72,9 @@ LACKS = {
         ),
         Lack(
             "an init that cannot be looked into",
-            (RUNSC,),
-            "gVisor shows the environment and the memory map of its PID 1, in which nothing is",
+            (RUNSC, SINGLE),
+            "gVisor shows the environment and the memory map of its PID 1, in which nothing is; with one id its "
+            "command line and the numbers of its descriptors are seen, and what they lead to is not",
         ),
         Lack(
             "files that the loader does not run either",
@@ -98,6 +100,16 @@ LACKS = {
             "a number of files that is capped",
             (RUNSC,),
             "gVisor's tmpfs knows no number of inodes; their memory counts, and reaches the cap",
+        ),
+        Lack(
+            "a memory cap that nothing gets past",
+            (SINGLE,),
+            "without control groups memory is looked at from outside, again and again, and `memfd_create` is not there",
+        ),
+        Lack(
+            "pools of the host's kernel that are its own",
+            (SINGLE,),
+            "what the kernel counts by user, such as room in pipes and descriptors on their way, all of one id share",
         ),
         Lack(
             "processes that the host can look at",

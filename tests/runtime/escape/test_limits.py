@@ -10,6 +10,7 @@ from sandbox.engine import Engine
 from sandbox.errors import SessionClosed
 from sandbox.execution import Status
 from sandbox.session import Session
+from tests.runtime.escape.lacks import SINGLE
 from tests.runtime.escape.probes import inside
 
 CAP = 512 << 20
@@ -24,6 +25,7 @@ async def eater(engine: Engine) -> AsyncIterator[Session]:
 
 class TestMemory:
     @pytest.mark.attack("C02")
+    @pytest.mark.needs_wall("a memory cap that nothing gets past")
     async def test_many_processes_together_stay_below_the_cap(self, session: Session, kind: str) -> None:
         code = """
             import os, signal
@@ -44,6 +46,7 @@ class TestMemory:
             assert (await session.execute("1")).status is Status.OK
 
     @pytest.mark.attack("C05", "C01")
+    @pytest.mark.needs_wall("a memory cap that nothing gets past")
     @pytest.mark.parametrize(
         "take",
         [
@@ -114,6 +117,7 @@ class TestMemory:
         assert 200 <= int(await inside(eater, probe)) <= 257
 
     @pytest.mark.attack("C04")
+    @pytest.mark.needs_wall("a memory cap that nothing gets past")
     @pytest.mark.parametrize(
         "restarts", [pytest.param(2, id="twice"), pytest.param(50, id="fifty times", marks=pytest.mark.nightly)]
     )
@@ -223,10 +227,10 @@ class TestProcesses:
                 for thread in threads[:-1]:
                     thread.join()
         """
-        assert 100 < int(await inside(eater, probe)) < 128
+        assert 100 < int(await inside(eater, probe)) <= 128
 
     @pytest.mark.attack("C18", "C07")
-    async def test_descriptors_are_capped_and_the_server_loses_none(self, eater: Session) -> None:
+    async def test_descriptors_are_capped_and_the_server_loses_none(self, eater: Session, kind: str) -> None:
         before = len(os.listdir("/proc/self/fd"))
         probe = """
             answers = set()
@@ -245,7 +249,8 @@ class TestProcesses:
                         if fd != -1: os.close(fd)
             return " ".join(answers)
         """
-        assert await inside(eater, probe) == "EMFILE"
+        absent = {"ENOSYS"} if kind == SINGLE else set()  # memory files
+        assert {*(await inside(eater, probe)).split()} == {"EMFILE"} | absent
         assert len(os.listdir("/proc/self/fd")) <= before + 2
 
     @pytest.mark.attack("C19")
@@ -311,6 +316,7 @@ class TestPools:
     """Pools of the host's kernel that are counted by user: one that drains its own leaves the others theirs."""
 
     @pytest.mark.attack("C23", "C07")
+    @pytest.mark.needs_wall("pools of the host's kernel that are its own")
     async def test_who_has_all_the_pipes_leaves_the_neighbours_theirs(self, eater: Session, neighbour: Session) -> None:
         drain = """
             global held
@@ -330,6 +336,7 @@ class TestPools:
             await inside(eater, "for fd in held: os.close(fd)")
 
     @pytest.mark.attack("C08", "C23")
+    @pytest.mark.needs_wall("pools of the host's kernel that are its own")
     @pytest.mark.needs_wall("settings of a process that the host's kernel decides")
     async def test_who_has_all_the_descriptors_on_their_way_leaves_the_neighbours_theirs(
         self, eater: Session, neighbour: Session

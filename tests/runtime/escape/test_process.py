@@ -43,7 +43,7 @@ async def test_it_is_contained_as_the_host_sees_it(session: Session, kind: str) 
     assert set(seen["Groups"]) <= set(seen["Gid"]), "a group of somebody else"
     own = {name for name in os.listdir("/proc/self/ns") if "children" not in name} - {"time"}
     shared = {name for name in own if os.readlink(f"/proc/{pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")}
-    assert shared == (set() if kind == "embedded" else {"user"})
+    assert shared == (set() if kind.startswith("embedded") else {"user"})
     assert len(seen["NSpid"]) == 2
 
 
@@ -149,7 +149,7 @@ async def test_a_memory_file_cannot_be_executed(onlooker: Session) -> None:
         return str(subprocess.run([f"/proc/self/fd/{file}"], pass_fds=[file]).returncode)
     """
     assert outside_once(probe) == "0"
-    assert await inside(onlooker, probe) in ("EACCES", "EPERM")
+    assert await inside(onlooker, probe) in ("EACCES", "EPERM", "ENOSYS")
 
 
 @pytest.mark.attack("A13", "A23")
@@ -215,6 +215,8 @@ async def test_no_descriptor_leads_anywhere(session: Session) -> None:
         return json.dumps(sorted(kinds))
     """
     kinds = {found if not found.startswith("anon_inode") else "anon_inode" for found in await told(session, probe)}
+    # Its unsent text, where there are no memory files.
+    kinds = {kind for kind in kinds if not (kind.startswith("/dev/shm/#") and kind.endswith(" (deleted)"))}
     # The directory that is being listed is one of them.
     own = {"/memfd:pending (deleted)"}  # its unsent text
     assert kinds <= own | {"/dev/null", "pipe", "socket", "anon_inode", *[k for k in kinds if k.startswith("/proc/")]}
@@ -274,6 +276,7 @@ async def test_its_environment_holds_nothing_of_the_servers(onlooker: Session) -
     allowed = {"HOME", "USER", "LOGNAME", "SHELL", "LANG", "PATH", "PWD", "TMPDIR", "TERM", "PAGER", "GIT_PAGER"}
     allowed |= {"MPLBACKEND", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME", "PLOTLY_RENDERER", "NO_COLOR"}
     allowed |= {"PYTHONDONTWRITEBYTECODE", "JE_ARROW_MALLOC_CONF"}
+    allowed |= {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}  # scikit-learn's and threadpoolctl's, once imported
     allowed |= {f"{name}_NUM_THREADS" for name in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")}
     assert found.keys() - allowed == set()
     raw = await inside(onlooker, "return open('/proc/self/environ').read()")
