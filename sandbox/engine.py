@@ -187,7 +187,8 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bo
     unfit: HostUnfit | None = None
     if settings.runtime != "docker":
         try:
-            embedded = await stack.enter_async_context(EmbeddedRuntime.open(settings.images_dir, shared=warm))
+            opening_embedded = EmbeddedRuntime.open(settings.images_dir, start=settings.start, shared=warm)
+            embedded = await stack.enter_async_context(opening_embedded)
         except HostUnfit as error:
             if settings.runtime == "embedded":
                 raise

@@ -15,6 +15,9 @@ import pytest
 
 EMBEDDED = "embedded"
 RUNTIMES = (EMBEDDED, "docker/runc", "docker/runsc")
+EXEC = "embedded/exec"
+"""The embedded runtime without a zygote."""
+GROUNDS = (*RUNTIMES, EXEC)
 RANKS = ("skipped", "passed", "failed")
 """Of several outcomes the last of these counts."""
 
@@ -88,7 +91,7 @@ def attacks(item: pytest.Item) -> list[str]:
 def runtime_of(item: pytest.Item) -> str:
     """Where a test runs: what its parameters say, else on the embedded runtime, as every test that has a session."""
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return next((value for value in parameters if value in RUNTIMES), EMBEDDED)
+    return next((value for value in parameters if value in GROUNDS), EMBEDDED)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
