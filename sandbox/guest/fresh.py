@@ -34,6 +34,7 @@ def main(link: socket.socket, script: str) -> NoReturn:
     link.send(b"J")
     for name in _READ_AT_IMPORT:
         _clear(os.environ[name])
+    _spare_a_file(os.environ["IPYTHONDIR"])
     kernel = preload(script, {0, 1, 2, link.fileno()}, shared=False)
     os.chdir(_WORKSPACE)
     gc.enable()
@@ -50,6 +51,12 @@ def _clear(path: str) -> None:
                 shutil.rmtree(aside, ignore_errors=True)
         else:
             os.unlink(aside)
+
+
+def _spare_a_file(ipython: str) -> None:
+    """IPython explains its directory in a file, for which there may be no room: one that is there is left alone."""
+    os.makedirs(f"{ipython}/profile_default/startup")
+    os.close(os.open(f"{ipython}/profile_default/startup/README", os.O_CREAT | os.O_WRONLY, 0o644))
 
 
 if __name__ == "__main__":
