@@ -125,6 +125,7 @@ def walls(request: pytest.FixtureRequest) -> None:
     """A visible skip where a runtime lacks what a test needs."""
     for mark in request.node.iter_markers("needs_wall"):
         lack = LACKS[mark.args[0]]
-        # What stands around a kernel does not depend on where it comes from.
-        if request.getfixturevalue("kind").replace(EXEC, EMBEDDED) in lack.runtimes:
+        kind = request.getfixturevalue("kind")
+        # What stands around a kernel does not depend on where it comes from, as a rule.
+        if kind in lack.runtimes or kind.replace(EXEC, EMBEDDED) in lack.runtimes:
             pytest.skip(lack.why)
