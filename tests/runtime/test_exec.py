@@ -33,7 +33,7 @@ AT_RANDOM = 25
 """In the auxiliary vector: where the sixteen bytes are that C makes its canaries of."""
 
 
-@pytest.fixture(params=["root", "subordinate", "single"], scope="module")
+@pytest.fixture(params=["root", pytest.param("subordinate", marks=pytest.mark.nightly), "single"], scope="module")
 async def ground(
     request: pytest.FixtureRequest, root: None, python_image: Image, nothing_left: None
 ) -> AsyncIterator[Ground]:
