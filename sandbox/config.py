@@ -87,6 +87,11 @@ class Settings(BaseSettings):
         default="auto",
         description="What makes sandboxes; `auto` is `embedded` where this host can contain by itself, else `docker`.",
     )
+    start: Literal["fork", "exec"] = Field(
+        default="fork",
+        description="How the embedded runtime makes kernels: forks of a zygote that has the libraries, or interpreters "
+        "that are executed each for itself, which share nothing and take about a second.",
+    )
     zygote_age_s: float = Field(
         default=3600,
         ge=0,

@@ -187,8 +187,10 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bo
     unfit: HostUnfit | None = None
     if settings.runtime != "docker":
         try:
-            opening_here = EmbeddedRuntime.open(settings.images_dir, shared=warm, zygote_age=settings.zygote_age_s)
-            embedded = await stack.enter_async_context(opening_here)
+            opening_embedded = EmbeddedRuntime.open(
+                settings.images_dir, start=settings.start, shared=warm, zygote_age=settings.zygote_age_s
+            )
+            embedded = await stack.enter_async_context(opening_embedded)
         except HostUnfit as error:
             if settings.runtime == "embedded":
                 raise

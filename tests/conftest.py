@@ -41,12 +41,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sandbox")
     group.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
     group.addoption("--nightly", action="store_true", help="run the soaks and races of the attack corpus, too")
+    group.addoption(
+        "--ground", help="run what is run on several runtimes on this one only, whole: embedded, embedded/exec, …"
+    )
     group.addoption("--kills", type=int, default=3, help="how often the server is killed under load")
     group.addoption("--half", choices=HALVES, help="run the tests of one half of the suite; see tests/halves.py")
     group.addoption("--all", action="store_true", help="run every docstring session, not the sample")
 
 
+def _grounds(item: pytest.Item) -> set[str]:
+    """The runtime that a test is run on by one of its parameters; see `tests/scoreboard.py`."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return {str(parameters[name]) for name in ("kind", "ground") if name in parameters}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (ground := config.getoption("--ground")) is not None:
+        config.hook.pytest_deselected(items=[item for item in items if _grounds(item) != {ground}])
+        items[:] = [item for item in items if _grounds(item) == {ground}]
     if not config.getoption("--nightly"):
         left_out = [item for item in items if "nightly" in item.keywords]
         config.hook.pytest_deselected(items=left_out)

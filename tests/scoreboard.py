@@ -17,7 +17,9 @@ EMBEDDED = "embedded"
 RUNTIMES = (EMBEDDED, "docker/runc", "docker/runsc")
 SINGLE = "embedded/single"
 """The embedded runtime of an ordinary user without subordinate ids: where it has the fewest walls."""
-GROUNDS = (*RUNTIMES, SINGLE)
+EXEC = "embedded/exec"
+"""The embedded runtime without a zygote."""
+GROUNDS = (*RUNTIMES, SINGLE, EXEC)
 RANKS = ("skipped", "passed", "failed")
 """Of several outcomes the last of these counts."""
 

@@ -61,6 +61,12 @@ def finding(host: Host, settings: Settings, name: str) -> Finding:
     return next(found for found in examine(settings, host) if found.name == name)
 
 
+def test_how_kernels_come_to_be_is_said_with_what_it_means(host: Host, settings: Settings) -> None:
+    assert "have their zygote's address layout" in finding(host, settings, "start").found
+    fresh = finding(host, settings.model_copy(update={"start": "exec"}), "start")
+    assert (fresh.grade, "no zygote" in fresh.found) == (Grade.A, True)
+
+
 def test_this_host_is_examined_without_a_failing_probe(settings: Settings) -> None:
     findings = examine(settings)
     assert not [found for found in findings if "could not be examined" in found.found]

@@ -216,6 +216,14 @@ def _user_ids(host: Host, settings: Settings) -> Iterator[Finding]:
         yield Finding("user ids", Grade.A, f"nobody owns {FIRST_HOST_ID} to {end - 1}")
 
 
+def _start(host: Host, settings: Settings) -> Iterator[Finding]:
+    if settings.start == "exec":
+        found = "exec: no zygote; each kernel's addresses and hashes are its own, and it takes about a second to start"
+    else:
+        found = "fork: kernels have their zygote's address layout and hash seed; SANDBOX_START=exec gives each its own"
+    yield Finding("start", Grade.A, found)
+
+
 def _image(host: Host, settings: Settings) -> Iterator[Finding]:
     try:
         image = images.load(settings.image, settings.images_dir)
@@ -248,5 +256,6 @@ PROBES: tuple[Probe, ...] = (
     _landlock,
     _seccomp,
     _user_ids,
+    _start,
     _image,
 )

@@ -11,7 +11,7 @@ from sandbox.config import Settings
 from sandbox.doctor.finding import Finding, Grade, Host, Probe
 from sandbox.execution import MIB
 
-_ZYGOTE_MB, _WARM_MB, _WARM_CONTAINER_MB = 250, 35, 120
+_ZYGOTE_MB, _WARM_MB, _WARM_EXEC_MB, _WARM_CONTAINER_MB = 250, 35, 120, 120
 _BUILD_MB, _BUILD_INODES = 3072, 60_000
 _DESCRIPTORS_PER_SANDBOX = 4
 # Leaks across processes and from the kernel, against which a sandbox has no means of its own.
@@ -40,6 +40,8 @@ def _memory(host: Host, settings: Settings) -> Iterator[Finding]:
     available = re.search(r"^MemAvailable:\s+(\d+) kB", host.read("/proc/meminfo"), re.MULTILINE)
     available_mb = int(available[1]) // 1024 if available else host.memory_mb
     pool_mb = _ZYGOTE_MB + settings.pool_size * _WARM_MB
+    if settings.start == "exec":
+        pool_mb = settings.pool_size * _WARM_EXEC_MB
     if settings.runtime == "docker":
         pool_mb = settings.pool_size * _WARM_CONTAINER_MB
     wanted = pool_mb + settings.memory_mb

@@ -413,7 +413,8 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     os.environ.clear()
     os.environ.update(environment)
     kernel.shell.init_environment()
-    link_font_cache()
+    with contextlib.suppress(OSError):  # something of the program's may be in the way, and then it is its own
+        link_font_cache()
     reseed(kernel.generators)
     told = [_redirect(1), _redirect(2)]
     null = os.open(os.devnull, os.O_RDONLY)

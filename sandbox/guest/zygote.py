@@ -8,54 +8,26 @@ from the server. The protocol is one JSON message per packet: `{"fork": id, …}
 import gc
 import json
 import os
-import runpy
 import select
 import signal
 import socket
-import sys
-import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from sandbox.guest.kernel import Kernel, link_font_cache, serve
-from sandbox.guest.randomness import generators
-from sandbox.guest.rehearsal import check_descriptors, rehearse
+from sandbox.guest import birth
+from sandbox.guest.kernel import Kernel, serve
+from sandbox.guest.preload import preload
 
 MAX_FDS = 16
 
-Contain = Callable[[dict[str, Any], list[int]], socket.socket]
+Contain = Callable[[birth.Request, list[int]], socket.socket]
 """Runs in the fork: takes the request and its descriptors, returns the link to init once contained."""
-Prepare = Callable[[dict[str, Any], list[int]], None]
-"""Runs in the zygote right before each fork."""
-
-
-def preload(script: str, descriptors: set[int], *, shared: bool) -> Kernel:
-    """Import what `script` imports, build the kernel that all forks will share, and rehearse.
-
-    The script is told whether many sandboxes share this zygote as `SHARED`, and may name cells to be rehearsed, as
-    `REHEARSAL`; a zygote that few will fork from rehearses nothing. Raises `RuntimeError` if a thread, or a
-    descriptor beyond `descriptors`, is left over.
-    """
-    gc.disable()
-    link_font_cache()
-    cells = runpy.run_path(script, {"SHARED": shared}).get("REHEARSAL", ())
-    kernel = Kernel.prepare()
-    if shared:
-        rehearse(kernel, cells)
-    check_descriptors(descriptors)
-    if threading.active_count() != 1:
-        names = ", ".join(thread.name for thread in threading.enumerate())
-        raise RuntimeError(f"the zygote must have one thread, and has: {names}")
-    kernel.generators = generators()
-    # Objects alive now are never traced again, so a fork's collections do not copy their pages.
-    gc.freeze()
-    return kernel
 
 
 class Zygote:
     """The fork loop."""
 
-    def __init__(self, link: socket.socket, kernel: Kernel, prepare: Prepare, contain: Contain) -> None:
+    def __init__(self, link: socket.socket, kernel: Kernel, prepare: birth.Prepare, contain: Contain) -> None:
         self._link = link
         self._kernel = kernel
         self._prepare = prepare
@@ -81,30 +53,16 @@ class Zygote:
         packet, fds, _, _ = socket.recv_fds(self._link, 65536, MAX_FDS)
         if not packet:
             os._exit(0)
-        request = json.loads(packet)
-        answer = {"fork": request["fork"]}
-        try:
-            self._prepare(request, fds)
-            pid = os.fork()
-            if pid == 0:
-                self._become_kernel(request, fds)
-            answer["pid"] = pid
-        except OSError as error:  # the sandbox may have ended meanwhile
-            answer["failed"] = f"{type(error).__name__}: {error}"
+        answer = birth.bear(json.loads(packet), fds, self._prepare, self._become_kernel)
         for fd in fds:
             os.close(fd)
         self._link.send(json.dumps(answer).encode())
 
-    def _become_kernel(self, request: dict[str, Any], fds: list[int]) -> NoReturn:
-        try:
-            signal.set_wakeup_fd(-1)
-            link = self._contain(request, fds)
-            gc.enable()
-            serve(self._kernel, link)
-        except BaseException as error:
-            # 2 is the launcher's log until the kernel has pipes of its own.
-            os.write(2, f"kernel failed to start: {type(error).__name__}: {error}\n".encode())
-            os._exit(70)
+    def _become_kernel(self, request: birth.Request, fds: list[int]) -> NoReturn:
+        signal.set_wakeup_fd(-1)
+        link = self._contain(request, fds)
+        gc.enable()
+        serve(self._kernel, link)
 
     def _reap(self) -> None:
         while True:
@@ -117,11 +75,7 @@ class Zygote:
             self._link.send(json.dumps({"exit": pid, "status": status}).encode())
 
 
-def main(link: socket.socket, script: str, prepare: Prepare, contain: Contain, *, shared: bool) -> NoReturn:
+def main(link: socket.socket, script: str, prepare: birth.Prepare, contain: Contain, *, shared: bool) -> NoReturn:
     """Preload and fork for ever."""
-    sys.argv = [""]
-    # Put there by `-m`: the directory this process was started in is no place to import from.
-    if os.getcwd() in sys.path:
-        sys.path.remove(os.getcwd())
     kernel = preload(script, {0, 1, 2, link.fileno()}, shared=shared)
     Zygote(link, kernel, prepare, contain).run()

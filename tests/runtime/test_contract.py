@@ -18,7 +18,7 @@ from sandbox.guest.frames import Decoder, Frame
 from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
 from sandbox.runtime.docker.runtime import DockerRuntime
-from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from sandbox.runtime.embedded.runtime import EmbeddedRuntime, Start
 from tests import ordinary
 from tests.containers import Containers
 from tests.docker import Docker
@@ -43,7 +43,14 @@ class Ground:
     """How far above its memory cap a sandbox may get before it is ended, where that cap is soft."""
 
 
-RUNTIMES = ["embedded", *(f"embedded/{user}" for user in ORDINARY_USERS), "docker/runc", "docker/runsc"]
+RUNTIMES = [
+    "embedded",
+    "embedded/exec",
+    *(f"embedded/{user}" for user in ORDINARY_USERS),
+    *(pytest.param(f"embedded/exec/{user}", marks=pytest.mark.nightly) for user in ORDINARY_USERS),
+    "docker/runc",
+    "docker/runsc",
+]
 
 
 @pytest.fixture(params=RUNTIMES, scope="module")
@@ -51,18 +58,15 @@ async def ground(
     request: pytest.FixtureRequest, root: None, nothing_left: None, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Ground]:
     """A runtime that lives through these tests."""
-    kind, _, oci_runtime = str(request.param).partition("/")
-    if oci_runtime in ORDINARY_USERS:
-        request.getfixturevalue("python_image")
-        async with of_ordinary_user(oci_runtime) as ground:
-            yield ground
-        return
+    kind, *ways = str(request.param).split("/")
     if kind == "embedded":
         request.getfixturevalue("python_image")
-        async with EmbeddedRuntime.open(Settings.load().images_dir) as embedded:
-            await embedded.prepare("python")
-            yield Ground(embedded, Spec(), Embedded.below(os.getpid()), False)
+        start: Start = "exec" if "exec" in ways else "fork"
+        users = [way for way in ways if way in ORDINARY_USERS]
+        async with of_ordinary_user(users[0], start) if users else of_root(start) as ground:
+            yield ground
         return
+    [oci_runtime] = ways
     docker: Docker = request.getfixturevalue("docker")
     request.getfixturevalue("docker_image")
     if shutil.which(oci_runtime) is None:
@@ -73,14 +77,22 @@ async def ground(
 
 
 @contextlib.asynccontextmanager
-async def of_ordinary_user(kind: str) -> AsyncIterator[Ground]:
+async def of_root(start: Start = "fork") -> AsyncIterator[Ground]:
+    """The embedded runtime as root has it."""
+    async with EmbeddedRuntime.open(Settings.load().images_dir, start=start) as runtime:
+        await runtime.prepare("python")
+        yield Ground(runtime, Spec(), Embedded.below(os.getpid()), False)
+
+
+@contextlib.asynccontextmanager
+async def of_ordinary_user(kind: str, start: Start = "fork") -> AsyncIterator[Ground]:
     """The embedded runtime of a user who is made for it; this process only talks to its launcher."""
     images = Settings.load().images_dir
     if kind != "single" and shutil.which("newuidmap") is None:
         missing("needs newuidmap: apt-get install uidmap")
     with ordinary.user(subordinate=kind != "single", group=kind == "groups") as user:
         # How much the zygote imports is the same to whoever starts it, and takes many seconds.
-        async with EmbeddedRuntime.open(images, shared=False, through=user.through(images)) as runtime:
+        async with EmbeddedRuntime.open(images, start=start, shared=False, through=user.through(images)) as runtime:
             await runtime.prepare("python")
             if kind == "groups":
                 yield Ground(runtime, Spec(), Embedded.below(os.getpid(), f"/{user.group}"), False)

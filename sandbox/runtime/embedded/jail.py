@@ -1,8 +1,8 @@
 """The steps of containment, in order; any failure ends the process that fails.
 
 Three processes go through here, and a fourth looks at the result. `enter_namespaces` is the short-lived set-up
-process of a sandbox, still host root; `confine_init` is PID 1 after its mounts; `contain_kernel` is the zygote's
-child on its way into a sandbox; `verify` is the launcher's look at that child from outside. Read each from top to
+process of a sandbox, still host root; `confine_init` is PID 1 after its mounts; `contain_kernel` is the fork that will
+be a kernel on its way into a sandbox; `verify` is the launcher's look at it from outside. Read each from top to
 bottom: that is the jail. Standard library only: the zygote runs this with the image's Python.
 """
 
@@ -116,7 +116,7 @@ def confine_init(ids: mounts.Ids) -> None:
 
 
 def confine_zygote(*, single: bool) -> None:
-    """The zygote holds imported libraries, so it holds only what forking into a sandbox takes.
+    """The zygote holds imported libraries, so it holds only what forking into a sandbox takes. Who acts for one, too.
 
     single: where there is one id only, kernels get a user namespace each, whose one id is our root's. The kernel lets
     nobody map a root who could not give files capabilities.
@@ -129,7 +129,7 @@ def confine_zygote(*, single: bool) -> None:
 
 
 def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> None:
-    """From the zygote's child to a contained kernel. `namespaces`: open files of all but the pid namespace."""
+    """From a fork in the pid namespace to a contained kernel. `namespaces`: open files of all but the pid namespace."""
     for fd in namespaces:
         linux.setns(fd)
     if cell.shown != cell.uid:

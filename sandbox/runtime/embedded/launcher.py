@@ -1,4 +1,4 @@
-"""The launcher: makes namespaces, cgroups and uids; forks inits; starts zygotes. Small, one thread, no user data.
+"""The launcher: makes namespaces, cgroups and uids; forks inits; has kernels made. Small, one thread, no user data.
 
 Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime, and for an ordinary user once more by itself.
 It speaks JSON packets over FD, a SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`,
@@ -8,12 +8,13 @@ every sandbox is ended.
 
 The way of a sandbox:
 
-    start ─ cgroups with limits ─ fork set-up process ─ it reports PID 1 ─ zygote forks a kernel into its pid
-    namespace ─ kernel into the cgroups, mounts ready ─ gate opens ─ kernel contains itself ─ verified from
-    outside ─ init is given the kernel ─ … ─ stop or PID 1's end ─ cgroups removed ─ gone
+    start ─ cgroups with limits ─ fork set-up process ─ it reports PID 1 ─ the image's zygote, or a child of ours,
+    forks a kernel into its pid namespace ─ kernel into the cgroups, mounts ready ─ gate opens ─ kernel contains
+    itself ─ verified from outside ─ init is given the kernel ─ … ─ stop or PID 1's end ─ cgroups removed ─ gone
 
-A failure at any step kills PID 1 and with it everything; nothing unverified ever reaches init. (Long for one file:
-it is one state machine, and the way of a sandbox is easier to follow in one place.)
+`entrance` is the kernel's side of it. A failure at any step kills PID 1 and with it everything; nothing unverified
+ever reaches init. (Long for one file: it is one state machine, and the way of a sandbox is easier to follow in one
+place.)
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sandbox.guest import process, variables
-from sandbox.runtime.embedded import cgroup, footing, init, jail, linux, mounts, watch
+from sandbox.runtime.embedded import cgroup, entrance, footing, init, jail, linux, mounts, watch
 from sandbox.runtime.embedded.footing import Footing, Standing, Unfit
 from sandbox.runtime.embedded.instance import Instance
 
@@ -46,10 +47,6 @@ class Zygote:
 
     pid: int
     link: socket.socket
-    layers: tuple[mounts.Layer, ...]
-    stage: str
-    request: dict[str, Any]
-    """What it was started for, should it have to be started again."""
     ready: bool = False
     waiting: list[str] = field(default_factory=list)
     """Packets to be sent once it is ready: sandboxes that wait for their fork."""
@@ -58,6 +55,27 @@ class Zygote:
     """Forks that it has not answered."""
     living: int = 0
     """Kernels of its that have not ended."""
+
+
+@dataclass(slots=True)
+class Image:
+    """One image: what its sandboxes show, and what their kernels come from."""
+
+    request: dict[str, Any]
+    """What it was prepared for, should it have to be prepared again."""
+    stage: str
+    layers: tuple[mounts.Layer, ...]
+    zygote: Zygote | None = None
+    """None: each kernel is an interpreter that is executed for it."""
+    heir: Zygote | None = None
+    """It takes over once it is ready."""
+    retired: Zygote | None = None
+    """It forks no more, and stays until the last of its kernels has ended."""
+
+    @property
+    def zygotes(self) -> tuple[Zygote, ...]:
+        """All that there are now."""
+        return tuple(each for each in (self.zygote, self.heir, self.retired) if each is not None)
 
 
 @dataclass(slots=True)
@@ -99,11 +117,9 @@ class Launcher:
         self._sandboxes: dict[str, Sandbox] = {}
         self._kernels: dict[int, Sandbox] = {}
         self._inits: dict[int, Sandbox] = {}
-        self._zygotes: dict[str, Zygote] = {}
-        self._heirs: dict[str, Zygote] = {}
-        """By image: zygotes that take over once they are ready."""
-        self._retired: dict[str, Zygote] = {}
-        """By image: zygotes that fork no more, until the last of their kernels has ended."""
+        self._images: dict[str, Image] = {}
+        self._births: set[socket.socket] = set()
+        """To children of ours that send a kernel on its way, each until we know which process it is."""
         self._removing: list[tuple[Sandbox, float]] = []
         self._free_slots: list[int] = []
         self._rounds = watch.Rounds()
@@ -166,9 +182,12 @@ class Launcher:
         return self._rounds.wait() if self._watched() else None
 
     def _close(self) -> None:
-        for zygote in [*self._zygotes.values(), *self._heirs.values(), *self._retired.values()]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(zygote.pid, signal.SIGKILL)
+        for image in self._images.values():
+            for zygote in image.zygotes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(zygote.pid, signal.SIGKILL)
+        for link in self._births:
+            link.close()
         # Control groups end everybody at once; where there are none, every PID 1 takes its sandbox along.
         for pid in self._inits:
             with contextlib.suppress(ProcessLookupError):
@@ -214,7 +233,7 @@ class Launcher:
                 return
             if pid in self._inits:
                 self._gone(self._inits.pop(pid))
-            elif pid in self._kernels:  # its zygote died before it did
+            elif pid in self._kernels:  # whose parent ended before it did
                 self._kernel_ended(pid, status)
 
     # Where there are no control groups.
@@ -262,72 +281,76 @@ class Launcher:
             return 0
         return (whole - part) // kernels
 
-    # Zygotes.
+    # Images.
 
-    def _prepare(self, request: dict[str, Any]) -> None:
-        """Stage an image and start its zygote."""
-        image, system, prefix = request["image"], Path(request["system"]), Path(request["prefix"])
+    def _prepare(self, request: dict[str, Any], retired: Zygote | None = None) -> None:
+        """Stage an image, and start its zygote where kernels are to be forked. retired: one that still has kernels."""
+        name, system, prefix = request["image"], Path(request["system"]), Path(request["prefix"])
         stage = self._instance.next_stage()
         try:
             mounts.stage(stage, Path(request["root"]), system, prefix, Path(request["code"]))
-            shown = mounts.layers(system, prefix)
-            pid, link = self._spawn_zygote(str(stage), shown, request)
+            image = Image(request, str(stage), mounts.layers(system, prefix), retired=retired)
+            if request["start"] == "exec":
+                image.layers += mounts.FRESH_LAYERS
+            else:
+                image.zygote = self._spawn_zygote(image)
         except OSError as error:
-            self._tell({"event": "unprepared", "image": image, "reason": str(error)})
+            self._tell({"event": "unprepared", "image": name, "reason": str(error)})
             return
-        self._zygotes[image] = self._heard(image, Zygote(pid, link, shown, str(stage), request))
+        self._images[name] = image
+        if image.zygote is None:
+            self._tell({"event": "prepared", "image": name})
+        else:
+            self._listen(name, image.zygote)
 
-    def _heard(self, image: str, zygote: Zygote) -> Zygote:
-        self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(image, zygote))
-        return zygote
+    def _listen(self, name: str, zygote: Zygote) -> None:
+        self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(name, zygote))
 
-    def _renew(self, image: str, zygote: Zygote) -> None:
+    def _renew(self, name: str, image: Image) -> None:
         """Have another one take over from a zygote whose address layout has been shared for long enough.
 
         Never a third at a time: that the one before it has ended is waited for.
         """
-        longest = zygote.request["zygote_age_s"]
-        if not longest or time.monotonic() - zygote.born < longest or image in self._heirs or image in self._retired:
+        longest, zygote = image.request["zygote_age_s"], image.zygote
+        if zygote is None or not longest or time.monotonic() - zygote.born < longest:
             return
-        with contextlib.suppress(OSError):  # the next fork tries again
-            pid, link = self._spawn_zygote(zygote.stage, zygote.layers, zygote.request)
-            heir = Zygote(pid, link, zygote.layers, zygote.stage, zygote.request)
-            self._heirs[image] = self._heard(image, heir)
+        if image.heir is None and image.retired is None:
+            with contextlib.suppress(OSError):  # the next fork tries again
+                image.heir = self._spawn_zygote(image)
+                self._listen(name, image.heir)
 
-    def _dismiss(self, image: str) -> None:
+    def _dismiss(self, name: str) -> None:
         """Let go of a retired zygote that nobody's kernel is from; it ends when it hears so."""
-        zygote = self._retired.get(image)
-        if zygote is not None and not zygote.asked and not zygote.living:
-            del self._retired[image]
+        image = self._images.get(name)
+        zygote = image.retired if image is not None else None
+        if image is not None and zygote is not None and not zygote.asked and not zygote.living:
+            image.retired = None
             self._selector.unregister(zygote.link)
             zygote.link.close()
 
-    def _spawn_zygote(
-        self, stage: str, shown: tuple[mounts.Layer, ...], request: dict[str, Any]
-    ) -> tuple[int, socket.socket]:
+    def _spawn_zygote(self, image: Image) -> Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            self._become_zygote(stage, shown, request, theirs)
+            self._become_zygote(image, theirs)
         theirs.close()
-        return pid, ours
+        return Zygote(pid, ours)
 
-    def _become_zygote(
-        self, stage: str, shown: tuple[mounts.Layer, ...], request: dict[str, Any], link: socket.socket
-    ) -> NoReturn:
+    def _become_zygote(self, image: Image, link: socket.socket) -> NoReturn:
+        request = image.request
         try:
             process.reset_signals()
             process.close_all_but({link.fileno(), self._instance.user_namespace})
-            os.chdir(stage)
+            os.chdir(image.stage)
             wanted = [name for name in jail.NAMESPACES if name != "pid"]
             jail.enter_namespaces(self._instance.user_namespace, wanted, single=self._share.single)
             sizes = mounts.Sizes(1 << 20, 64, 64 << 20, 1 << 20)
-            mounts.build([*shown, *mounts.ZYGOTE_LAYERS], sizes, mounts.Ids(0, 0, 0), proc=False)
+            mounts.build([*image.layers, *mounts.ZYGOTE_LAYERS], sizes, mounts.Ids(0, 0, 0), proc=False)
             os.close(self._instance.user_namespace)
             os.set_inheritable(link.fileno(), True)
             module = ["-m", "sandbox.runtime.embedded.zygote"]
             ways = ["shared" if request["shared"] else "alone", "single" if self._share.single else "many"]
-            arguments = [str(link.fileno()), "/opt/image/preload.py", *ways]
+            arguments = [str(link.fileno()), mounts.PRELOAD, *ways]
             environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
             os.execve(request["python"], [request["python"], *module, *arguments], environment)
         except BaseException as error:
@@ -335,84 +358,87 @@ class Launcher:
         finally:
             os._exit(71)
 
-    def _on_zygote(self, image: str, zygote: Zygote) -> None:
+    def _on_zygote(self, name: str, zygote: Zygote) -> None:
         try:
             packet = zygote.link.recv(65536)
         except ConnectionError:
             packet = b""
         if not packet:
-            self._zygote_died(image, zygote)
+            self._zygote_died(name, zygote)
             return
         message = json.loads(packet)
         if "ready" in message:
             zygote.ready = True
             with contextlib.suppress(OSError):  # it may be dead already; its link will say so
                 linux.collapse_memory(zygote.pid)
-            if self._heirs.get(image) is zygote:
-                self._retired[image], self._zygotes[image] = self._zygotes[image], self._heirs.pop(image)
+            image = self._images[name]
+            if image.heir is zygote:
+                image.retired, image.zygote, image.heir = image.zygote, zygote, None
             with contextlib.suppress(OSError):  # it may be dead already
-                self._tell({"event": "prepared", "image": image, "pid": zygote.pid})
+                self._tell({"event": "prepared", "image": name})
             for sandbox_id in zygote.waiting:
-                self._request_fork(self._sandboxes.get(sandbox_id))
-        elif "failed" in message:
-            zygote.asked -= 1
-            self._fork_failed(message["fork"], message["failed"])
-        elif "fork" in message:
-            zygote.asked, zygote.living = zygote.asked - 1, zygote.living + 1
-            self._forked(message["fork"], message["pid"])
+                self._request_kernel(self._sandboxes.get(sandbox_id))
         elif "exit" in message:
             zygote.living -= 1
             self._kernel_ended(message["exit"], message["status"])
-        self._dismiss(image)
+        else:
+            zygote.asked -= 1
+            zygote.living += "failed" not in message
+            self._on_answer(message)
+        self._dismiss(name)
 
-    def _zygote_died(self, image: str, zygote: Zygote) -> None:
+    def _zygote_died(self, name: str, zygote: Zygote) -> None:
         """Live kernels go on, as our children now; another zygote takes its place, unless this one never was ready."""
         self._selector.unregister(zygote.link)
         zygote.link.close()
-        if self._heirs.get(image) is zygote:
-            del self._heirs[image]
-            self._zygotes[image].born = time.monotonic()  # not again at once
+        image = self._images.get(name)
+        if image is None:
+            return  # a retired one, whose heir could not be replaced
+        if image.heir is zygote:
+            image.heir = None
+            if image.zygote is not None:
+                image.zygote.born = time.monotonic()  # not again at once
             return
-        if self._retired.get(image) is zygote:
-            del self._retired[image]
-        elif image in self._heirs:
-            self._zygotes[image] = self._heirs.pop(image)
+        if image.retired is zygote:
+            image.retired = None
+        elif image.heir is not None:
+            image.zygote, image.heir = image.heir, None
         else:
-            del self._zygotes[image]
+            del self._images[name]
             if zygote.ready:
-                self._prepare(zygote.request)
+                self._prepare(image.request, image.retired)
             else:
-                self._tell({"event": "unprepared", "image": image, "reason": "the zygote died; see the log"})
+                self._tell({"event": "unprepared", "image": name, "reason": "the zygote died; see the log"})
         for sandbox in list(self._sandboxes.values()):
             if sandbox.parent is zygote and not sandbox.kernel_pid:
                 # Its fork was asked for and never came.
                 self._close_gate(sandbox)
-                self._request_fork(sandbox)
+                self._request_kernel(sandbox)
 
     # The way in.
 
     def _start(self, request: dict[str, Any]) -> None:
-        sandbox_id, image = request["sandbox"], request["image"]
-        zygote = self._zygotes.get(image)
-        if zygote is None or not self._free_slots:
-            reason = "every slot is taken" if zygote else f"image {image} is not prepared"
+        sandbox_id, image = request["sandbox"], self._images.get(request["image"])
+        if image is None or not self._free_slots:
+            reason = "every slot is taken" if image else f"image {request['image']} is not prepared"
             self._tell({"event": "failed", "sandbox": sandbox_id, "reason": reason})
             return
         slot = self._free_slots.pop(0)
         ids = self._share.ids(slot)
         group = cgroup.Group(self._instance.layout, f"{self._instance.group}/{slot}")
-        readable = tuple(layer.target for layer in zygote.layers)
+        readable = mounts.readable(image.layers)
         soft = "memory" in self._instance.layout.soft
         cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable, ids.shown, soft)
         control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, inner_channel = socket.socketpair()
-        sandbox = Sandbox(sandbox_id, slot, image, ids, group, cell, control, memory_bytes=request["memory_bytes"])
+        memory_bytes = request["memory_bytes"]
+        sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes=memory_bytes)
         try:
             group.create(cgroup.Caps(request["memory_bytes"], request["processes"], request["cpus"]), leaf=True)
             if self._mover:
                 group.give(self._mover)
             meters = group.open_meters()
-            self._fork_setup(sandbox, zygote, request, inner_channel, inner_control)
+            self._fork_setup(sandbox, image, request, inner_channel, inner_control)
         except OSError as error:
             group.remove()
             control.close()
@@ -432,7 +458,7 @@ class Launcher:
     def _fork_setup(
         self,
         sandbox: Sandbox,
-        zygote: Zygote,
+        image: Image,
         request: dict[str, Any],
         channel: socket.socket,
         control: socket.socket,
@@ -443,11 +469,11 @@ class Launcher:
                 process.reset_signals()
                 process.close_all_but({channel.fileno(), control.fileno(), self._instance.user_namespace})
                 sandbox.group.attach(os.getpid())
-                os.chdir(zygote.stage)
+                os.chdir(image.stage)
                 jail.enter_namespaces(self._instance.user_namespace, single=self._share.single)
                 pid = os.fork()
                 if pid == 0:
-                    init.become(sandbox.ids, zygote.layers, request, channel, control)
+                    init.become(sandbox.ids, image.layers, request, channel, control)
                 control.send(json.dumps({"init": pid}).encode())
             except BaseException as error:
                 control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
@@ -477,7 +503,7 @@ class Launcher:
         elif "failed" in message:
             self._kill(sandbox, str(message["failed"]))
         elif "kernel" in message and sandbox.kernel_pid == 0 and sandbox.gate is None:
-            self._request_fork(sandbox)
+            self._request_kernel(sandbox)
 
     def _init_born(self, sandbox: Sandbox, pid: int) -> None:
         sandbox.init_pid = pid
@@ -494,59 +520,97 @@ class Launcher:
         if sandbox.stopping:
             self._kill(sandbox, sandbox.reason)
             return
-        self._request_fork(sandbox)
+        self._request_kernel(sandbox)
 
-    def _request_fork(self, sandbox: Sandbox | None) -> None:
+    def _request_kernel(self, sandbox: Sandbox | None) -> None:
         if sandbox is None or sandbox.stopping or not sandbox.namespaces or sandbox.gate is not None:
             return
-        zygote = self._zygotes.get(sandbox.image)
-        if zygote is None:
+        image = self._images.get(sandbox.image)
+        if image is None:
             self._kill(sandbox, "its zygote died")
             return
-        sandbox.parent = zygote
-        if not zygote.ready:
-            zygote.waiting.append(sandbox.id)
-            return
-        try:
-            tasks = os.listdir(f"/proc/{zygote.pid}/task")
-        except FileNotFoundError:
-            return  # dead: its link will say so, and who takes its place is asked again
-        if len(tasks) != 1:
-            names = {Path(f"/proc/{zygote.pid}/task/{task}/comm").read_text().strip() for task in tasks}
-            self._kill(sandbox, f"the zygote has {len(tasks)} threads ({', '.join(sorted(names))})")
+        sandbox.parent = image.zygote
+        if image.zygote is not None and not self._may_fork(image.zygote, sandbox):
             return
         sandbox.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sandbox.entered = False
-        packet = json.dumps({"fork": sandbox.id, "cell": asdict(sandbox.cell)}).encode()
-        with contextlib.suppress(ConnectionError):  # a dead zygote is noticed where its link is read
-            fds = [sandbox.namespaces[0], inner_gate.fileno(), *sandbox.namespaces[1:]]
-            socket.send_fds(zygote.link, [packet], fds)
-            zygote.asked += 1
-        inner_gate.close()
         self._selector.register(sandbox.gate, selectors.EVENT_READ, lambda: self._on_gate(sandbox))
-        self._renew(sandbox.image, zygote)
+        request = {"fork": sandbox.id, "cell": asdict(sandbox.cell)}
+        with inner_gate:
+            fds = entrance.descriptors(sandbox.namespaces, inner_gate)
+            if image.zygote is None:
+                self._send_kernel(sandbox, image, request, fds)
+                return
+            with contextlib.suppress(ConnectionError):  # a dead zygote is noticed where its link is read
+                socket.send_fds(image.zygote.link, [json.dumps(request).encode()], fds)
+                image.zygote.asked += 1
+        self._renew(sandbox.image, image)
 
-    def _forked(self, sandbox_id: str, pid: int) -> None:
-        sandbox = self._sandboxes.get(sandbox_id)
+    def _may_fork(self, zygote: Zygote, sandbox: Sandbox) -> bool:
+        """Whether it can be asked now; if not, the sandbox waits for it or ends."""
+        if not zygote.ready:
+            zygote.waiting.append(sandbox.id)
+            return False
+        try:
+            tasks = os.listdir(f"/proc/{zygote.pid}/task")
+        except FileNotFoundError:
+            return False  # dead: its link will say so, and who takes its place is asked again
+        if len(tasks) != 1:
+            names = {Path(f"/proc/{zygote.pid}/task/{task}/comm").read_text().strip() for task in tasks}
+            self._kill(sandbox, f"the zygote has {len(tasks)} threads ({', '.join(sorted(names))})")
+            return False
+        return True
+
+    def _send_kernel(self, sandbox: Sandbox, image: Image, request: dict[str, Any], fds: list[int]) -> None:
+        """Without a zygote: a child of ours sends it on its way."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                ours.close()
+                self._on_answer(request | {"failed": str(error)})
+                return
+            if pid == 0:
+                namespace, python = self._instance.user_namespace, image.request["python"]
+                entrance.execute(theirs, request, fds, python, namespace, single=self._share.single)
+        self._births.add(ours)
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._on_birth(ours, sandbox.id))
+
+    def _on_birth(self, link: socket.socket, sandbox_id: str) -> None:
+        try:
+            packet = link.recv(4096)
+        except ConnectionError:
+            packet = b""
+        self._on_answer(json.loads(packet) if packet else {"fork": sandbox_id, "failed": "whoever was to do it died"})
+        # Which lets its parent go: it is ours from now on, and so is the news of its end.
+        self._selector.unregister(link)
+        self._births.remove(link)
+        link.close()
+
+    def _on_answer(self, message: dict[str, Any]) -> None:
+        """A kernel is on its way, or will not come."""
+        sandbox = self._sandboxes.get(message["fork"])
         if sandbox is None:
             return  # stopped meanwhile; the kernel died with its pid namespace
+        if "failed" in message:
+            self._kill(sandbox, f"no kernel could be forked: {message['failed']}")
+        else:
+            self._forked(sandbox, message["pid"])
+
+    def _forked(self, sandbox: Sandbox, pid: int) -> None:
         sandbox.kernel_pid = pid
         self._kernels[pid] = sandbox
         try:
             sandbox.group.attach(pid, self._mover)
             Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
         except (ProcessLookupError, FileNotFoundError):
-            return  # killed already, by a restart for one; how it ended is reported by the zygote
+            return  # killed already, by a restart for one; how it ended is reported by its parent
         except OSError as error:
             self._kill(sandbox, f"the kernel could not be put into its cgroups: {error}")
             return
         sandbox.entered = True
         self._open_gate(sandbox)
-
-    def _fork_failed(self, sandbox_id: str, reason: str) -> None:
-        sandbox = self._sandboxes.get(sandbox_id)
-        if sandbox is not None:
-            self._kill(sandbox, f"the zygote could not fork: {reason}")
 
     def _open_gate(self, sandbox: Sandbox) -> None:
         if sandbox.mounted and sandbox.entered and sandbox.gate is not None:
@@ -570,7 +634,7 @@ class Launcher:
             word = b""
         with gate:
             if word != b"J":
-                return  # its end is reported by the zygote
+                return  # its end is reported by its parent
             try:
                 uid = self._share.first + sandbox.ids.kernel
                 inner_pid = jail.verify(
@@ -582,8 +646,10 @@ class Launcher:
             if sandbox.watched is not None:
                 sandbox.watched.kernel_is(inner_pid)
             # Init asks to die with its parent when it hears of the kernel, so the set-up process must be gone by then.
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(sandbox.setup_pid, 0)
+            if sandbox.setup_pid:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(sandbox.setup_pid, 0)
+                sandbox.setup_pid = 0  # by the next kernel's time the number may be another process's
             message = json.dumps({"kernel": inner_pid}).encode()
             with contextlib.suppress(ConnectionError):
                 socket.send_fds(sandbox.control, [message], [gate.fileno()])

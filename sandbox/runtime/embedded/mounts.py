@@ -18,7 +18,8 @@ _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 VENV = "/opt/venv"
 """Where the image's libraries lie inside."""
 CODE = "/opt/sandbox"
-"""Where the zygote, and nobody else, finds our own modules."""
+"""Where our own modules are: for the zygote, and nobody else; for every kernel where each is executed."""
+PRELOAD = "/opt/image/preload.py"
 WORKSPACE = "/mnt/data"
 
 
@@ -72,8 +73,10 @@ def stage(directory: Path, image: Path, system: Path, prefix: Path, code: Path) 
     for name, source in sources.items():
         (directory / name).mkdir()
         _bind(str(source), str(directory / name))
-    for name in ("empty", "root"):
+    for name in ("empty", "root", "preload"):
         (directory / name).mkdir()
+    # By itself, because the rest of the image's root says where on the host it was made.
+    (directory / "preload" / "preload.py").write_bytes((image / "preload.py").read_bytes())
 
 
 def _bind(source: str, target: str) -> None:
@@ -105,6 +108,15 @@ ZYGOTE_LAYERS = (
     Layer("guest", f"{CODE}/sandbox/guest"),
     Layer("embedded", f"{CODE}/sandbox/runtime/embedded"),
 )
+"""What a zygote's root shows besides."""
+
+FRESH_LAYERS = (Layer("preload", "/opt/image"), Layer("guest", f"{CODE}/sandbox/guest"))
+"""What sandboxes show besides whose kernels import the libraries themselves."""
+
+
+def readable(shown: Sequence[Layer]) -> tuple[str, ...]:
+    """The trees that a kernel may read: our own modules from the top, where the search for them begins."""
+    return tuple(CODE if layer.target.startswith(f"{CODE}/") else layer.target for layer in shown)
 
 
 def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool) -> None:

@@ -14,7 +14,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sandbox import image as images
 from sandbox.errors import HostUnfit, ImageNotBuilt, SandboxFailed
@@ -27,6 +27,9 @@ from sandbox.runtime.embedded.cgroup import Meters, Reading
 _PACKAGE = Path(__file__).parents[2]
 _PREPARE_SECONDS = 120.0
 _STOP_SECONDS = 15.0
+
+Start = Literal["fork", "exec"]
+"""How kernels come to be: forks of a zygote, or interpreters that are executed each for itself."""
 
 
 class EmbeddedSandbox:
@@ -284,12 +287,20 @@ class EmbeddedRuntime:
     """Sandboxes from namespaces, without a daemon. Use `open`."""
 
     def __init__(
-        self, launcher: Launcher, images_dir: Path, *, shared: bool, through: Sequence[str], zygote_age: float
+        self,
+        launcher: Launcher,
+        images_dir: Path,
+        *,
+        start: Start,
+        shared: bool,
+        through: Sequence[str],
+        zygote_age: float,
     ) -> None:
         self._launcher = launcher
         self._zygote_age = zygote_age
         self._through = through
         self._images_dir = images_dir
+        self._start = start
         self._shared = shared
         self._closed = False
         self._reviving = asyncio.Lock()
@@ -297,18 +308,25 @@ class EmbeddedRuntime:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, images_dir: Path, *, shared: bool = True, through: Sequence[str] | None = None, zygote_age: float = 0.0
+        cls,
+        images_dir: Path,
+        *,
+        start: Start = "fork",
+        shared: bool = True,
+        through: Sequence[str] | None = None,
+        zygote_age: float = 0.0,
     ) -> AsyncIterator[Self]:
         """Start the launcher; at the end, end everything.
 
-        shared: whether many sandboxes will be forked from a zygote, so that it is worth seconds to make each fork
-        cheaper; see `guest.zygote.preload`. through: see `Launcher.spawn`; default is whatever gives an ordinary user
-        control groups. zygote_age: seconds after which another zygote takes over; 0 is never. Raises `HostUnfit`.
+        start: how kernels come to be. shared: whether many sandboxes will be forked from a zygote, so that it is worth
+        seconds to make each fork cheaper; see `guest.preload`. through: see `Launcher.spawn`; default is whatever gives
+        an ordinary user control groups. zygote_age: seconds after which another zygote takes over; 0 is never. Raises
+        `HostUnfit`.
         """
         _raise_descriptor_limit()
         through = await scope.way() if through is None else through
         launcher = await Launcher.spawn(through)
-        runtime = cls(launcher, images_dir, shared=shared, through=through, zygote_age=zygote_age)
+        runtime = cls(launcher, images_dir, start=start, shared=shared, through=through, zygote_age=zygote_age)
         try:
             yield runtime
         finally:
@@ -335,7 +353,7 @@ class EmbeddedRuntime:
         return await asyncio.to_thread(_manifests, self._images_dir)
 
     async def prepare(self, image: str) -> None:
-        """See `runtime.Runtime`. The first call for an image starts its zygote, which takes seconds."""
+        """See `runtime.Runtime`. The first call for an image starts its zygote, if it gets one, which takes seconds."""
         await self._revive()
         future = self._launcher.prepared.get(image)
         if future is None:
@@ -350,6 +368,7 @@ class EmbeddedRuntime:
                     "prefix": built.manifest.base_prefix,
                     "python": "/opt/venv/bin/python",
                     "code": str(_PACKAGE),
+                    "start": self._start,
                     "shared": self._shared,
                     "zygote_age_s": self._zygote_age,
                 }

@@ -4,26 +4,15 @@ Run as `python -m sandbox.runtime.embedded.zygote FD PRELOAD shared|alone single
 root that sandboxes have; the last is how many ids there are.
 """
 
-import os
 import socket
 import sys
-from typing import Any
 
-from sandbox.guest import zygote
-from sandbox.runtime.embedded import jail, linux
-
-
-def _join_pids(request: dict[str, Any], fds: list[int]) -> None:
-    # Affects children only; the next request names another namespace, so there is no way back to restore.
-    linux.setns(fds[0], linux.CLONE_NEWPID)
+from sandbox.guest import birth, zygote
+from sandbox.runtime.embedded import entrance, jail
 
 
-def _contain(request: dict[str, Any], fds: list[int]) -> socket.socket:
-    _, gate_fd, *namespaces = fds
-    gate = socket.socket(fileno=gate_fd)
-    if gate.recv(1) != b"G":
-        os._exit(0)
-    jail.contain_kernel(jail.Cell(**request["cell"]), namespaces, keep={gate_fd})
+def _contain(request: birth.Request, fds: list[int]) -> socket.socket:
+    gate = entrance.enter(request, fds)
     gate.send(b"J")
     return gate
 
@@ -32,7 +21,7 @@ def main() -> None:
     """Confine ourselves, then serve."""
     link_fd, script, users, ids = sys.argv[1:]
     jail.confine_zygote(single=ids == "single")
-    zygote.main(socket.socket(fileno=int(link_fd)), script, _join_pids, _contain, shared=users == "shared")
+    zygote.main(socket.socket(fileno=int(link_fd)), script, entrance.join, _contain, shared=users == "shared")
 
 
 if __name__ == "__main__":

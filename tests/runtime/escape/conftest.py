@@ -1,5 +1,6 @@
 """The same attacks on every runtime: an engine for each, and sessions on it."""
 
+import inspect
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -15,11 +16,34 @@ from tests.containers import Containers
 from tests.docker import Docker
 from tests.host import Embedded, House, Watched
 from tests.needs import missing
-from tests.runtime.escape.lacks import LACKS
+from tests.runtime.escape.lacks import EMBEDDED, LACKS
 from tests.runtime.test_contract import of_ordinary_user
-from tests.scoreboard import GROUNDS, SINGLE
+from tests.scoreboard import EXEC, GROUNDS, SINGLE, attacks
 
-_ENGINES = dict(zip(GROUNDS, ("embedded_engine", "runc_engine", "runsc_engine", "single_engine"), strict=True))
+_ENGINES = dict(
+    zip(GROUNDS, ("embedded_engine", "runc_engine", "runsc_engine", "single_engine", "exec_engine"), strict=True)
+)
+_OF_A_START = frozenset({"A23", "A25", "F09", "K02"})
+"""Rows about what a process has from where it comes from."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a zygote a session of a test's own takes a second, so most tests that want one are left to the nights.
+
+    What is contained is what stands around a process, and where it comes from shows in few rows. `--ground` runs all.
+    """
+    if config.getoption("--ground") is not None:
+        return
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("kind") == EXEC and _wants_its_own(item) and not _OF_A_START & set(attacks(item)):
+            item.add_marker("nightly")
+
+
+def _wants_its_own(item: pytest.Item) -> bool:
+    names = {*getattr(item, "fixturenames", ())} & {"session", "other"}
+    return bool(names) or "engine" in inspect.signature(getattr(item, "function")).parameters  # noqa: B009
 
 
 @pytest.fixture(scope="session", params=GROUNDS)
@@ -43,6 +67,14 @@ async def single_engine(
     images, directory = Settings.load().images_dir, tmp_path_factory.mktemp("single")
     settings = Settings(runtime="embedded", data_dir=directory, images_dir=images, pool_size=0)
     async with of_ordinary_user("single") as ground, Engine.open(settings, runtime=ground.runtime) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def exec_engine(root: None, python_image: object, nothing_left: None) -> AsyncIterator[Engine]:
+    """The embedded runtime without a zygote."""
+    # Cold, because most tests share a session, and whoever wants one alone would wait for a warm one as long.
+    async with Engine.open(Settings(runtime="embedded", start="exec", pool_size=0)) as engine:
         yield engine
 
 
@@ -107,5 +139,7 @@ def walls(request: pytest.FixtureRequest) -> None:
     """A visible skip where a runtime lacks what a test needs."""
     for mark in request.node.iter_markers("needs_wall"):
         lack = LACKS[mark.args[0]]
-        if request.getfixturevalue("kind") in lack.runtimes:
+        kind = request.getfixturevalue("kind")
+        # What stands around a kernel does not depend on where it comes from, as a rule.
+        if kind in lack.runtimes or kind.replace(EXEC, EMBEDDED) in lack.runtimes:
             pytest.skip(lack.why)

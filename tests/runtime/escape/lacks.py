@@ -6,6 +6,8 @@ lacking.
 
 from dataclasses import dataclass
 
+from tests.scoreboard import EXEC
+
 EMBEDDED, RUNC, RUNSC, SINGLE = "embedded", "docker/runc", "docker/runsc", "embedded/single"
 
 
@@ -31,6 +33,12 @@ LACKS = {
             (RUNC, RUNSC),
             "a container's `/proc` and `/sys` name its kernel, processors, memory and own control group, as libraries "
             "expect",
+        ),
+        Lack(
+            "none of our own modules to be read",
+            (EXEC, RUNC, RUNSC),
+            "they are imported in the sandbox, there and where the embedded runtime has no zygote; nothing in them is "
+            "secret",
         ),
         Lack(
             "an init of another user",

@@ -33,9 +33,10 @@ DESCRIPTIONS = """
     /proc/uptime /proc/loadavg /proc/version /proc/irq /proc/fs /proc/sys/kernel/core_pattern
     /proc/sys/kernel/hostname /proc/sys/kernel/random/boot_id /proc/sys/vm/overcommit_memory /sys/fs/cgroup
     /dev/ptmx /dev/pts /dev/tty /dev/console /run /run/sandbox /var /var/lib /var/log /home /srv /media
-    /opt/image /opt/sandbox /opt/sandbox/sandbox/guest/init.py
 """
-"""What every container shows of its host, of its image, or of itself."""
+"""What every container shows of its host, or of itself."""
+OURS = "/opt/image /opt/sandbox /opt/sandbox/sandbox/guest/init.py"
+"""Where a sandbox's own parts are read from, wherever they are."""
 
 
 def content_of(paths: str) -> str:
@@ -75,6 +76,19 @@ async def test_nothing_of_a_list_of_known_leaks_can_be_read(onlooker: Session, k
 async def test_not_even_what_the_machine_is_can_be_read(onlooker: Session, kind: str) -> None:
     assert len(json.loads(outside_once(content_of(DESCRIPTIONS)))) > 10
     assert await told(onlooker, content_of(DESCRIPTIONS)) == (["/proc/1/cmdline"] if kind == SINGLE else [])
+
+
+@pytest.mark.attack("A19")
+@pytest.mark.needs_wall("none of our own modules to be read")
+async def test_nothing_of_ours_can_be_read(onlooker: Session) -> None:
+    assert await told(onlooker, content_of(OURS)) == []
+
+
+@pytest.mark.attack("A19")
+async def test_what_of_ours_can_be_read_says_nothing_of_where_it_is_from(onlooker: Session, kind: str) -> None:
+    names = await told(onlooker, "return json.dumps(os.listdir('/opt/image') if os.path.isdir('/opt/image') else [])")
+    # A container's manifest is of the container; the embedded runtime's is of the host.
+    assert set(names) <= {"preload.py", *([] if kind.startswith("embedded") else ["manifest.json"])}
 
 
 @pytest.mark.attack("A19")
@@ -293,7 +307,7 @@ async def test_no_mount_honours_set_user_bits_or_devices(onlooker: Session, kind
     assert {"/", "/proc", "/tmp", "/dev/shm", "/mnt/data"} <= options.keys()
     for directory in ("/tmp", "/dev/shm", "/mnt/data"):
         assert {"nosuid", "nodev", "noexec"} <= options[directory], directory
-    if kind == "embedded":
+    if kind.startswith("embedded"):
         files = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
         assert {"/usr", "/opt/venv"} | files <= options.keys()
         assert {path for path, flags in options.items() if "nosuid" not in flags} == files
