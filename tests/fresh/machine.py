@@ -83,15 +83,21 @@ class Machine:
         return [str(path) for group in self.groups for path in group.glob("sandbox/*/*/")]
 
 
+def hide() -> None:
+    """From here on what this process mounts is seen by its own children only, and ends with them."""
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+
+
 @contextlib.contextmanager
-def scratch(directory: Path | None) -> Iterator[Path]:
-    """A new directory below this one, or where temporary files are; gone after the block."""
-    made = Path(tempfile.mkdtemp(prefix="fresh-", dir=directory))
-    try:
-        yield made
-    finally:
-        # Of many small files, for which Python takes several times as long.
-        subprocess.run(["rm", "-rf", "--one-file-system", made], check=True)
+def scratch() -> Iterator[Path]:
+    """A directory in memory, where many small files come and go faster than on a disk. For who is hidden."""
+    with tempfile.TemporaryDirectory(prefix="fresh-") as made:
+        linux.mount("fresh", made, "tmpfs", 0, "mode=755,size=90%")
+        try:
+            yield Path(made)
+        finally:
+            linux.umount(made)
 
 
 @contextlib.contextmanager

@@ -55,9 +55,9 @@ class Row:
     """How it was mended, or what was said last."""
 
 
-def visit(bare: Path, release: str, user: str, directory: Path | None = None) -> Iterator[Row]:
+def visit(bare: Path, release: str, user: str) -> Iterator[Row]:
     """What becomes of this user on a machine of their own, which is a copy of a bare root and is gone afterwards."""
-    with scratch(directory) as copy:
+    with scratch() as copy:
         root = copy / "root"
         subprocess.run(["cp", "-a", bare, root], check=True)
         owner = 0
