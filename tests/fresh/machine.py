@@ -56,17 +56,22 @@ class Machine:
         login = [*through, "/usr/bin/su", "--login", user, "--command", command]
         enter = ["nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--"]
         groups = [str(group / _USERS_GROUP) for group in self.groups]
-        process = subprocess.run(
+        with subprocess.Popen(
             ["sh", "-c", _JOIN, "sh", *groups, "--", *enter, *login],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TERM": "dumb"},
-            input="y\n",  # to whoever asks whether to go on
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=COMMAND_SECONDS,
-        )
-        return Said(process.returncode, process.stdout)
+        ) as process:
+            try:
+                said, _ = process.communicate("y\n", COMMAND_SECONDS)  # to whoever asks whether to go on
+            except BaseException:
+                # nsenter has to bury its child, or somebody else is left with it, and the machine cannot end before.
+                os.kill(self.init, signal.SIGKILL)
+                raise
+        return Said(process.returncode, said)
 
     def left(self) -> list[str]:
         """What is in it besides its init: processes that do not end, and control groups of sandboxes."""

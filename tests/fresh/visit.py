@@ -65,8 +65,11 @@ def visit(bare: Path, release: str, user: str) -> Iterator[Row]:
             subprocess.run(["chroot", root, "useradd", "--create-home", "--shell=/bin/bash", user], check=True)
             owner = (root / "home" / user).stat().st_uid
         _bring_sources(root, owner)
-        with started(root, "fresh") as machine:
-            yield from _Visit(machine, release, user).rows()
+        try:
+            with started(root, "fresh") as machine:
+                yield from _Visit(machine, release, user).rows()
+        except subprocess.TimeoutExpired as error:
+            yield Row(release, user, "waiting", Outcome.FAILED, f"not ended after {error.timeout} s: {error.cmd[-1]}")
 
 
 def _bring_sources(root: Path, owner: int) -> None:
