@@ -442,7 +442,7 @@ def test_doctor_fails_where_nothing_can_run(tmp_path: Path) -> None:
 
 
 def test_doctor_in_brief_tells_only_what_is_weak_and_minds_no_image(tmp_path: Path) -> None:
-    env = {"SANDBOX_DATA_DIR": str(tmp_path), "SANDBOX_POOL_SIZE": "1000000"}
+    env = {"SANDBOX_DATA_DIR": str(tmp_path), "SANDBOX_MEMORY_MB": "1000000", "SANDBOX_MAX_MEMORY_MB": "1000000"}
     whole, brief = (json.loads(command("doctor", *words, "--json", env=env).stdout) for words in ([], ["--brief"]))
     grave = [found for found in whole["findings"] if found["grade"] in ("C", "fail") and found["name"] != "image"]
     assert [found["name"] for found in brief["findings"]] == [found["name"] for found in grave]
