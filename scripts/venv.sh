@@ -8,9 +8,16 @@ find_python() {
             return
         fi
     done
-    echo "Python 3.11 or newer is needed. On Debian or Ubuntu: sudo apt install python3 python3-venv" >&2
-    echo "Or name one that you have: PYTHON=/path/to/python3.11 $0" >&2
+    echo "Python 3.11 or newer is needed; one that has another name is given as PYTHON=/path/to/python3.11 $0" >&2
+    name_fix python3 python3-venv
     return 1
+}
+
+# name_fix PACKAGE…: how to install them, for whoever reads it, as sandbox doctor puts it.
+name_fix() {
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root='sudo '
+    echo "    fix: ${as_root}apt install $* (on Debian and Ubuntu)" >&2
 }
 
 # ready_venv REQUIREMENT: make .venv and install the project into it, unless that is done for this pyproject.toml.
@@ -25,7 +32,8 @@ ready_venv() {
         python=$(find_python)
         if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
             version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-            echo "$python cannot make virtual environments. On Debian or Ubuntu: sudo apt install python$version-venv" >&2
+            echo "$python cannot make virtual environments" >&2
+            name_fix "python$version-venv"
             exit 1
         fi
         echo "Making .venv with $("$python" --version)"

@@ -441,6 +441,18 @@ def test_doctor_fails_where_nothing_can_run(tmp_path: Path) -> None:
     assert "fix: sandbox image build python" in ended.stdout
 
 
+def test_doctor_in_brief_tells_only_what_is_weak_and_minds_no_image(tmp_path: Path) -> None:
+    env = {"SANDBOX_DATA_DIR": str(tmp_path), "SANDBOX_MEMORY_MB": "1000000", "SANDBOX_MAX_MEMORY_MB": "1000000"}
+    whole, brief = (json.loads(command("doctor", *words, "--json", env=env).stdout) for words in ([], ["--brief"]))
+    grave = [found for found in whole["findings"] if found["grade"] in ("C", "fail") and found["name"] != "image"]
+    assert [found["name"] for found in brief["findings"]] == [found["name"] for found in grave]
+    assert "memory" in [found["name"] for found in grave]
+    ended = command("doctor", "--brief", env=env)
+    assert ended.code == (1 if brief["grade"] == "fail" else 0)
+    assert all(f"fix: {finding['fix']}" in ended.stdout for finding in grave)
+    assert "image" not in ended.stdout
+
+
 def test_doctor_shows_every_setting_and_its_origin() -> None:
     variables = {"SANDBOX_POOL_SIZE": "9", "SANDBOX_ORCHESTRA_ID": "7"}
     shown = json.loads(command("doctor", "--settings", "--json", env=variables).stdout)
