@@ -98,7 +98,7 @@ def test_what_a_peer_cannot_is_in_its_cell_and_explained_below() -> None:
     run = told(
         fresh=Figure(cannot="it hung"),
         second=Figure(4.0, 50, cannot="it forgets"),
-        chart=Figure(900.0, 3, cannot="it drops pictures"),
+        chart=Figure(cannot="it drops pictures", note="900 ms without"),
         crash=Figure(3.0, 3, note="3 running containers"),
     )
     row = row_of(run)

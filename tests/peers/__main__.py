@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from sandbox.runtime.embedded import linux
 from tests import docker as daemons
 from tests.docker import Docker
 from tests.peers import environments
-from tests.peers.bench import Bench, Standing
+from tests.peers.bench import Bench, Standing, words
 from tests.peers.environments import IMAGE, NotInstalled
 from tests.peers.page import NAME, page, table
 from tests.peers.peer import PEERS, Peer
@@ -37,6 +38,8 @@ def main() -> None:
     options = _options()
     wanted = [peer for peer in PEERS if peer.name in (options.peer or _NAMES)]
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and take down what was put up
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
     linux.become_subreaper()  # what a killed driver leaves is found among our own
     with contextlib.ExitStack() as stack:
         cache = options.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="peers-")))
@@ -90,10 +93,13 @@ def _measured(wanted: list[Peer], cache: Path, scale: float) -> tuple[Mapping[st
                 measured[peer.name] = Measured(absent=absent[peer.name])
                 continue
             _say(f"measuring {peer.title}")
-            with _bench(peer, pythons[peer.name], docker, cache, scale) as bench:
-                standing = bench.standing_mib() if peer.service is not None else 0.0
-                told = environments.versions(bench.python, peer.distributions) if peer.distributions else {}
-                measured[peer.name] = Measured(told, standing, bench.measure())
+            try:
+                with _bench(peer, pythons[peer.name], docker, cache, scale) as bench:
+                    standing = bench.standing_mib() if peer.service is not None else 0.0
+                    told = environments.versions(bench.python, peer.distributions) if peer.distributions else {}
+                    measured[peer.name] = Measured(told, standing, bench.measure())
+            except Exception as error:  # what breaks one, even ours, must not cost the others their figures
+                measured[peer.name] = Measured(absent=words(f"{type(error).__name__}: {error}"))
     return measured, versions
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,7 +27,7 @@ _SHIM = "containerd-shim"
 _DAEMONS = ("dockerd", "containerd", "docker-proxy", "runc")
 _STOPPED = ("created", "exited", "dead")
 _MIB = 1 << 20
-_WORDS = 200
+_MOST = 200
 
 Figures = Mapping[str, Figure]
 
@@ -74,11 +74,11 @@ class Bench:
                 self._rest()
                 got = act()
             except (DriverFailed, TimeoutError, subprocess.TimeoutExpired) as error:
-                got = {name: Figure(cannot=_words(error)) for name in names}
+                got = {name: Figure(cannot=words(str(error) or type(error).__name__)) for name in names}
             finally:
                 if self.running is None or "crash" in names:
                     self._clear()
-            figures |= {name: self._told(name, got[name], load) for name in names}
+            figures |= {name: dataclasses.replace(got[name], load=round(load, 2)) for name in names}
         return figures
 
     def _acts(self) -> Mapping[tuple[str, ...], Callable[[], Figures]]:
@@ -93,34 +93,33 @@ class Bench:
             ("crash",): self._crash,
         }
 
-    def _told(self, name: str, figure: Figure, load: float) -> Figure:
-        """With what is known beforehand, and shown by what came; what came unforeseen stays."""
-        known = self.peer.cannot.get(name, "")
-        return dataclasses.replace(
-            figure, load=round(load, 2), cannot=known if known and figure.cannot else figure.cannot
-        )
-
     def _rest(self, sessions: int = 0) -> None:
         if self.running is not None:
             self.running.rest(sessions)
 
     def _fresh(self) -> Figures:
         got = self._drive("fresh", count=10, seconds=12)
-        return {"fresh": _of(got["first_ms"]), "cycle": _of(got["cycle_ms"])}
+        return {"fresh": _of(got["first_ms"], got["failed"]), "cycle": _of(got["cycle_ms"], got["failed"])}
 
     def _second(self) -> Figures:
         got = self._drive("second", count=50, seconds=6)
-        return {
-            "second": _of(got["call_ms"], cannot="" if got["keeps"] else "the variables of the call before are gone")
-        }
+        forgets = self.peer.cannot.get("second", "the variables of the call before are gone")
+        return {"second": dataclasses.replace(_of(got["call_ms"]), cannot="" if got["keeps"] else forgets)}
 
     def _chart(self) -> Figures:
         got = self._drive("chart", count=5, seconds=12)
-        return {"chart": _of(got["first_ms"], cannot="" if min(got["images"]) else "no picture came back")}
+        figure = _of(got["first_ms"], got["failed"])
+        if figure.value is not None and not min(got["images"]):
+            without = f"{figure.value:,.0f} ms without"
+            figure = Figure(cannot=self.peer.cannot.get("chart", "no picture came back"), note=without)
+        return {"chart": figure}
 
     def _rate(self, clients: int) -> Figures:
         got = self._drive("rate", seconds=10, clients=clients)
-        return {f"rate_{clients}": Figure(_rounded(got["done"] / got["seconds"]), got["done"])}
+        if not got["done"]:
+            return {f"rate_{clients}": _of((), got["failed"])}
+        why = _failures(got["failed"], got["done"])
+        return {f"rate_{clients}": Figure(_rounded(got["done"] / got["seconds"]), got["done"], cannot=why)}
 
     def _idle(self) -> Figures:
         boxes = max(2, round(BOXES * min(1.0, self.scale)))
@@ -239,18 +238,26 @@ class Bench:
         return got
 
 
-def _of(values: Iterable[float], cannot: str = "") -> Figure:
+def _of(values: Sequence[float], failed: Sequence[str] = ()) -> Figure:
+    """The median of what succeeded."""
+    why = _failures(failed, len(values))
+    if not values:
+        return Figure(cannot=why)
     rounded = tuple(_rounded(value) for value in values)
-    return Figure(_rounded(median(rounded)), len(rounded), cannot=cannot, values=rounded)
+    return Figure(_rounded(median(rounded)), len(rounded), cannot=why, values=rounded)
+
+
+def _failures(failed: Sequence[str], done: int) -> str:
+    return f"{len(failed)} of {len(failed) + done} failed, such as: {words(failed[-1])}" if failed else ""
 
 
 def _rounded(value: float) -> float:
     return round(value, 2)
 
 
-def _words(error: Exception) -> str:
-    """Without names of directories, which are nobody else's."""
-    return re.sub(r"(/[\w.+-]+){2,}", "…", " ".join(str(error).split()))[:_WORDS] or type(error).__name__
+def words(said: str) -> str:
+    """In one line, without names of directories, which are nobody else's."""
+    return re.sub(r"(/[\w.+-]+){2,}", "…", " ".join(said.split()))[:_MOST]
 
 
 def _count(left: Standing) -> int:

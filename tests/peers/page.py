@@ -88,8 +88,6 @@ def _cell(measure: str, figure: Figure, ours: Figure) -> str:
         return "cannot †" if figure.cannot else "–"
     if not MEASURES[measure].ratio:
         return f"{figure.note or '0'} of {figure.runs} boxes" if figure.value else "0"
-    if figure.cannot and measure == "chart":
-        return "cannot †"
     told = [number(figure.value) + (" †" if figure.cannot else "")]
     if ours.value and figure is not ours:
         told.append(f"×{number(figure.value / ours.value)}")
@@ -110,10 +108,6 @@ def _notes(run: Run) -> Iterator[str]:
             yield f"{peer.title}: server and pool take {number(measured.standing_mib)} MiB (PSS) before anybody asks"
         for name, figure in measured.figures.items():
             if figure.cannot:
-                without = (
-                    f" ({number(figure.value)} {MEASURES[name].unit} without)"
-                    if name == "chart" and figure.value
-                    else ""
-                )
-                yield f"† {peer.title}, {MEASURES[name].title}: {figure.cannot}{without}"
+                note = f" ({figure.note})" if figure.note else ""
+                yield f"† {peer.title}, {MEASURES[name].title}: {figure.cannot}{note}"
     yield "Ours, when a client dies and the server does not: its sessions stay until they have been idle for long"

@@ -49,7 +49,7 @@ def _panel(run: Run, peers: list[Peer], measure: str, left: int, top: int) -> It
         yield _text(at, bottom + 14, f"{10.0**power:,g}", _OTHERS, "font-size:10px;text-anchor:middle")
     for place, (peer, figure) in enumerate(zip(peers, figures, strict=True)):
         height = _line(top, place)
-        if figure.value is None or figure.value <= 0 or (figure.cannot and measure == "chart"):
+        if figure.value is None or figure.value <= 0:
             yield _text(left + 4, height, "cannot" if figure.cannot else "–", _OTHERS, "font-style:italic")
             continue
         at, colour = left + decade * (math.log10(figure.value) - low), _name(peer)[1]

@@ -13,7 +13,7 @@ from sandbox.client import Client
 from tests.peers.peer import Service
 from tests.server import Server, serving
 
-_REST_S = 120.0
+_REST_S = 300.0
 _LOOK_S = 0.05
 
 
