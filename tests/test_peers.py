@@ -99,15 +99,20 @@ def test_what_a_peer_cannot_is_in_its_cell_and_explained_below() -> None:
         fresh=Figure(cannot="it hung"),
         second=Figure(4.0, 50, cannot="it forgets"),
         chart=Figure(cannot="it drops pictures", note="900 ms without"),
-        crash=Figure(3.0, 3, note="3 running containers"),
+        crash=Figure(3.0, 3, note="3 stopped containers; after the next start none"),
     )
     row = row_of(run)
     assert row["fresh"] == "cannot †"
     assert row["second"] == "4.0 † · ×2.0 · n 50"
     assert row["chart"] == "cannot †"
-    assert row["crash"] == "3 running containers of 3 boxes"
+    assert row["crash"] == "3 stopped containers"
     text = page(run)
-    for words in ("it hung", "it forgets", "it drops pictures (900 ms without)"):
+    for words in (
+        "it hung",
+        "it forgets",
+        "it drops pictures (900 ms without)",
+        "3 stopped containers; after the next start none",
+    ):
         assert f": {words}." in text
     assert drawing(run).count(">cannot<") == 2
 

@@ -15,7 +15,7 @@ The same work on this project's server and on other ways to run a model's code, 
 `{command}`, which installs the peers into environments of their own and writes this page,
 `{json}` and the picture; do not edit them.
 
-- {date}, {minutes} minutes; {machine}, {cores} cores, {memory:.1f} GiB; load average before a measure: {load}
+- {date}, {minutes} minutes; {machine}, {cores} cores, {memory:.1f} GiB; load average before a measure: {load}{busy}
 - {versions}
 
 Each cell: median, or rate, or count; × is its ratio to ours, embedded; n is how many were measured. A dagger leads to
@@ -50,6 +50,9 @@ def page(run: Run) -> str:
         cores=run.cores,
         memory=run.memory_gib,
         load=f"{min(loads):.1f} to {max(loads):.1f}" if loads else "not known",
+        busy="; **others were at work on it: compare rows, no number by itself**"
+        if min(loads, default=0) > run.cores
+        else "",
         versions=", ".join(f"{what} {version}" for what, version in run.versions.items()),
     )
     measures = "\n".join(f"- **{measure.title}**: {measure.method}" for measure in MEASURES.values())
@@ -87,9 +90,9 @@ def _cell(measure: str, figure: Figure, ours: Figure) -> str:
     if figure.value is None:
         return "cannot †" if figure.cannot else "–"
     if not MEASURES[measure].ratio:
-        return f"{figure.note or '0'} of {figure.runs} boxes" if figure.value else "0"
+        return figure.note.partition(";")[0] if figure.value else "0"
     told = [number(figure.value) + (" †" if figure.cannot else "")]
-    if ours.value and figure is not ours:
+    if figure is not ours and figure.value > 0 and ours.value is not None and ours.value > 0:
         told.append(f"×{number(figure.value / ours.value)}")
     return " · ".join([*told, f"n {figure.runs}"])
 
@@ -107,6 +110,8 @@ def _notes(run: Run) -> Iterator[str]:
         if measured.standing_mib:
             yield f"{peer.title}: server and pool take {number(measured.standing_mib)} MiB (PSS) before anybody asks"
         for name, figure in measured.figures.items():
+            if ";" in figure.note:
+                yield f"{peer.title}, {MEASURES[name].title}: {figure.note}"
             if figure.cannot:
                 note = f" ({figure.note})" if figure.note else ""
                 yield f"† {peer.title}, {MEASURES[name].title}: {figure.cannot}{note}"
