@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import uv
@@ -47,14 +47,26 @@ def python_with(cache: Path, name: str, requirements: Sequence[str]) -> Path:
     return home / "bin" / "python"
 
 
+def versions(python: Path, distributions: Sequence[str]) -> dict[str, str]:
+    """Of what is installed for this interpreter."""
+    told = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    command = [str(python), "-c", told, *distributions]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return dict(zip(distributions, found, strict=True))
+
+
 @contextlib.contextmanager
-def daemon(cache: Path) -> Iterator[Docker]:
-    """A daemon that has `IMAGE`: the one that runs, or one of our own. Raises `NotInstalled` where there is neither."""
+def daemon(cache: Path, prepare: Callable[[Docker], None]) -> Iterator[Docker]:
+    """A daemon that has `IMAGE`: the one that runs, or one of our own. Raises `NotInstalled` where there is neither.
+
+    prepare: what else it needs from a network, which one of our own has no more when it is given.
+    """
     if shutil.which("docker") is None:
         raise NotInstalled("there is no docker command")
     if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
         docker = Docker(os.environ)
         _make_image(docker, cache)
+        prepare(docker)
         yield docker
         return
     if shutil.which("dockerd") is None:
@@ -63,6 +75,7 @@ def daemon(cache: Path) -> Iterator[Docker]:
     directory.mkdir(exist_ok=True)
     with _started(Daemon(directory)) as docker:
         _make_image(docker, cache)
+        prepare(docker)
     # From here on this process has a network of its own, in which a bridge and ports are nobody else's business.
     linux.unshare(linux.CLONE_NEWNET)
     linux.raise_loopback()

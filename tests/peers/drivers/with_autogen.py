@@ -20,7 +20,8 @@ class Executor:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._server = DockerJupyterServer(custom_image_name=os.environ["PEERS_IMAGE"], work_dir="/tmp")
-        self._executor = DockerJupyterCodeExecutor(self._server, output_dir=Path(tempfile.mkdtemp(prefix="autogen-")))
+        self._pictures = tempfile.TemporaryDirectory(prefix="autogen-")
+        self._executor = DockerJupyterCodeExecutor(self._server, output_dir=Path(self._pictures.name))
         give_up = time.monotonic() + _START_S
         while True:
             try:
@@ -42,6 +43,7 @@ class Executor:
         self._loop.run_until_complete(self._executor.stop())
         self._loop.run_until_complete(self._server.stop())
         self._loop.close()
+        self._pictures.cleanup()
 
 
 def opened() -> Box:

@@ -12,6 +12,8 @@ OPTIONS: dict[str, Any] = {
     "image": os.environ["PEERS_IMAGE"],
     "skip_environment_setup": True,
     "keep_template": True,
+    # As its own images have it; that of the peers would start a kernel gateway, which it has no use for.
+    "runtime_configs": {"command": "python3"},
 }
 
 
