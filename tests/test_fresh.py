@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -114,7 +113,6 @@ def _check(said: str, code: int, release: str, users: Sequence[str]) -> None:
         if user == ORDINARY:
             assert "apt install uidmap" in named
             assert {"no user namespaces", "AppArmor's restriction"} <= {row.step for row in own}
-    assert list(Path(tempfile.gettempdir()).glob("fresh-*/root")) == []
 
 
 def test_readme_s_commands_work_for_root_on_a_bare_machine(mmdebstrap: None) -> None:
@@ -170,8 +168,10 @@ def tiny_root(root: None, tmp_path: Path) -> Path:
     return tiny
 
 
-def test_ended_by_a_signal_it_takes_down_all_it_has_put_up(tiny_root: Path) -> None:
-    before = list(Path(tempfile.gettempdir()).glob("fresh-*"))
+def test_ended_by_a_signal_it_takes_down_all_it_has_put_up(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with _fresh("--release=tiny", "--user=root", f"--bare={tiny_root}") as process:
         below = _machine(process)
         assert _groups(process)
@@ -179,14 +179,17 @@ def test_ended_by_a_signal_it_takes_down_all_it_has_put_up(tiny_root: Path) -> N
         assert process.wait(WAIT_SECONDS) == 128 + signal.SIGTERM
         assert not [pid for pid in below if alive(pid)]
         assert _groups(process) == []
-    assert list(Path(tempfile.gettempdir()).glob("fresh-*")) == before
+    assert list(tmp_path.glob("fresh-*")) == []
 
 
-def test_killed_it_takes_its_machine_with_it(tiny_root: Path) -> None:
+def test_killed_it_takes_its_machine_with_it(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with _fresh("--release=tiny", "--user=root", f"--bare={tiny_root}") as process:
         below = _machine(process)
         process.kill()
         wait_for_end(*below)
+        # Its mounts went with it, so these are empty.
+        assert [path for place in tmp_path.glob("fresh-*") for path in place.iterdir()] == []
         for group in _groups(process):  # of which nobody could take care any more
             for directory, _, _ in os.walk(group, topdown=False):
                 os.rmdir(directory)
