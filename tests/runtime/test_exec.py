@@ -135,6 +135,12 @@ class TestTwo:
         )
         assert text(outputs) == "{'HOME'} [''] /mnt/data\n"
 
+    async def test_its_peak_of_memory_is_forgotten_when_it_is_told_to(self, pair: Pair) -> None:
+        await run(pair.second, "x = bytearray(200 << 20); del x")
+        assert (await pair.second.sandbox.usage()).peak_bytes >= 200 << 20
+        pair.second.sandbox.reset_peak()
+        assert (await pair.second.sandbox.usage()).peak_bytes < 200 << 20
+
 
 async def test_two_forks_of_a_zygote_have_all_of_it_in_common(embedded_engine: Engine, session: Session) -> None:
     # The control: what is told apart above is the same where there is a zygote, so looking at it proves something.

@@ -70,6 +70,8 @@ class Watched:
     kernel: int = 0
     """Its pid inside."""
     seen: dict[int, Glance] = field(default_factory=dict)
+    known_peaks: dict[int, int] = field(default_factory=dict)
+    """Of processes whose peak the kernel would not forget: what it was then."""
     held: int = 0
     files: int = 0
     grows: bool = False
@@ -110,15 +112,24 @@ class Watched:
 
     def forget_peak(self, shared: int) -> None:
         """Start the peak anew."""
+        self.known_peaks.clear()
         for pid in self._pids():
             with contextlib.suppress(OSError):
-                fd = os.open(f"{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.processes)
-                try:
-                    os.write(fd, _FORGET_PEAK)
-                finally:
-                    os.close(fd)
+                self._forget_peak_of(pid)
         self.peak = 0
         self.look(shared, thoroughly=True)
+
+    def _forget_peak_of(self, pid: int) -> None:
+        try:
+            fd = os.open(f"{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.processes)
+        except PermissionError:
+            # Executed in a user namespace without a root, and not to be looked into: nobody owns its files.
+            self.known_peaks[pid] = _kilobytes(self._read(pid, "status")).get(b"VmHWM", 0)
+            return
+        try:
+            os.write(fd, _FORGET_PEAK)
+        finally:
+            os.close(fd)
 
     def _pids(self) -> list[int]:
         return [int(name) for name in os.listdir(self.processes) if name.isdigit()]
@@ -165,7 +176,8 @@ class Watched:
         status = _kilobytes(self._read(pid, "status"))
         unnamed = self._unnamed(pid) if rollup.get(b"Pss_Shmem", 0) >= 1 << 20 else 0
         private = rollup.get(b"Private_Dirty", 0)
-        excess = status.get(b"VmHWM", 0) - status.get(b"VmRSS", 0)
+        peak = status.get(b"VmHWM", 0)
+        excess = peak - status.get(b"VmRSS", 0) if peak > self.known_peaks.get(pid, 0) else 0
         return Held(rollup.get(b"Pss_Anon", 0), min(private, rollup.get(b"Pss_Anon", 0)), unnamed, max(excess, 0))
 
     def _unnamed(self, pid: int) -> int:
