@@ -37,7 +37,7 @@ def bench(
     ] = False,
     strain: Annotated[
         bool,
-        typer.Option("--strain", help="Measure a server that is attacked and killed instead; takes MINUTES minutes."),
+        typer.Option("--strain", help="Measure a server that is attacked and killed instead; takes about ten minutes."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     scale: Annotated[float, typer.Option(min=0.01, max=10, help="Fraction of the usual number of runs.")] = 1.0,
