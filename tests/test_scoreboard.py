@@ -1,5 +1,6 @@
 """The score of the attack corpus is what a run says; what a runtime lacks is what the documentation says."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -97,6 +98,16 @@ def test_what_does_not_keep_its_promise_stands_out() -> None:
     told = page({"victim": {"embedded": _entry(RATIOS), "docker/runc": _entry([RATIOS[0], RATIOS[1] | {"value": 1}])}})
     assert "| ≤ 2 | **2.5 at worst, 1 of 1 above** | 1.0 at worst |" in told
     assert "| beside who takes memory, p50 / p99 | 1.10 / **2.50** | 1.10 / 1.00 |" in told
+
+
+def test_what_was_measured_on_a_busy_machine_or_with_few_runs_is_named() -> None:
+    quiet = _entry(CHURN)
+    told = page({"churn": {"embedded": quiet}})
+    assert "busy" not in told
+    assert "fewer" not in told
+    told = page({"churn": {"embedded": dataclasses.replace(quiet, load=(5.0, 1.0), scale=0.1)}})
+    assert "**Measured on a machine busy with other things: churn (embedded).**" in told
+    assert "Measured with fewer runs than usual: churn (embedded)." in told
 
 
 def test_a_part_that_is_measured_again_replaces_what_was_there_and_nothing_else(tmp_path: Path) -> None:

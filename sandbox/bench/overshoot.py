@@ -56,7 +56,7 @@ OVERTIMES: Mapping[str, Overtime] = {
     ),
     "catches": Overtime(
         "catches interrupts",
-        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        "while True:\n    try:\n        while True: sum(range(1000))\n    except BaseException: pass",
         15,
         deaf=True,
     ),
@@ -83,7 +83,6 @@ async def _late(connection: Connection, overtime: Overtime, count: int) -> list[
     """Milliseconds beyond what was promised."""
     opened = await connection.ask("POST", "/v1/sessions", b"{}", wanted=201)
     path = f"/v1/sessions/{json.loads(opened.body)['id']}"
-    promised = 1000 * (_TIMEOUT_S + _GRACE_S * overtime.deaf)
     body = json.dumps({"code": overtime.code, "timeout_s": _TIMEOUT_S}).encode()
     times = []
     for _ in range(count):
@@ -91,7 +90,8 @@ async def _late(connection: Connection, overtime: Overtime, count: int) -> list[
         execution = json.loads(answer.body)
         if execution["status"] != "timeout" or execution["state_lost"] < overtime.deaf:
             raise SandboxFailed(f"what {overtime.does} did not run out of time: {answer.body[:500]!r}")
-        times.append(answer.ms - promised)
+        # On a busy machine one that can hear may be as late to end as one that is deaf, and is killed as well.
+        times.append(answer.ms - 1000 * (_TIMEOUT_S + _GRACE_S * execution["state_lost"]))
         await connection.ask("POST", f"{path}/executions", b'{"code": "1"}')  # not into the next: a new kernel's start
     await connection.ask("DELETE", path)
     return times

@@ -13,17 +13,32 @@ again replaces what was here. What is **bold** does not keep its promise. When e
 load, is [below](#when-and-where).
 """
 _NONE = "not measured"
+_QUIET = 1.0
+"""Load average above which a machine has other things to do."""
 
 
 def page(record: Record) -> str:
     """The whole of it."""
     shown = [runtime for runtime in RUNTIMES if any(runtime in entries for entries in record.values())]
-    parts = [_HEAD, _promises(record, shown)]
+    parts = [_HEAD, _caveat(record), _promises(record, shown)]
     for title, part, words in _DETAILS:
         if part in record:
             parts += [f"## {title}\n", f"{words}\n", _figures(record[part], shown)]
     parts += [_losses(record, shown), _corpus(record, shown), _provenance(record)]
     return "\n".join(part for part in parts if part)
+
+
+def _caveat(record: Record) -> str:
+    """What a reader has to know before he believes a time."""
+    entries = [(part, runtime, each) for part, all_ in record.items() for runtime, each in all_.items()]
+    busy = [f"{part} ({runtime})" for part, runtime, each in entries if each.load[0] > _QUIET]
+    fewer = [f"{part} ({runtime})" for part, runtime, each in entries if each.scale < 1]
+    told = []
+    if busy:
+        told.append(f"**Measured on a machine busy with other things: {', '.join(busy)}.** Its times say little.\n")
+    if fewer:
+        told.append(f"Measured with fewer runs than usual: {', '.join(fewer)}.\n")
+    return "\n".join(told)
 
 
 # The promises.
