@@ -10,7 +10,10 @@ import pytest
 from sandbox import bench
 from sandbox.bench import Figure
 from sandbox.bench import server as measures
+from sandbox.bench.overshoot import OVERTIMES, overshoot
 from sandbox.bench.process import Server
+from sandbox.bench.recovery import recovery
+from sandbox.bench.victim import ATTACKS, Attack, victim
 from sandbox.config import Settings
 from sandbox.errors import SandboxFailed
 from sandbox.image import Image
@@ -53,6 +56,33 @@ async def test_a_measure_of_the_server_returns_figures(
         assert figure.runs > 0
         assert figure.value > 0 or figure.unit == "%"
         assert figure.reached in ("aim", "must", "no")
+
+
+async def test_a_victim_is_measured_alone_and_beside_each_attacker(server: Server) -> None:
+    attacks = {name: ATTACKS[name] for name in ("cpu", "deaths")}
+    figures = await victim(server, TINY, attacks)
+    assert [figure.unit for figure in figures] == ["ms", "ms", *4 * ["×"]]
+    assert all(figure.value > 0 and figure.runs >= 4 for figure in figures)
+
+
+async def test_an_attacker_that_attacks_nothing_fails_the_measure(server: Server) -> None:
+    with pytest.raises(SandboxFailed, match="who takes nothing ended as ok"):
+        await victim(server, TINY, {"none": Attack("nothing", "1")})
+
+
+async def test_a_killed_server_is_measured_until_the_next_one_is_back(settings: Settings) -> None:
+    figures = await recovery(settings, TINY, pool=2)
+    answered, ready, slowest, full, _ = [figure.value for figure in figures]
+    assert 0 < answered <= ready <= slowest
+    assert ready <= full
+    assert {figure.runs for figure in figures} == {2}
+
+
+async def test_timeouts_are_measured_from_what_was_promised(server: Server) -> None:
+    figures = await overshoot(server, TINY, {name: OVERTIMES[name] for name in ("loop", "ignores")})
+    assert [figure.unit for figure in figures] == 4 * ["ms"]
+    # A second earlier or later than this, and it was measured from something else.
+    assert all(-100 < figure.value < 10_000 for figure in figures)
 
 
 async def test_a_measure_has_a_server_of_its_own_which_leaves_nothing(settings: Settings) -> None:

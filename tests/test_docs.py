@@ -16,7 +16,7 @@ import typer
 from sandbox import errors
 from sandbox.api.app import create_app
 from sandbox.api.problems import HTTP_CODES, code_of, status_of
-from sandbox.bench import DOCKER_MEASURES, LOOP_MEASURES, MEASURES, SERVER_MEASURES
+from sandbox.bench import DOCKER_MEASURES, LOOP_MEASURES, MEASURES, SERVER_MEASURES, STRAIN_MEASURES
 from sandbox.cli import app
 from sandbox.config import Settings, table
 from sandbox.errors import SandboxError
@@ -88,7 +88,7 @@ def test_every_status_is_documented(status: Status) -> None:
     assert f"`{status}`" in page
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, *SERVER_MEASURES, *DOCKER_MEASURES, *LOOP_MEASURES])
+@pytest.mark.parametrize("measure", [*MEASURES, *SERVER_MEASURES, *DOCKER_MEASURES, *LOOP_MEASURES, *STRAIN_MEASURES])
 def test_every_measure_of_the_benchmark_is_documented(measure: str) -> None:
     assert f"`{measure}`" in (DOCS / "cli.md").read_text()
 

@@ -2,7 +2,8 @@
 
 Each measure is one coroutine that returns its figures; `run` does them one after another. Those of `engine` look at
 sandboxes from within one process, those of `server` at `sandbox serve` from another one,
-those of `docker` at containers, those of `loop` at the model loop.
+those of `docker` at containers, those of `loop` at the model loop, those of `STRAIN_MEASURES` at a server whose
+sessions take all they can get, run out of time, or lose it.
 """
 
 import dataclasses
@@ -12,13 +13,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sandbox.bench.docker import DOCKER_MEASURES
-from sandbox.bench.engine import MEASURES
+from sandbox.bench.engine import MEASURES, Measure
 from sandbox.bench.figure import Figure
 from sandbox.bench.loop import LOOP_MEASURES
-from sandbox.bench.server import SERVER_MEASURES
+from sandbox.bench.overshoot import overshoot
+from sandbox.bench.recovery import recovery
+from sandbox.bench.server import SERVER_MEASURES, served
+from sandbox.bench.victim import victim
 from sandbox.config import Settings
 
-__all__ = ["DOCKER_MEASURES", "LOOP_MEASURES", "MEASURES", "SERVER_MEASURES", "Figure", "Report", "as_dict", "run"]
+__all__ = [
+    "DOCKER_MEASURES",
+    "LOOP_MEASURES",
+    "MEASURES",
+    "SERVER_MEASURES",
+    "STRAIN_MEASURES",
+    "Figure",
+    "Report",
+    "as_dict",
+    "run",
+]
+STRAIN_MEASURES: dict[str, Measure] = {
+    "victim": served(victim, pool=2),
+    "recovery": recovery,
+    "overshoot": served(overshoot, pool=2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,7 @@ async def run(
 
     Raises `SandboxFailed` when something else came than what was to be measured.
     """
-    measures = {**MEASURES, **SERVER_MEASURES, **DOCKER_MEASURES, **LOOP_MEASURES}
+    measures = {**MEASURES, **SERVER_MEASURES, **DOCKER_MEASURES, **LOOP_MEASURES, **STRAIN_MEASURES}
     load_before = os.getloadavg()[0]
     figures: list[Figure] = []
     for name in names:

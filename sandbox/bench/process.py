@@ -1,13 +1,14 @@
 """The server that is measured: a process of its own with a data directory of its own."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +35,8 @@ class Server:
         self.pool = pool
         """How many sandboxes it keeps warm."""
         self.pid = process.pid
+        self.killed = False
+        self._process = process
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 80)
 
@@ -48,37 +51,51 @@ class Server:
         memory budget; default is the settings'. others: settings by name. Raises `SandboxFailed` when it does not start
         or does not stop cleanly.
         """
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=settings.data_dir) as directory:
-            log = Path(directory) / "log"
-            data_dir = Path(directory) / "data"
-            values = _values(settings) | {"database_url": f"sqlite:///{data_dir}/sandbox.db"} | others
-            if room is not None:
-                values["memory_budget_mb"] = (pool + room) * settings.memory_mb
-            environment = os.environ | {PREFIX + name.upper(): str(value) for name, value in values.items()}
-            command = (sys.executable, "-m", "sandbox", "serve", "--host", "127.0.0.1", "--port", "0")
-            with log.open("wb") as stderr:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    *("--data-dir", str(data_dir), "--pool", str(pool)),
-                    env=environment,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=stderr,
-                    preexec_fn=_end_with_us,
-                )
-            try:
-                yield cls(process, await _announced(process, log), pool)
-            finally:
-                code = await _stop(process)
-            if code:
-                raise SandboxFailed(f"the server ended with {code}: {_last_words(log)}")
+        with home_of(settings) as home:
+            async with cls.within(home, settings, pool=pool, room=room, **others) as server:
+                yield server
+
+    @classmethod
+    @asynccontextmanager
+    async def within(
+        cls, home: Path, settings: Settings, *, pool: int, room: int | None = None, **others: float | str
+    ) -> AsyncIterator[Self]:
+        """As `open`, with its data in `home`, where the next one may go on with them."""
+        values = _values(settings) | {"database_url": f"sqlite:///{home}/data/sandbox.db"} | others
+        if room is not None:
+            values["memory_budget_mb"] = (pool + room) * settings.memory_mb
+        log = home / "log"
+        process = await _started(home, log, pool, values)
+        killed = False
+        try:
+            server = cls(process, await _announced(process, log), pool)
+            yield server
+            killed = server.killed
+        finally:
+            code = await _stop(process)
+        if code and not killed:
+            raise SandboxFailed(f"the server ended with {code}: {_last_words(log)}")
 
     @asynccontextmanager
     async def connect(self, count: int) -> AsyncIterator[list[Connection]]:
         """This many open connections."""
         async with AsyncExitStack() as stack:
             yield [await stack.enter_async_context(Connection.open(*self._address)) for _ in range(count)]
+
+    async def kill(self) -> None:
+        """`kill -9`; until it is dead."""
+        self.killed = True
+        self._process.kill()
+        await self._process.wait()
+
+    async def ready(self) -> None:
+        """Wait until it says that it is. Raises `SandboxFailed`."""
+        try:
+            async with asyncio.timeout(_SETTLE_S), self.connect(1) as (connection,):
+                while (await connection.request("GET", "/health")).status != 200:  # noqa: ASYNC110  # it is elsewhere
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise SandboxFailed(f"the server was not ready within {_SETTLE_S:g} s") from None
 
     async def settle(self, sessions: int = 0) -> None:
         """Wait until the pool is full and of others no more than `sessions` are left. Raises `SandboxFailed`."""
@@ -96,6 +113,27 @@ class Server:
         """Resident bytes of the server and of its launcher; what sandboxes hold is not theirs."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return sum(_resident(pid) for pid in (self.pid, *map(int, children)))
+
+
+@contextlib.contextmanager
+def home_of(settings: Settings) -> Iterator[Path]:
+    """A directory for a server's data while the block lasts: beside the real ones, on the same disk."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=settings.data_dir) as directory:
+        yield Path(directory)
+
+
+async def _started(home: Path, log: Path, pool: int, values: dict[str, Any]) -> asyncio.subprocess.Process:
+    with log.open("wb") as stderr:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sandbox", "serve", "--host", "127.0.0.1", "--port", "0"),
+            *("--data-dir", str(home / "data"), "--pool", str(pool)),
+            env=os.environ | {PREFIX + name.upper(): str(value) for name, value in values.items()},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            preexec_fn=_end_with_us,
+        )
 
 
 def _end_with_us() -> None:

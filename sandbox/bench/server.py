@@ -237,7 +237,7 @@ def _check(answer: Answer, shown: str) -> None:
         raise SandboxFailed(f"the benchmark's program did not do what it must: {answer.status} {text[:500]}")
 
 
-def _served(
+def served(
     measure: Callable[[Server, float], Awaitable[list[Figure]]], *, pool: int, room: int | None = None, **others: float
 ) -> Callable[[Settings, float], Awaitable[list[Figure]]]:
     """The measure on a server of its own. See `Server.open`."""
@@ -254,11 +254,11 @@ def _served(
 
 
 SERVER_MEASURES: dict[str, Callable[[Settings, float], Awaitable[list[Figure]]]] = {
-    "run": _served(run, pool=4),
-    "session": _served(session, pool=4),
-    "parallel": _served(parallel, pool=4, room=_SESSIONS),
-    "fresh": _served(fresh, pool=_POOL, room=_CLIENTS),
-    "reject": _served(reject, pool=_POOL, room=_POOL, max_waiting=_QUEUE, max_waiting_per_key=_QUEUE),
-    "files": _served(files, pool=1, memory_mb=1024, disk_mb=512),
-    "churn": _served(churn, pool=4),
+    "run": served(run, pool=4),
+    "session": served(session, pool=4),
+    "parallel": served(parallel, pool=4, room=_SESSIONS),
+    "fresh": served(fresh, pool=_POOL, room=_CLIENTS),
+    "reject": served(reject, pool=_POOL, room=_POOL, max_waiting=_QUEUE, max_waiting_per_key=_QUEUE),
+    "files": served(files, pool=1, memory_mb=1024, disk_mb=512),
+    "churn": served(churn, pool=4),
 }

@@ -22,7 +22,8 @@ def bench(
         typer.Argument(
             help=f"Of {', '.join(benches.MEASURES)}, or with --server of {', '.join(benches.SERVER_MEASURES)}, "
             f"or with --docker of {', '.join(benches.DOCKER_MEASURES)}, "
-            f"or with --loop of {', '.join(benches.LOOP_MEASURES)}; all."
+            f"or with --loop of {', '.join(benches.LOOP_MEASURES)}, "
+            f"or with --strain of {', '.join(benches.STRAIN_MEASURES)}; all."
         ),
     ] = None,
     server: Annotated[
@@ -34,24 +35,29 @@ def bench(
     loop: Annotated[
         bool, typer.Option("--loop", help="Measure the model loop instead, on a scripted model; takes a minute.")
     ] = False,
+    strain: Annotated[
+        bool,
+        typer.Option("--strain", help="Measure a server that is attacked and killed instead; takes about ten minutes."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     scale: Annotated[float, typer.Option(min=0.01, max=10, help="Fraction of the usual number of runs.")] = 1.0,
 ) -> None:
     """Measure this machine: start, call, memory, stop. Takes about three minutes; leave it alone meanwhile."""
-    if server + docker + loop > 1:
-        raise InvalidRequest("--server, --docker and --loop exclude each other")
+    if server + docker + loop + strain > 1:
+        raise InvalidRequest("--server, --docker, --loop and --strain exclude each other")
     known = benches.MEASURES
     for wanted, measured in (
         (server, benches.SERVER_MEASURES),
         (docker, benches.DOCKER_MEASURES),
         (loop, benches.LOOP_MEASURES),
+        (strain, benches.STRAIN_MEASURES),
     ):
         known = measured if wanted else known
     if unknown := set(measures or ()) - known.keys():
         raise InvalidRequest(f"no measure is called {', '.join(sorted(unknown))}; see sandbox bench --help")
     names = list(measures or known)
     # The client of a server has to be quick; the others run as most callers' programs do.
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if server or loop else None) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if server or loop or strain else None) as runner:
         report = runner.run(benches.run(Settings(runtime="docker") if docker else Settings(), names, scale, note))
     if as_json:
         typer.echo(json.dumps(benches.as_dict(report), indent=1))

@@ -1,0 +1,68 @@
+"""How soon a server that was killed is back: `kill -9`, the next one at once, over the same data."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from sandbox.bench.figure import Figure, quantiles, runs
+from sandbox.bench.process import Server, home_of
+from sandbox.config import Settings
+from sandbox.errors import Unreachable
+
+_POOL = 20
+_BUSY = 4
+_SPIN = json.dumps({"code": "while True: pass"}).encode()
+
+
+async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[Figure]:
+    """From the death of a server with a full pool and four sessions that compute: until the next one answers, says
+    that it is ready, and has its pool full again.
+    """
+    answers: list[float] = []
+    readies: list[float] = []
+    fulls: list[float] = []
+    with home_of(settings) as home:
+        await _lives_and_dies(settings, home, pool)
+        for _ in range(runs(10, scale)):
+            began = time.perf_counter()
+            async with Server.within(home, settings, pool=pool, room=_BUSY) as server:
+                answers.append(time.perf_counter() - began)
+                await server.ready()
+                readies.append(time.perf_counter() - began)
+                await server.settle(sessions=1 << 20)
+                fulls.append(time.perf_counter() - began)
+                async with _busy(server):
+                    await server.kill()
+    count = len(answers)
+    return [
+        Figure("kill -9 to the next server's first answer, p50", quantiles(answers)[0], "s", 2, 1, count),
+        Figure(f"kill -9 to ready, a pool of {pool}, p50", quantiles(readies)[0], "s", 2, 1, count),
+        Figure(f"kill -9 to ready, a pool of {pool}, longest", max(readies), "s", 4, 2, count),
+        Figure(f"kill -9 to {pool} warm, p50", quantiles(fulls)[0], "s", 4, 2, count),
+        Figure(f"kill -9 to {pool} warm, longest", max(fulls), "s", 8, 4, count),
+    ]
+
+
+async def _lives_and_dies(settings: Settings, home: Path, pool: int) -> None:
+    async with Server.within(home, settings, pool=pool, room=_BUSY) as server:
+        await server.settle()
+        async with _busy(server):
+            await server.kill()
+
+
+@contextlib.asynccontextmanager
+async def _busy(server: Server) -> AsyncIterator[None]:
+    """Within the block, sessions compute; what becomes of them is not what is asked here."""
+    async with server.connect(_BUSY) as connections:
+        computing = []
+        for connection in connections:
+            opened = await connection.ask("POST", "/v1/sessions", b"{}", wanted=201)
+            path = f"/v1/sessions/{json.loads(opened.body)['id']}/executions"
+            computing.append(asyncio.ensure_future(connection.request("POST", path, _SPIN)))
+        yield
+        for ended in await asyncio.gather(*computing, return_exceptions=True):
+            if isinstance(ended, BaseException) and not isinstance(ended, Unreachable):
+                raise ended
