@@ -73,7 +73,8 @@ PEERS = (
         ("llm-sandbox[docker]==0.3.46",),
         ("llm-sandbox",),
         cannot={"second": NO_STATE},
-        note="an idle box is the prompt of `python3`, as in its own images; its environment setup, which installs by pip, is left out",
+        note="an idle box is the prompt of `python3`, as in its own images; its environment setup, which installs by "
+        "pip, is left out",
     ),
     Peer(
         "smolagents",
