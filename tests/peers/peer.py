@@ -73,7 +73,8 @@ PEERS = (
         ("llm-sandbox[docker]==0.3.46",),
         ("llm-sandbox",),
         cannot={"second": NO_STATE},
-        note="an idle box has no interpreter; its environment setup, which installs by pip, is left out",
+        note="an idle box is the prompt of `python3`, as in its own images; its environment setup, which installs by "
+        "pip, is left out",
     ),
     Peer(
         "smolagents",
@@ -82,7 +83,8 @@ PEERS = (
         ("smolagents[docker]==1.26.0",),
         ("smolagents",),
         cannot={"chart": NO_PICTURE},
-        note="a port of its own for each box, found by the driver, because the usual one can be had once",
+        note="a port of its own for each box, found by the driver, because the usual one can be had once; it waits "
+        "some ten seconds for the gateway in the container, and fails on a machine that is too busy",
     ),
     Peer(
         "autogen",
