@@ -16,6 +16,7 @@ import pytest
 from sandbox.keys import KeyLimits
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, logged, problem, serving
+from tests.host import WAIT_SECONDS
 
 PACKAGE = Path(__file__).parents[2] / "sandbox"
 
@@ -241,9 +242,11 @@ class TestFloods:
             assert 6 <= opened < 20
             assert refused == 20 - opened
             assert (await patient.post("/v1/run", json={"code": "1"})).status_code == 200
-            while _gauge(text := (await patient.get("/metrics")).text, "sandbox_pool_warm") < 2:
-                pass  # it fills again
-            assert _gauge(text, "sandbox_sessions") == sessions
+            async with asyncio.timeout(WAIT_SECONDS):  # the pool fills again, and no session stays
+                while True:
+                    text = (await patient.get("/metrics")).text
+                    if _gauge(text, "sandbox_pool_warm") >= 2 and _gauge(text, "sandbox_sessions") == sessions:
+                        break
 
     @pytest.mark.attack("C20")
     async def test_whoever_is_refused_without_end_does_not_fill_the_disk(self, locked: Served) -> None:
