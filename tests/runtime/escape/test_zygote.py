@@ -1,14 +1,13 @@
 """The template that all kernels of an embedded runtime are forked from: alone, unchanged, out of everybody's way."""
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
 
 from sandbox.engine import Engine
 from sandbox.session import Session
-from tests.host import Embedded, status
+from tests.host import command, status
 from tests.runtime.escape.probes import inside, pid_of, told
 
 
@@ -18,10 +17,11 @@ def engine(embedded_engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def zygote(engine: Engine) -> int:
+async def zygote(session: Session) -> int:
     """As the host numbers it."""
-    [found] = Embedded.below(os.getpid()).zygotes()
-    return found
+    parent = int(status(await pid_of(session))["PPid"][0])
+    assert "sandbox.runtime.embedded.zygote" in command(parent)
+    return parent
 
 
 def anonymous_kib(pid: int) -> int:
