@@ -18,7 +18,6 @@ from sandbox.loop.upstream import CONNECT_S, Upstream
 from sandbox.plans import catalogue
 from sandbox.pool import Pool
 from sandbox.runtime import Runtime
-from sandbox.runtime.docker.runtime import DockerRuntime
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.session import Session, checked_timeout
 
@@ -67,7 +66,7 @@ class Engine:
             pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, settings.pool_size if warm else 0))
             engine = cls(settings, choice, pool)
             stack.push_async_callback(engine._close_models)
-            stack.push_async_callback(engine._close_sessions)
+            stack.push_async_callback(engine.close_sessions)
             yield engine
 
     @functools.cached_property
@@ -170,7 +169,8 @@ class Engine:
                 await session.upload(path, data)
             return await session.execute(code, timeout)
 
-    async def _close_sessions(self) -> None:
+    async def close_sessions(self) -> None:
+        """Close every session that is open; others can be opened."""
         await asyncio.gather(*(session.close() for session in self._sessions), return_exceptions=True)
         self._sessions.clear()
 
@@ -198,6 +198,8 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bo
         else:
             why = "it is set" if settings.runtime == "embedded" else "this host can contain sandboxes without a daemon"
             return Choice(embedded, why)
+    from sandbox.runtime.docker.runtime import DockerRuntime  # its libraries take 0.1 s, and few need them
+
     opening = DockerRuntime.open(
         settings.data_dir / "docker", address=settings.docker_host, channel=settings.docker_channel
     )

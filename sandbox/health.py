@@ -144,6 +144,10 @@ class Gauges:
         return self._engine.pool.warm
 
     @property
+    def settled(self) -> bool:
+        return self._engine.pool.settled
+
+    @property
     def promised_mb(self) -> int:
         return self._admission.promised_mb
 

@@ -54,9 +54,12 @@ _APT_TIMEOUT_S = 300
 
 _CHECK = """
 import json, os, runpy, sys
+from importlib import import_module
 from importlib.metadata import distributions
 before = set(os.listdir("/proc/self/fd"))
-runpy.run_path(sys.argv[1])
+found = runpy.run_path(sys.argv[1])
+for module in (*found.get("COMMON", ()), *found.get("LATER", ())):
+    import_module(module)
 if len(threads := os.listdir("/proc/self/task")) != 1:
     sys.exit(f"preload.py leaves {len(threads)} threads behind; a zygote must have one")
 if left := set(os.listdir("/proc/self/fd")) - before:

@@ -28,6 +28,10 @@ class Observed(Protocol):
         """Sandboxes that wait to be claimed."""
 
     @property
+    def settled(self) -> bool:
+        """Whether the pool is full, of sandboxes as good as they get."""
+
+    @property
     def promised_mb(self) -> int: ...
 
     @property
@@ -195,6 +199,7 @@ class _Gauges(Collector):
         now = self._observed
         for name, documentation, value in (
             ("sandbox_pool_warm", "Sandboxes that wait to be claimed.", now.warm),
+            ("sandbox_pool_settled", "1 once the pool is full and has all that is preloaded, else 0.", now.settled),
             ("sandbox_memory_promised_bytes", "Memory promised to sandboxes.", now.promised_mb * _MIB),
             ("sandbox_memory_budget_bytes", "Memory that may be promised.", now.budget_mb * _MIB),
             ("sandbox_memory_used_bytes", "Memory that sandboxes hold.", now.used_bytes),

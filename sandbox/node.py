@@ -147,20 +147,29 @@ class Node:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, settings: Settings, *, runtime: Runtime | None = None) -> AsyncIterator[Self]:
-        """Open everything and end what a former life left in flight; at the end, leave it so that the next can go on.
+        """Open everything; at the end, leave it so that the next can go on.
 
         runtime: one that is open and stays so; default is one of its own. Raises `DataDirInUse`, and what
-        `Engine.open` and `Store.open` raise.
+        `Engine.open` and `on` raise.
         """
         async with contextlib.AsyncExitStack() as stack:
             directory = stack.enter_context(DataDir.open(settings.data_dir))
+            engine = await stack.enter_async_context(Engine.open(settings, runtime=runtime))
+            yield await stack.enter_async_context(cls.on(engine, directory))
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def on(cls, engine: Engine, directory: DataDir) -> AsyncIterator[Self]:
+        """Open the rest, and end what a former life left in flight. Raises what `Store.open` and `Files.open` raise."""
+        settings = engine.settings
+        _logger.info("runtime", name=engine.runtime.name, why=engine.choice.why)
+        async with contextlib.AsyncExitStack() as stack:
             store = await stack.enter_async_context(Store.open(settings.database))
             files = stack.enter_context(Files.open(settings.data_dir / "files"))
             epoch = await store.start_node(directory.node)
             tasks: set[asyncio.Task[Any]] = set()
             stack.push_async_callback(_finish, tasks)
-            engine = await stack.enter_async_context(Engine.open(settings, runtime=runtime))
-            _logger.info("runtime", name=engine.runtime.name, why=engine.choice.why)
+            stack.push_async_callback(engine.close_sessions)  # what ran in them is recorded, which needs the store
             parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
             engine.models.on_attempt = parts.metrics.attempt
             parts.metrics.observe_breakers(engine.models.states)

@@ -3,6 +3,7 @@
 One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. What all starts share is
 prepared in the background, and whoever claims before that waits for it. Then replenishing goes on there, two starts at
 a time so that it leaves room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
+When sandboxes begin with more than before, those that wait are replaced, one by one.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ class Pool:
         self._size = size
         self._warm: deque[Kernel] = deque()
         self._starting = 0
+        self._behind: deque[Kernel] = deque()
+        """Those of the warm ones that have less than a new one would."""
         self._wanted = asyncio.Condition()
         self._filled = asyncio.Condition()
         self._failure: SandboxError | None = None
@@ -46,12 +49,14 @@ class Pool:
         size: how many are kept; with 0 it only prepares.
         """
         pool = cls(runtime, spec, size)
-        filling = asyncio.create_task(pool._prepare_and_fill(), name="pool")
+        work = [asyncio.create_task(pool._prepare_and_fill(), name="pool")]
+        work.append(asyncio.create_task(pool._renew(), name="pool's renewal"))
         try:
             yield pool
         finally:
-            filling.cancel()
-            await asyncio.gather(filling, return_exceptions=True)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
             await asyncio.gather(*(kernel.stop() for kernel in pool._warm), return_exceptions=True)
             pool._warm.clear()
 
@@ -69,6 +74,12 @@ class Pool:
     def warming(self) -> bool:
         """Whether it has just been opened and nothing was started yet, so that a claim may have to wait for seconds."""
         return self._warming
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is full, of kernels as good as they get."""
+        full = not self._warming and len(self._warm) >= self._size
+        return full and not self._behind and self._runtime.whole(self._spec.image)
 
     @property
     def failure(self) -> SandboxError | None:
@@ -89,6 +100,7 @@ class Pool:
                 if not self._warm:
                     break
                 kernel = self._warm.popleft()
+                self._caught_up(kernel)
                 self._wanted.notify_all()
             if kernel.alive:
                 return kernel
@@ -106,8 +118,15 @@ class Pool:
         def full() -> bool:
             return not self._warming and len(self._warm) >= target
 
+        await self._until(full)
+
+    async def settle(self) -> None:
+        """Wait until `settled`. Raises what made the last start fail."""
+        await self._until(lambda: self.settled)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
         async with self._filled:
-            await self._filled.wait_for(lambda: full() or self._failure is not None)
+            await self._filled.wait_for(lambda: true() or self._failure is not None)
         if self._failure is not None:
             raise self._failure
 
@@ -125,6 +144,30 @@ class Pool:
                 await self._persist(self._start)
             finally:
                 self._starting -= 1
+
+    async def _renew(self) -> None:
+        while True:
+            await self._runtime.renewed(self._spec.image)
+            self._behind = deque(self._warm)
+            while (kernel := await self._drop_behind()) is not None:
+                await kernel.stop()
+                async with self._filled:
+                    await self._filled.wait_for(lambda: len(self._warm) >= self._size)
+            async with self._filled:
+                self._filled.notify_all()
+
+    async def _drop_behind(self) -> Kernel | None:
+        async with self._wanted:
+            if not self._behind:
+                return None
+            kernel = self._behind.pop()  # claims come from the other end
+            self._warm.remove(kernel)
+            self._wanted.notify_all()
+        return kernel
+
+    def _caught_up(self, kernel: Kernel) -> None:
+        with contextlib.suppress(ValueError):
+            self._behind.remove(kernel)
 
     async def _prepare(self) -> None:
         await self._runtime.prepare(self._spec.image)

@@ -50,6 +50,12 @@ class Impostor:
     async def prepare(self, image: str) -> None:
         pass
 
+    def whole(self, image: str) -> bool:
+        return True
+
+    async def renewed(self, image: str) -> None:
+        await self.wait()
+
     def used_bytes(self) -> int:
         return 0
 

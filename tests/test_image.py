@@ -30,9 +30,13 @@ def copy(python_image: Image, tmp_path: Path) -> Image:
 
 
 def run(built: Image, code: str, tmp_path: Path) -> str:
-    """What `code` prints after the image's preload, every warning an error."""
+    """What `code` prints after all of the image's preload, every warning an error."""
     # As the zygote does, after the kernel's own imports.
-    preload = f"import ipykernel.zmqshell, runpy; runpy.run_path({str(built.root / 'preload.py')!r})\n"
+    preload = f"""
+import importlib, ipykernel.zmqshell, runpy
+preload = runpy.run_path({str(built.root / "preload.py")!r})
+for module in (*preload["COMMON"], *preload["LATER"]): importlib.import_module(module)
+"""
     warn = "import warnings; warnings.simplefilter('error')\n"
     finished = subprocess.run(
         [built.root / "venv/bin/python", "-I", "-B", "-c", preload + warn + code],

@@ -18,6 +18,7 @@ class Server:
     """A server at rest; tests change what they like."""
 
     warm: int = 3
+    settled: bool = True
     promised_mb: int = 512
     budget_mb: int = 4096
     used_bytes: int = 1000

@@ -123,3 +123,32 @@ async def _recovered(engine: Engine) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while engine.pool.warming or engine.pool.failure is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def test_sandboxes_that_began_before_the_zygote_had_every_library_are_replaced(
+    root: None, python_image: Image
+) -> None:
+    loaded = "import sys; print('sklearn' in sys.modules, 'pandas' in sys.modules)"
+    async with Engine.open(Settings(pool_size=2)) as engine:
+        await engine.pool.fill()
+        assert not engine.pool.settled
+        assert (await engine.run(loaded)).stdout == "False False\n", "nobody waited for what few programs want"
+        await asyncio.wait_for(engine.pool.settle(), WAIT_SECONDS)
+        assert engine.pool.warm == 2
+        assert [(await engine.run(loaded)).stdout for _ in range(2)] == ["True True\n"] * 2
+
+
+async def test_pictures_are_drawn_whether_or_not_a_library_came_before_the_fork(
+    root: None, python_image: Image
+) -> None:
+    code = """
+import matplotlib.pyplot as plt, pandas as pd
+pd.DataFrame({"漢字": [1, 2]}).plot(title="漢字")
+"""
+    async with Engine.open(Settings(pool_size=1)) as engine:
+        early = await engine.run(code)
+        await asyncio.wait_for(engine.pool.settle(), WAIT_SECONDS)
+        late = await engine.run(code)
+    for execution in (early, late):
+        assert (execution.status, execution.stderr) == (Status.OK, "")
+        assert "image/png" in execution.results[-1]

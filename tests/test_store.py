@@ -23,7 +23,7 @@ from sandbox.guest.frames import Frame, decode_json, encode_json
 from sandbox.keys import KeyLimits, new_key
 from sandbox.store import Claim, ExecutionRow, FileRow, PauseRow, SessionRow, Store, TraceRow, statements
 from sandbox.store.database import connect
-from sandbox.store.schema import metadata
+from sandbox.store.schema import REVISION, metadata
 from sandbox.store.statements import Listing
 from tests.postgresql import Cluster
 
@@ -158,6 +158,7 @@ async def test_migrations_make_the_tables_of_the_schema(url: str, store: Store) 
     engine = connect(url, 1)
     with engine.connect() as connection:
         assert _differences(connection) == []
+        assert MigrationContext.configure(connection).get_current_revision() == REVISION
     engine.dispose()
 
 

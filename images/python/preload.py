@@ -1,13 +1,13 @@
-"""What the zygote imports before it forks.
+"""What the zygote imports before it forks, and, as `COMMON` and `LATER`, what it adds while nobody waits for a fork.
 
 The measure of a library: how often programs want it, times what its import costs them, against what it adds to every
 fork. pandas, matplotlib, scipy, scikit-learn, seaborn and the Excel libraries earn their place; statsmodels, sympy,
 plotly and the libraries for documents are imported by the programs that want them. With each library go the parts
 that it would import at its first table, plot or PNG.
 
-Run as a script, in a process that must be left with one thread and no descriptor of ours: nothing here computes,
-draws or opens a socket. `MPLCONFIGDIR` must name a directory that shows matplotlib the image's list of fonts;
-without it matplotlib would search the system, in a thread and with a program of the system's.
+Run as a script, in a process that must be left with one thread and no descriptor of ours, also by what comes later:
+nothing here computes, draws or opens a socket. `MPLCONFIGDIR` must name a directory that shows matplotlib the image's
+list of fonts; without it matplotlib would search the system, in a thread and with a program of the system's.
 """
 
 import os
@@ -18,27 +18,20 @@ from importlib import import_module
 from pathlib import Path
 
 COMMON = (
-    "numpy",
     "pandas",
     "pandas.io.formats.string",
-    "matplotlib.pyplot",
-    "matplotlib.backends.backend_agg",
-    "matplotlib_inline.backend_inline",
 )
-"""What a zygote imports that has one sandbox for itself, and pays alone for each import and each page."""
+"""Hardly a program is without them: who has time imports them, too, before the first fork."""
 
-MODULES = (
-    "numpy",
+LATER = (
     "numpy.fft",
     "numpy.polynomial",
     "numpy.random",
-    "pandas",
     "pandas.core.methods.to_dict",
     "pandas.core.reshape.reshape",
     "pandas.io.formats.csvs",
     "pandas.io.formats.excel",
     "pandas.io.formats.html",
-    "pandas.io.formats.string",
     "pandas.plotting._matplotlib",
     "pyarrow.pandas_compat",
     "openpyxl",
@@ -50,13 +43,10 @@ MODULES = (
     "PIL.JpegImagePlugin",
     "PIL.PngImagePlugin",
     "PIL.PpmImagePlugin",
-    "matplotlib.pyplot",
-    "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_mixed",
     "matplotlib.backends.backend_svg",
     "matplotlib.dates",
     "matplotlib.ticker",
-    "matplotlib_inline.backend_inline",
     "mpl_toolkits.mplot3d",
     "scipy.cluster",
     "scipy.integrate",
@@ -133,7 +123,8 @@ def know_boot_time() -> None:
 
 
 quiet_thread_pools()
-for module in MODULES if globals().get("SHARED", True) else COMMON:
+# What is changed below, or by the kernel, has to be there for every fork.
+for module in ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline"):
     import_module(module)
 with warnings.catch_warnings():
     # It sees a kernel, misses the widgets, says so, and settles for the text that we want; programs need not hear it.
@@ -142,7 +133,7 @@ with warnings.catch_warnings():
 draw_every_script()
 know_boot_time()
 
-# Run a few times before the fork. They must leave nothing behind: no thread, no open file, no figure.
+# Run a few times, when the rest is done. They must leave nothing behind: no thread, no open file, no figure.
 REHEARSAL = (
     "import pandas as pd\nframe = pd.DataFrame({'a': [1.5, 2.5], 'b': ['x', 'y']})\nprint(frame)\nframe.describe()",
     "frame.groupby('b').a.sum()",

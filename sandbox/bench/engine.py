@@ -31,7 +31,7 @@ async def warm(settings: Settings, scale: float) -> list[Figure]:
     times = []
     async with opened(settings, pool_size=4) as engine:
         for _ in range(runs(200, scale)):
-            await engine.pool.fill()
+            await engine.pool.settle()
             times.append(await fresh(engine))
     p50, p99 = quantiles(times)
     return [
@@ -52,7 +52,7 @@ async def plot(settings: Settings, scale: float) -> list[Figure]:
     times = []
     async with opened(settings, pool_size=4) as engine:
         for _ in range(runs(60, scale)):
-            await engine.pool.fill()
+            await engine.pool.settle()
             times.append(await fresh(engine, PLOT, _is_png))
     return [Figure("fresh warm sandbox, plot, PNG received, p50", quantiles(times)[0], "ms", 200, 100, len(times))]
 
@@ -73,7 +73,7 @@ async def sustained(settings: Settings, scale: float) -> list[Figure]:
     """Claim, print, destroy, replenish, again and again by two callers."""
     count = 0
     async with opened(settings, pool_size=8) as engine:
-        await engine.pool.fill()
+        await engine.pool.settle()
         start = time.perf_counter()
         end = start + max(2.0, 12.0 * scale)
 
@@ -92,7 +92,7 @@ async def memory(settings: Settings, scale: float) -> list[Figure]:
     """PSS of all processes of idle warm sandboxes, over 100 of them."""
     size = runs(100, scale)
     async with opened(settings, pool_size=size) as engine:
-        await engine.pool.fill()
+        await engine.pool.settle()
         total = sum(_pss(pid) for pid in _processes())
     return [Figure("memory of an idle warm sandbox (PSS)", total / size / (1 << 20), "MB", 35, 15, size)]
 
@@ -108,7 +108,7 @@ async def crowd(settings: Settings, scale: float) -> list[Figure]:
     target = runs(500, scale)
     async with opened(settings, pool_size=target) as engine:
         with suppress(TimeoutError, SandboxFailed):
-            await asyncio.wait_for(engine.pool.fill(), 180)
+            await asyncio.wait_for(engine.pool.settle(), 180)
         standing = engine.pool.warm
     return [Figure("warm sandboxes at once", standing, "sandboxes", 200, 500, 1)]
 
@@ -152,7 +152,7 @@ async def stopped(settings: Settings, count: int) -> list[float]:
         for _ in range(count):
             session = await engine.open_session()
             await session.execute("print(1)")
-            await engine.pool.fill()  # or we would measure the start of the next one
+            await engine.pool.settle()  # or we would measure the start of the next one
             start = time.perf_counter()
             await engine.close_session(session)
             times.append((time.perf_counter() - start) * 1000)

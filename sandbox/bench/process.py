@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -97,14 +97,23 @@ class Server:
         except TimeoutError:
             raise SandboxFailed(f"the server was not ready within {_SETTLE_S:g} s") from None
 
+    async def full(self) -> None:
+        """Wait until its pool is. Raises `SandboxFailed`."""
+        await self._until(lambda text: _gauge(text, "sandbox_pool_warm") >= self.pool)
+
     async def settle(self, sessions: int = 0) -> None:
-        """Wait until the pool is full and of others no more than `sessions` are left. Raises `SandboxFailed`."""
+        """Wait until its pool is full, of sandboxes as good as they get, and no more than `sessions` others are left.
+
+        Raises `SandboxFailed`.
+        """
+        await self._until(
+            lambda text: _gauge(text, "sandbox_pool_settled") > 0 and _gauge(text, "sandbox_sessions") <= sessions
+        )
+
+    async def _until(self, true: Callable[[str], bool]) -> None:
         try:
             async with asyncio.timeout(_SETTLE_S), self.connect(1) as (connection,):
-                while True:
-                    text = (await connection.ask("GET", "/metrics")).body.decode()
-                    if _gauge(text, "sandbox_pool_warm") >= self.pool and _gauge(text, "sandbox_sessions") <= sessions:
-                        return
+                while not true((await connection.ask("GET", "/metrics")).body.decode()):  # noqa: ASYNC110  # elsewhere
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
             raise SandboxFailed(f"the server did not come to rest within {_SETTLE_S:g} s") from None

@@ -19,11 +19,12 @@ _SPIN = json.dumps({"code": "while True: pass"}).encode()
 
 async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[Figure]:
     """From the death of a server with a full pool and four sessions that compute: until the next one answers, says
-    that it is ready, and has its pool full again.
+    that it is ready, has its pool full again, and has everything preloaded again.
     """
     answers: list[float] = []
     readies: list[float] = []
     fulls: list[float] = []
+    wholes: list[float] = []
     with home_of(settings) as home:
         await _lives_and_dies(settings, home, pool)
         for _ in range(runs(10, scale)):
@@ -32,8 +33,10 @@ async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[
                 answers.append(time.perf_counter() - began)
                 await server.ready()
                 readies.append(time.perf_counter() - began)
-                await server.settle(sessions=1 << 20)
+                await server.full()
                 fulls.append(time.perf_counter() - began)
+                await server.settle(sessions=1 << 20)
+                wholes.append(time.perf_counter() - began)
                 async with _busy(server):
                     await server.kill()
     count = len(answers)
@@ -43,6 +46,7 @@ async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[
         Figure(f"kill -9 to ready, a pool of {pool}, longest", max(readies), "s", 4, 2, count),
         Figure(f"kill -9 to {pool} warm, p50", quantiles(fulls)[0], "s", 4, 2, count),
         Figure(f"kill -9 to {pool} warm, longest", max(fulls), "s", 8, 4, count),
+        Figure(f"kill -9 to {pool} warm with every library, p50", quantiles(wholes)[0], "s", 15, 10, count),
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sandbox.api import server
+from sandbox.api import start
 from sandbox.config import Settings
 
 app = typer.Typer(add_completion=False)
@@ -27,7 +27,7 @@ def serve(
     """
     wanted = {"host": host, "port": port, "data_dir": data_dir, "runtime": runtime, "pool_size": pool}
     settings = Settings(**{name: value for name, value in wanted.items() if value is not None})
-    server.run(settings, _announce)
+    start.run(settings, _announce)
 
 
 def _announce(url: str) -> None:

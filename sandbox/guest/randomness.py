@@ -13,11 +13,11 @@ _SEEDED_BY_THE_SYSTEM = 1 << 64
 """What numpy takes from the system has 128 bits; a number that somebody chose to seed with has seldom that many."""
 
 
-def generators() -> list[Any]:
+def generators() -> tuple[Any, ...]:
     """Those that libraries made while they were imported: `random.Random`, and numpy's that the system has seeded.
 
-    One that numpy was given a seed for is to say the same every time. Looks at every object that there is, so it is
-    for the zygote, before its objects are frozen.
+    One that numpy was given a seed for is to say the same every time. Looks at every object that is not frozen yet, so
+    it is for the zygote.
     """
     numpy = sys.modules.get("numpy.random")
     found: list[Any] = []
@@ -31,7 +31,7 @@ def generators() -> list[Any]:
             entropy = getattr(getattr(thing, "seed_seq", None), "entropy", None)
             if isinstance(entropy, int) and entropy >= _SEEDED_BY_THE_SYSTEM:
                 found.append(thing)
-    return found
+    return tuple(found)
 
 
 def reseed(shared: Iterable[Any]) -> None:
@@ -42,7 +42,7 @@ def reseed(shared: Iterable[Any]) -> None:
         else:
             generator.state = type(generator)().state
     random.seed(os.urandom(32))
-    if "numpy" in sys.modules:
+    if "numpy.random" in sys.modules:
         sys.modules["numpy.random"].seed([int.from_bytes(os.urandom(4), "little") for _ in range(4)])
     for module, name in ((uuid, "_last_timestamp"), (uuid, "_node"), (tempfile, "_name_sequence")):
         setattr(module, name, None)

@@ -60,7 +60,14 @@ async def _run(kernel: "Kernel", cells: Sequence[str], history: bool) -> None:
 
 def check_descriptors(allowed: set[int]) -> None:
     """Raise `RuntimeError` if anything but `allowed` is open: every fork would share it, offset and all."""
-    gc.collect()
+    if not _others(allowed):
+        return
+    gc.collect()  # they may be garbage, of which to be rid takes a tenth of a second
+    if found := _others(allowed):
+        raise RuntimeError(f"the zygote must not keep files open, and has descriptors {found}")
+
+
+def _others(allowed: set[int]) -> list[int]:
     found = []
     for fd in range(1024):
         try:
@@ -69,5 +76,4 @@ def check_descriptors(allowed: set[int]) -> None:
             continue
         if fd not in allowed:
             found.append(fd)
-    if found:
-        raise RuntimeError(f"the zygote must not keep files open, and has descriptors {found}")
+    return found

@@ -96,6 +96,12 @@ class Runtime(Protocol):
     async def prepare(self, image: str) -> None:
         """Make ready whatever starts of this image share. Raises `ImageNotBuilt`, `UnknownImage`, `SandboxFailed`."""
 
+    def whole(self, image: str) -> bool:
+        """Whether what it has prepared is all that it will: before that, sandboxes begin with less."""
+
+    async def renewed(self, image: str) -> None:
+        """Until sandboxes begin with more, or elsewhere in memory, than those begun before. That may be never."""
+
     async def start(self, spec: Spec) -> Sandbox:
         """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`."""
 

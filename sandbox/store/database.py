@@ -2,20 +2,16 @@
 
 import contextlib
 import os
-import threading
 import time
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from sandbox.errors import InvalidSetting, SessionMissing, TooLarge, Unready
+from sandbox.store.schema import REVISION
 
 _DRIVERS = {
     "sqlite": "sqlite",
@@ -36,9 +32,6 @@ _POSTGRESQL = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_MIGRATION_LOCK = 0x73616E64626F78  # "sandbox", for pg_advisory_xact_lock
-_migrating = threading.Lock()  # Alembic keeps what it is doing in module globals
 
 
 def connect(url: str, connections: int) -> Engine:
@@ -78,7 +71,10 @@ def prepare(engine: Engine) -> None:
                 _enter_wal(connection)
             elif (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar_one()) != "UTF8":
                 raise InvalidSetting(f"the database {shown(engine.url)} is encoded in {encoding}; make one in UTF8")
-            _migrate(connection)
+            if _revision(connection) != REVISION:
+                from sandbox.store import migrating  # Alembic takes a quarter of a second to import, for once a release
+
+                migrating.migrate(connection)
     except DBAPIError as error:
         words = f"the database {shown(engine.url)} cannot be used: {_words(error)}. Start it, or correct database_url"
         raise Unready(words) from error
@@ -163,34 +159,9 @@ def _enter_wal(connection: Connection) -> None:
             time.sleep(0.01)
 
 
-def _migrate(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    script = ScriptDirectory.from_config(config)
-    if _is_current(connection, script):
-        return
-    with _migrating:
-        # One transaction around all of it: whoever comes second waits here, then finds nothing to do.
-        is_sqlite = connection.dialect.name == "sqlite"
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_sqlite else "BEGIN")
-        try:
-            if not is_sqlite:
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.exec_driver_sql("COMMIT")
-        except BaseException:
-            connection.invalidate()  # which rolls back
-            raise
-
-
-def _is_current(connection: Connection, script: ScriptDirectory) -> bool:
-    """Raises `Unready` for a schema of a newer release."""
-    revision = MigrationContext.configure(connection).get_current_revision()
-    known = [found.revision for found in script.walk_revisions()]
-    if revision is not None and revision not in known:
-        raise Unready(
-            f"the database {shown(connection.engine.url)} is of a newer release (schema {revision}, "
-            f"this one knows {known[0]} at most); upgrade this server, or use another database"
-        )
-    return revision == known[0]
+def _revision(connection: Connection) -> str | None:
+    """Of the schema that is there."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one_or_none()
+    return revision

@@ -1,4 +1,4 @@
-"""The tables. A change here wants a migration beside the others; a test compares the two.
+"""The tables. A change here wants a migration beside the others and its number; a test compares them.
 
 Every text, ids from URLs included, is stored as `Words`, so that no text a caller or a program can send makes the two
 databases differ.
@@ -26,6 +26,8 @@ from sqlalchemy import (
     false,
 )
 
+REVISION = "0003"
+"""Of the newest migration, whose tables these are."""
 _ESCAPED = "\x1a"
 """The first character of a text that is stored as JSON. It was made for this: SUBSTITUTE."""
 

@@ -4,6 +4,7 @@ The shapes are those that their issuers document, with a prefix of their own; a 
 Better a harmless word blotted out than a key in a trace that somebody mails around.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -44,8 +45,19 @@ _NAMED = re.compile(
 )
 _NAMES = re.compile(rf"(?i){_NAME}\s*\Z")
 _IN_URL = re.compile(rf"""((?<=[A-Za-z0-9+.-]):(?:\\?/){{2}}[^\s/:@"']+:)(?:[^\s/@"\\]|{_ESCAPE})+(?=@)""")
+_ANY = "|".join(
+    (
+        _SHAPES.pattern,
+        rf"(?i:{_START}bearer\s+)[A-Za-z0-9._~+/=-]{{12,}}",
+        rf"(?i:{_NAME}){_QUOTE}\s*+[:=]",
+        r"(?<=[A-Za-z0-9+.-]):(?:\\?/){2}[^\s/:@\"']+:",
+    )
+)
+"""Where this is not found nothing of the above is: to look once is cheaper, and most texts are words and names."""
 _LEAST = 8
 """A known secret shorter than this would blot out harmless words."""
+_NAME_KEPT, _NAMES_KEPT = 64, 1024
+"""What is known of names of fields is kept for so many, up to that length: every trace has the same ones."""
 _LEAST_NAMED = 6
 _DATA = frozenset({"data", "image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"})
 """Fields whose text is base64: nothing to find, and long."""
@@ -60,9 +72,13 @@ class Secrets:
         quoted = [json.dumps(word, ensure_ascii=plain)[1:-1] for word in long for plain in (True, False)]
         words = sorted({*long, *quoted}, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, words))) if words else None
+        self._any = re.compile("|".join((*map(re.escape, words), _ANY)))
+        self._seen = functools.lru_cache(_NAMES_KEPT)(self._look_at)
 
     def blot(self, text: str) -> str:
         """The text without secrets."""
+        if self._any.search(text) is None:
+            return text
         if self._known is not None:
             text = self._known.sub(BLOT, text)
         text = _SHAPES.sub(BLOT, text)
@@ -92,16 +108,26 @@ class Secrets:
         if isinstance(value, str):
             return self.blot(value)
         if isinstance(value, Mapping):
-            return {
-                self.blot(key) if isinstance(key, str) else key: each if key in data else self._named(key, each, data)
-                for key, each in value.items()
-            }
+            made = {}
+            for key, each in value.items():
+                kept, tells = self._name(key)
+                made[kept] = each if key in data else self._named(each, data) if tells else self._all(each, data)
+            return made
         if isinstance(value, list | tuple):
             return [self._all(each, data) for each in value]
         return value
 
-    def _named(self, name: Any, value: Any, data: frozenset[str]) -> Any:
-        """A value that may be a secret because its name says so."""
-        if isinstance(name, str) and _NAMES.search(name) and isinstance(value, str | int | float):
+    def _name(self, name: Any) -> tuple[Any, bool]:
+        """A field's name without secrets, and whether its value may be one because the name says so."""
+        if not isinstance(name, str):
+            return name, False
+        return self._seen(name) if len(name) <= _NAME_KEPT else self._look_at(name)
+
+    def _look_at(self, name: str) -> tuple[str, bool]:
+        return self.blot(name), _NAMES.search(name) is not None
+
+    def _named(self, value: Any, data: frozenset[str]) -> Any:
+        """What may be a secret because of its name."""
+        if isinstance(value, str | int | float):
             return BLOT if len(str(value)) >= _LEAST_NAMED else value
         return self._all(value, data)

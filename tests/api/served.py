@@ -21,7 +21,7 @@ from tests.host import Embedded, stopped_zygote
 WAIT_SECONDS = 90.0
 """Ends a wait for something that never comes; nothing healthy takes nearly as long."""
 _SERVE = """
-from sandbox.api.server import run
+from sandbox.api.start import run
 from sandbox.config import Settings
 run(Settings.load(), lambda url: print(url, flush=True))
 """

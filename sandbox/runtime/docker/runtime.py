@@ -115,6 +115,14 @@ class DockerRuntime:
         """See `runtime.Runtime`. Sandboxes share the image's files and nothing else."""
         await self._image(image)
 
+    def whole(self, image: str) -> bool:
+        """See `runtime.Runtime`."""
+        return True
+
+    async def renewed(self, image: str) -> None:
+        """See `runtime.Runtime`. Never: a container has a zygote of its own."""
+        await asyncio.get_running_loop().create_future()
+
     async def _image(self, name: str) -> images.Built:
         if name not in self._images:
             self._images[name] = await asyncio.to_thread(_load, self._daemon.address, name)

@@ -2,9 +2,9 @@
 
 Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime, and for an ordinary user once more by itself.
 It speaks JSON packets over FD, a SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`,
-`prepared`, `started` (with the channel and the meters as descriptors), `gone`, `failed`. Where sandboxes are watched
-for want of control groups also `measure`, answered with `measured`, and `forget_peak`. When the other side goes away
-every sandbox is ended.
+`prepared`, `renewed` (sandboxes begin with more from now on), `started` (with the channel and the meters as
+descriptors), `gone`, `failed`. Where sandboxes are watched for want of control groups also `measure`, answered with
+`measured`, and `forget_peak`. When the other side goes away every sandbox is ended.
 
 The way of a sandbox:
 
@@ -12,9 +12,9 @@ The way of a sandbox:
     forks a kernel into its pid namespace ─ kernel into the cgroups, mounts ready ─ gate opens ─ kernel contains
     itself ─ verified from outside ─ init is given the kernel ─ … ─ stop or PID 1's end ─ cgroups removed ─ gone
 
-`entrance` is the kernel's side of it. A failure at any step kills PID 1 and with it everything; nothing unverified
-ever reaches init. (Long for one file: it is one state machine, and the way of a sandbox is easier to follow in one
-place.)
+`entrance` is the kernel's side of it, `zygotes` what it comes from. A failure at any step kills PID 1 and with it
+everything; nothing unverified ever reaches init. (Long for one file: it is one state machine, and the way of a sandbox
+is easier to follow in one place.)
 """
 
 import contextlib
@@ -29,53 +29,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sandbox.guest import process, variables
-from sandbox.runtime.embedded import cgroup, entrance, footing, init, jail, linux, mounts, watch
+from sandbox.guest import process
+from sandbox.runtime.embedded import cgroup, entrance, footing, init, jail, linux, mounts, watch, zygotes
 from sandbox.runtime.embedded.footing import Footing, Standing, Unfit
 from sandbox.runtime.embedded.instance import Instance
+from sandbox.runtime.embedded.zygotes import Image, Zygote
 
 _REMOVE_SECONDS = 10.0
 
 
 class _ServerGone(Exception):
     """The server ended, so everything ends."""
-
-
-@dataclass(slots=True)
-class Zygote:
-    """One image's zygote, as the launcher sees it."""
-
-    pid: int
-    link: socket.socket
-    ready: bool = False
-    waiting: list[str] = field(default_factory=list)
-    """Packets to be sent once it is ready: sandboxes that wait for their fork."""
-    born: float = field(default_factory=time.monotonic)
-    asked: int = 0
-    """Forks that it has not answered."""
-    living: int = 0
-    """Kernels of its that have not ended."""
-
-
-@dataclass(slots=True)
-class Image:
-    """One image: what its sandboxes show, and what their kernels come from."""
-
-    request: dict[str, Any]
-    """What it was prepared for, should it have to be prepared again."""
-    stage: str
-    layers: tuple[mounts.Layer, ...]
-    zygote: Zygote | None = None
-    """None: each kernel is an interpreter that is executed for it."""
-    heir: Zygote | None = None
-    """It takes over once it is ready."""
-    retired: Zygote | None = None
-    """It forks no more, and stays until the last of its kernels has ended."""
-
-    @property
-    def zygotes(self) -> tuple[Zygote, ...]:
-        """All that there are now."""
-        return tuple(each for each in (self.zygote, self.heir, self.retired) if each is not None)
 
 
 @dataclass(slots=True)
@@ -300,63 +264,17 @@ class Launcher:
         self._images[name] = image
         if image.zygote is None:
             self._tell({"event": "prepared", "image": name})
-        else:
-            self._listen(name, image.zygote)
-
-    def _listen(self, name: str, zygote: Zygote) -> None:
-        self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(name, zygote))
-
-    def _renew(self, name: str, image: Image) -> None:
-        """Have another one take over from a zygote whose address layout has been shared for long enough.
-
-        Never a third at a time: that the one before it has ended is waited for.
-        """
-        longest, zygote = image.request["zygote_age_s"], image.zygote
-        if zygote is None or not longest or time.monotonic() - zygote.born < longest:
-            return
-        if image.heir is None and image.retired is None:
-            with contextlib.suppress(OSError):  # the next fork tries again
-                image.heir = self._spawn_zygote(image)
-                self._listen(name, image.heir)
-
-    def _dismiss(self, name: str) -> None:
-        """Let go of a retired zygote that nobody's kernel is from; it ends when it hears so."""
-        image = self._images.get(name)
-        zygote = image.retired if image is not None else None
-        if image is not None and zygote is not None and not zygote.asked and not zygote.living:
-            image.retired = None
-            self._selector.unregister(zygote.link)
-            zygote.link.close()
+            self._tell({"event": "renewed", "image": name})
 
     def _spawn_zygote(self, image: Image) -> Zygote:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            self._become_zygote(image, theirs)
-        theirs.close()
-        return Zygote(pid, ours)
+        name, zygote = image.request["image"], zygotes.spawn(image, self._instance.user_namespace, self._share)
+        self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(name, zygote))
+        return zygote
 
-    def _become_zygote(self, image: Image, link: socket.socket) -> NoReturn:
-        request = image.request
-        try:
-            process.reset_signals()
-            process.close_all_but({link.fileno(), self._instance.user_namespace})
-            os.chdir(image.stage)
-            wanted = [name for name in jail.NAMESPACES if name != "pid"]
-            jail.enter_namespaces(self._instance.user_namespace, wanted, single=self._share.single)
-            sizes = mounts.Sizes(1 << 20, 64, 64 << 20, 1 << 20)
-            mounts.build([*image.layers, *mounts.ZYGOTE_LAYERS], sizes, mounts.Ids(0, 0, 0), proc=False)
-            os.close(self._instance.user_namespace)
-            os.set_inheritable(link.fileno(), True)
-            module = ["-m", "sandbox.runtime.embedded.zygote"]
-            ways = ["shared" if request["shared"] else "alone", "single" if self._share.single else "many"]
-            arguments = [str(link.fileno()), mounts.PRELOAD, *ways]
-            environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
-            os.execve(request["python"], [request["python"], *module, *arguments], environment)
-        except BaseException as error:
-            os.write(2, f"zygote: {type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(71)
+    def _renew(self, image: Image) -> None:
+        if image.wants_heir:
+            with contextlib.suppress(OSError):  # the next fork tries again
+                image.heir = self._spawn_zygote(image)
 
     def _on_zygote(self, name: str, zygote: Zygote) -> None:
         try:
@@ -367,43 +285,41 @@ class Launcher:
             self._zygote_died(name, zygote)
             return
         message = json.loads(packet)
-        if "ready" in message:
-            zygote.ready = True
-            with contextlib.suppress(OSError):  # it may be dead already; its link will say so
-                linux.collapse_memory(zygote.pid)
-            image = self._images[name]
-            if image.heir is zygote:
-                image.retired, image.zygote, image.heir = image.zygote, zygote, None
-            with contextlib.suppress(OSError):  # it may be dead already
-                self._tell({"event": "prepared", "image": name})
-            for sandbox_id in zygote.waiting:
-                self._request_kernel(self._sandboxes.get(sandbox_id))
-        elif "exit" in message:
+        if "exit" in message:
             zygote.living -= 1
             self._kernel_ended(message["exit"], message["status"])
-        else:
+        elif "fork" in message:
             zygote.asked -= 1
             zygote.living += "failed" not in message
             self._on_answer(message)
-        self._dismiss(name)
+        else:
+            self._zygote_grew(name, zygote, whole=message["whole"])
+        image = self._images.get(name)
+        if image is not None and (released := image.released()) is not None:  # it ends when it hears so
+            self._silence(released)
+
+    def _zygote_grew(self, name: str, zygote: Zygote, *, whole: bool) -> None:
+        """It is ready, or has all that it will ever have, or both."""
+        zygote.collapse()
+        image = self._images[name]
+        if whole and image.heir is zygote:
+            image.inherit()
+        if zygote is not image.zygote:
+            return
+        if not zygote.ready:
+            self._tell({"event": "prepared", "image": name})
+        if whole:
+            self._tell({"event": "renewed", "image": name})
+        zygote.ready = True
+        for sandbox_id in zygote.waiting:
+            self._request_kernel(self._sandboxes.get(sandbox_id))
+        zygote.waiting.clear()
 
     def _zygote_died(self, name: str, zygote: Zygote) -> None:
         """Live kernels go on, as our children now; another zygote takes its place, unless this one never was ready."""
-        self._selector.unregister(zygote.link)
-        zygote.link.close()
+        self._silence(zygote)
         image = self._images.get(name)
-        if image is None:
-            return  # a retired one, whose heir could not be replaced
-        if image.heir is zygote:
-            image.heir = None
-            if image.zygote is not None:
-                image.zygote.born = time.monotonic()  # not again at once
-            return
-        if image.retired is zygote:
-            image.retired = None
-        elif image.heir is not None:
-            image.zygote, image.heir = image.heir, None
-        else:
+        if image is not None and not image.lost(zygote):
             del self._images[name]
             if zygote.ready:
                 self._prepare(image.request, image.retired)
@@ -414,6 +330,10 @@ class Launcher:
                 # Its fork was asked for and never came.
                 self._close_gate(sandbox)
                 self._request_kernel(sandbox)
+
+    def _silence(self, zygote: Zygote) -> None:
+        self._selector.unregister(zygote.link)
+        zygote.link.close()
 
     # The way in.
 
@@ -541,10 +461,9 @@ class Launcher:
             if image.zygote is None:
                 self._send_kernel(sandbox, image, request, fds)
                 return
-            with contextlib.suppress(ConnectionError):  # a dead zygote is noticed where its link is read
-                socket.send_fds(image.zygote.link, [json.dumps(request).encode()], fds)
-                image.zygote.asked += 1
-        self._renew(sandbox.image, image)
+            with contextlib.suppress(ConnectionError):  # it is dead: its link will say so
+                image.zygote.ask(request, fds)
+        self._renew(image)
 
     def _may_fork(self, zygote: Zygote, sandbox: Sandbox) -> bool:
         """Whether it can be asked now; if not, the sandbox waits for it or ends."""
@@ -552,12 +471,11 @@ class Launcher:
             zygote.waiting.append(sandbox.id)
             return False
         try:
-            tasks = os.listdir(f"/proc/{zygote.pid}/task")
+            zygote.check()
         except FileNotFoundError:
-            return False  # dead: its link will say so, and who takes its place is asked again
-        if len(tasks) != 1:
-            names = {Path(f"/proc/{zygote.pid}/task/{task}/comm").read_text().strip() for task in tasks}
-            self._kill(sandbox, f"the zygote has {len(tasks)} threads ({', '.join(sorted(names))})")
+            return False  # its link will say so, and who takes its place is asked again
+        except zygotes.Crowded as error:
+            self._kill(sandbox, str(error))
             return False
         return True
 
@@ -707,14 +625,17 @@ class Launcher:
         for sandbox, deadline in self._removing:
             if sandbox.group.remove():
                 self._free_slots.append(sandbox.slot)
-                reason, reading = sandbox.reason or "init ended", self._reading(sandbox)
-                self._tell({"event": "gone", "sandbox": sandbox.id, "reason": reason, "reading": reading})
+                self._tell_gone(sandbox, sandbox.reason or "init ended")
             elif time.monotonic() > deadline:
-                reason = f"cgroup {sandbox.group.name} cannot be removed; slot {sandbox.slot} is quarantined"
-                self._tell({"event": "gone", "sandbox": sandbox.id, "reason": reason})
+                self._tell_gone(
+                    sandbox, f"cgroup {sandbox.group.name} cannot be removed; slot {sandbox.slot} is quarantined"
+                )
             else:
                 left.append((sandbox, deadline))
         self._removing = left
+
+    def _tell_gone(self, sandbox: Sandbox, reason: str) -> None:
+        self._tell({"event": "gone", "sandbox": sandbox.id, "reason": reason, "reading": self._reading(sandbox)})
 
 
 def _stand(server: str) -> Footing:

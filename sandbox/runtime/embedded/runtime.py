@@ -141,6 +141,9 @@ class Launcher:
         self.hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.sandboxes: dict[str, EmbeddedSandbox] = {}
         self.prepared: dict[str, asyncio.Future[None]] = {}
+        self.whole: set[str] = set()
+        """Images of which all is prepared that will be."""
+        self._renewals: dict[str, asyncio.Future[None]] = {}
         self._unsent: deque[bytes] = deque()
         """Verbs for which its socket had no room."""
         self._gone: str | None = None
@@ -233,6 +236,9 @@ class Launcher:
             self._settle(event["image"], None)
         elif kind == "unprepared":
             self._settle(event["image"], SandboxFailed(f"image {event['image']} cannot be used: {event['reason']}"))
+        elif kind == "renewed":
+            self.whole.add(event["image"])
+            self._renew(event["image"])
         elif kind == "started":
             self.sandboxes[event["sandbox"]].on_started(fds)
         elif kind == "failed":
@@ -254,6 +260,14 @@ class Launcher:
             future.set_exception(error)
             future.exception()  # marked as seen: whoever had waited may be gone
 
+    async def renewal(self, image: str) -> None:
+        """Until a zygote of the image has become whole, or they have all ended."""
+        await asyncio.shield(self._renewals.setdefault(image, self._loop.create_future()))
+
+    def _renew(self, image: str) -> None:
+        if (waiting := self._renewals.pop(image, None)) is not None:
+            waiting.set_result(None)
+
     def _on_death(self) -> None:
         self._forget_socket()
         self._gone = "the launcher ended, and with it every sandbox; try again, which starts a new one"
@@ -265,6 +279,8 @@ class Launcher:
         """Whoever waits for a zygote or a sandbox is told; nothing of either is left."""
         for image in list(self.prepared):
             self._settle(image, SandboxFailed(gone))
+        for image in list(self._renewals):
+            self._renew(image)
         for sandbox in self.sandboxes.values():
             sandbox.on_failed(reason)
         self.sandboxes.clear()
@@ -304,6 +320,8 @@ class EmbeddedRuntime:
         self._shared = shared
         self._closed = False
         self._reviving = asyncio.Lock()
+        self._manifests: dict[str, images.Manifest] = {}
+        """Of images as they were when they were prepared."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -345,7 +363,9 @@ class EmbeddedRuntime:
         return dict.fromkeys(hello["soft"], why)
 
     async def manifest(self, image: str) -> images.Manifest:
-        """See `runtime.Runtime`."""
+        """See `runtime.Runtime`. Of an image in use, what its sandboxes show; every model's call asks for it."""
+        if image in self._launcher.prepared:
+            return self._manifests[image]
         return (await asyncio.to_thread(images.load, image, self._images_dir)).manifest
 
     async def manifests(self) -> list[images.Manifest]:
@@ -358,6 +378,7 @@ class EmbeddedRuntime:
         future = self._launcher.prepared.get(image)
         if future is None:
             built = images.load(image, self._images_dir)
+            self._manifests[image] = built.manifest
             future = asyncio.get_running_loop().create_future()
             self._launcher.ask(
                 {
@@ -395,6 +416,14 @@ class EmbeddedRuntime:
             return int(Path(self._launcher.hello.result()["memory"]).read_text())
         except OSError:
             return 0
+
+    def whole(self, image: str) -> bool:
+        """See `runtime.Runtime`."""
+        return image in self._launcher.whole
+
+    async def renewed(self, image: str) -> None:
+        """See `runtime.Runtime`."""
+        await self._launcher.renewal(image)
 
     async def start(self, spec: Spec) -> EmbeddedSandbox:
         """See `runtime.Runtime`."""

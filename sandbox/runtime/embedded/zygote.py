@@ -21,7 +21,8 @@ def main() -> None:
     """Confine ourselves, then serve."""
     link_fd, script, users, ids = sys.argv[1:]
     jail.confine_zygote(single=ids == "single")
-    zygote.main(socket.socket(fileno=int(link_fd)), script, entrance.join, _contain, shared=users == "shared")
+    link = socket.socket(fileno=int(link_fd))
+    zygote.main(link, script, entrance.join, _contain, common=False, shared=users == "shared")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What Alembic runs to migrate. The connection, and the transaction around it all, are those of `database.py`.
+"""What Alembic runs to migrate. The connection, and the transaction around it all, are those of `migrating.py`.
 
 A new migration is a file beside the others, written by hand and never changed once released.
 """

@@ -1,0 +1,93 @@
+"""How a server comes up: first what sandboxes share, which takes longest, then what it is made of itself.
+
+    socket bound ─ data directory locked ─ launcher, whose zygote imports its libraries ┬ sandboxes start
+                                                                                        └ our imports ─ node ─ answers
+
+So little is imported at the top of this file. Where it can fail: the address or the directory is somebody else's, the
+host cannot contain sandboxes, the database cannot be had; each ends the command before it has said a URL.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.metadata import version
+
+import uvloop
+
+from sandbox import logs, telemetry
+from sandbox.config import Settings
+from sandbox.datadir import DataDir
+from sandbox.engine import Engine
+from sandbox.errors import HostUnfit
+
+_NICENESS = -5
+_GC_THRESHOLD = 10_000
+"""Objects made until the youngest are looked through; at Python's 700 a burst of requests does it all the time."""
+
+
+def run(settings: Settings, announce: Callable[[str], None]) -> None:
+    """`serve` in a loop of its own. Blocks until a signal ends it."""
+    with contextlib.suppress(PermissionError):
+        # Before all sandboxes: whoever asks is answered, if only that it is busy, while everybody computes.
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    gc.set_threshold(_GC_THRESHOLD)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, announce))
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Come up, and serve until SIGTERM or SIGINT; see `server.serve`.
+
+    announce: called with the URL once it answers. Raises `HostUnfit` when the address cannot be had, and what
+    `DataDir.open`, `Engine.open`, `Node.on` and `server.serve` raise.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(logs.configure(settings.log_format, settings.log_level, log_code=settings.log_code))
+        stack.enter_context(telemetry.tracing(version("sandbox-engine")))
+        listening = stack.enter_context(_bound(settings.host, settings.port))
+        directory = stack.enter_context(DataDir.open(settings.data_dir))
+        # In a thread, so that sandboxes start meanwhile.
+        importing = asyncio.create_task(asyncio.to_thread(_import_the_rest), name="imports")
+        engine = await stack.enter_async_context(Engine.open(settings))
+        await importing
+        from sandbox.api import server
+        from sandbox.node import Node
+
+        node = await stack.enter_async_context(Node.on(engine, directory))
+        await server.serve(node, listening, announce)
+
+
+def _import_the_rest() -> None:
+    gc.disable()  # nothing of this is garbage, and to find that out takes a fifth of the time
+    try:
+        import_module("sandbox.api.server")
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket at the address, before anything is opened that would be in vain without it. Raises `HostUnfit`."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise HostUnfit(f"{host} cannot be listened on: {error.strerror}; choose another host") from error
+    with listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every connection: a peer that has vanished is found out, even while nothing is sent.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+        try:
+            listening.bind(address)
+        except OSError as error:
+            raise HostUnfit(f"{host} port {port} cannot be had: {error.strerror}; choose another port") from error
+        listening.setblocking(False)
+        yield listening
