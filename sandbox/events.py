@@ -111,7 +111,7 @@ class EventLog:
     def end(self, execution: Execution) -> None:
         """The execution has ended and its row is written."""
         for artifact in execution.artifacts:
-            self._append("artifact", dataclasses.asdict(artifact), artifacts=self._at.artifacts + 1)
+            self._put("artifact", artifact.told(), artifacts=self._at.artifacts + 1)
         self._append("done", {"execution": execution}, done=1)
         if not self._outcome.done():
             self._outcome.set_result(execution)
@@ -149,9 +149,12 @@ class EventLog:
             await self._news.wait()
 
     def _append(self, name: EventName, data: Mapping[str, Any], **moved: int) -> None:
+        self._put(name, data, **moved)
+        self._tell()
+
+    def _put(self, name: EventName, data: Mapping[str, Any], **moved: int) -> None:
         before, self._at = self._at, dataclasses.replace(self._at, **moved)
         self._events.append(Event(name, data, before, self._at))
-        self._tell()
 
     def _tell(self) -> None:
         self._news.set()

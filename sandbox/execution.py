@@ -1,6 +1,8 @@
 """Values: what is asked of a sandbox, and what came out of it."""
 
+import functools
 import mimetypes
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -9,6 +11,8 @@ from typing import Any, Literal
 from sandbox.errors import InvalidLimits
 
 MIB = 1 << 20
+_SUFFIX = 32
+"""Characters of a name that may say what it is."""
 
 # The smallest cap in which a forked kernel of the default image starts, draws and survives its own full disk.
 MIN_MEMORY_MB = 192
@@ -170,6 +174,10 @@ class Artifact:
     mime: str
     change: Literal["created", "changed"]
 
+    def told(self) -> dict[str, Any]:
+        """Its fields by name, for JSON. There may be thousands, each of which `asdict` would take a while for."""
+        return {"path": self.path, "size": self.size, "mime": self.mime, "change": self.change}
+
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
@@ -221,11 +229,18 @@ def as_json(execution: Execution) -> dict[str, Any]:
     return told | {
         "status": execution.status.value,
         "error": None if execution.error is None else asdict(execution.error),
-        "artifacts": [asdict(artifact) for artifact in execution.artifacts],
+        "artifacts": [artifact.told() for artifact in execution.artifacts],
         "truncated": asdict(execution.truncated),
     }
 
 
 def mime_of(path: str) -> str:
     """The MIME type that a file's name promises."""
-    return mimetypes.guess_type(path)[0] or "application/octet-stream"
+    stem, last = os.path.splitext(path)
+    return _mime_of((os.path.splitext(stem)[1] + last)[-_SUFFIX:])
+
+
+@functools.lru_cache(256)
+def _mime_of(suffixes: str) -> str:
+    # To look it up takes as long as everything else about a file, of which there may be thousands.
+    return mimetypes.guess_type(f"file{suffixes}")[0] or "application/octet-stream"

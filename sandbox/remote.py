@@ -10,7 +10,7 @@ import functools
 import os
 import unicodedata
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Container, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,13 @@ def checked_path(path: str) -> str:
         if "\\" in part or not all(_shows(char) for char in part):
             raise InvalidPath(f"{path!r} has control characters or a backslash; use a plain relative path")
     return relative
+
+
+def _is_path(path: str) -> bool:
+    try:
+        return checked_path(path) == path
+    except InvalidPath:
+        return False
 
 
 def file_name(called: str) -> str:
@@ -139,6 +146,15 @@ class RemoteFiles:
                     return
                 yield data[:left]
                 left -= len(data)
+
+    async def gather(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
+        """The contents of small files with one call; None for one that `read` has to be asked for: what is gone, has a
+        name that cannot be, or is too much together with those before it, which is more than `CHUNK` bytes.
+        """
+        asked = [path for path in paths if _is_path(path)]
+        answer, data = await self._call("gather", paths=asked)
+        contents = dict(zip(asked, _split(answer, data, len(asked)), strict=True))
+        return tuple(contents.get(path) for path in paths)
 
     async def write(self, path: str, data: bytes | AsyncIterable[bytes]) -> File:
         """Store a file, wholly or not at all. Raises `WorkspaceFull`, `InvalidPath`."""
@@ -217,6 +233,19 @@ def _understood() -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"the sandbox gave an answer that no init gives: {error!r}"[:300]) from error
+
+
+def _split(answer: dict[str, Any], data: bytes, count: int) -> Iterator[bytes | None]:
+    with _understood():
+        sizes = [None if size is None else int(size) for size in answer["sizes"]]
+        if len(sizes) != count or any(size is not None and size < 0 for size in sizes):
+            raise ValueError(f"{len(sizes)} sizes of {count} files")
+        if sum(size or 0 for size in sizes) != len(data):
+            raise ValueError(f"{len(data)} bytes are not what the sizes say")
+    start = 0
+    for size in sizes:
+        yield None if size is None else data[start : start + size]
+        start += size or 0
 
 
 def _file(path: str, size: int, modified_ns: int, version: str) -> File:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from typing import Literal
 
 from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
@@ -129,6 +129,11 @@ class Session:
         """A file's contents in pieces. See `download`; close the generator if it is not read to its end."""
         self._use()
         return self._kernel.files.read(path)
+
+    async def gather(self, paths: Sequence[str]) -> tuple[bytes | None, ...]:
+        """The contents of small files at once; None for each that has to be read by itself. Raises `SessionClosed`."""
+        self._use()
+        return await self._kernel.files.gather(paths)
 
     async def list(self) -> list[File]:
         """The files below `/mnt/data`, sorted by path. See `listing`."""

@@ -45,6 +45,11 @@ _KEEP_S = 60.0
 """In which an execution's files have to be read: whatever a program left running may starve init."""
 _AT_A_TIME = 4
 """Files that are read side by side: a disk makes several durable in the time of one."""
+_SMALL = 32 << 10
+"""Bytes of a file that is read together with others, up to `_TOGETHER` of them."""
+_TOGETHER = 64
+_ROWS = 100
+"""Made and written at a time: others have requests, too."""
 _PAGE = 4096
 _logger = logs.logger(__name__)
 
@@ -142,7 +147,9 @@ class Workspace:
         if mark is not None and mark == self._mark:
             return ""
         listing = await session.listing()
+        await asyncio.sleep(0)  # with thousands of files each step takes a while, and others have requests
         fitting, left = self._sort_out(listing.files, session.limits)
+        await asyncio.sleep(0)
         left += await self._keep_files(session, [file for file in fitting if self._has_changed(file)])
         if listing.complete:
             await self._forget(self._rows.keys() - {file.path for file in listing.files} - self._left_out)
@@ -171,45 +178,18 @@ class Workspace:
         return fitting, left
 
     async def _keep_files(self, session: Session, files: Sequence[File]) -> list[str]:
-        """Store them with one write, also those that were read before an error; the paths of impossible ones."""
-        async with contextlib.AsyncExitStack() as held:
-            read: list[tuple[File, Stored]] = []
-            left: list[str] = []
+        """Store them, also those that were read before an error; the paths of impossible ones."""
+        async with _Reading(self._files, session) as reading:
             try:
-                await self._read_files(session, files, held, read, left)
+                await reading.read(files)
             finally:
-                await self._write([self._row(file.path, stored, file.modified) for file, stored in read])
-                self._versions.update((file.path, file.version) for file, _ in read)
-        return left
-
-    async def _read_files(
-        self,
-        session: Session,
-        files: Sequence[File],
-        held: contextlib.AsyncExitStack,
-        read: list[tuple[File, Stored]],
-        left: list[str],
-    ) -> None:
-        waiting = iter(files)
-
-        async def some() -> None:
-            for file in waiting:
-                try:
-                    stored = await held.enter_async_context(self._files.put(session.read(file.path)))
-                except FileMissing:
-                    continue  # deleted meanwhile; the next look will see that
-                except InvalidPath as error:
-                    left.append(file.path)
-                    self._log("file not stored", file.path, error, len(left))
-                else:
-                    read.append((file, stored))
-
-        try:
-            async with asyncio.TaskGroup() as readers:
-                for _ in range(min(_AT_A_TIME, len(files))):
-                    readers.create_task(some())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+                for start in range(0, len(reading.stored), _ROWS):
+                    some = reading.stored[start : start + _ROWS]
+                    await self._write([self._row(file.path, stored, file.modified) for file, stored in some])
+                    self._versions.update((file.path, file.version) for file, _ in some)
+        for count, (path, why) in enumerate(reading.impossible, 1):
+            self._log("file not stored", path, why, count)
+        return [path for path, _ in reading.impossible]
 
     def _log(self, event: str, path: str, why: object, count: int) -> None:
         if count <= _NAMED:  # a program can make thousands of them
@@ -370,6 +350,63 @@ class Workspace:
             return self._rows[path]
         except KeyError:
             raise FileMissing(f"there is no file {path}") from None
+
+
+class _Reading:
+    """Files on their way from a sandbox to the disk. Within its block what came is held."""
+
+    def __init__(self, files: Files, session: Session) -> None:
+        self.stored: list[tuple[File, Stored]] = []
+        self.impossible: list[tuple[str, InvalidPath]] = []
+        """Paths that are none, and why."""
+        self._files = files
+        self._session = session
+        self._held = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._held.aclose()
+
+    async def read(self, files: Sequence[File]) -> None:
+        """All of them; after an error, those before it. Raises as `Workspace.keep` does."""
+        large = iter([file for file in files if file.size > _SMALL])
+
+        async def some() -> None:
+            for file in large:
+                await self._read(file)
+
+        try:
+            async with asyncio.TaskGroup() as readers:
+                readers.create_task(self._read_small([file for file in files if file.size <= _SMALL]))
+                for _ in range(min(_AT_A_TIME, len(files)) - 1):
+                    readers.create_task(some())
+                readers.create_task(some())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _read(self, file: File) -> None:
+        try:
+            stored = await self._held.enter_async_context(self._files.put(self._session.read(file.path)))
+        except FileMissing:
+            return  # deleted meanwhile; the next look will see that
+        except InvalidPath as error:
+            self.impossible.append((file.path, error))
+        else:
+            self.stored.append((file, stored))
+
+    async def _read_small(self, files: Sequence[File]) -> None:
+        """A file by itself costs three calls to init and four steps of a thread, a bundle of them no more."""
+        for start in range(0, len(files), _TOGETHER):
+            bundle = files[start : start + _TOGETHER]
+            contents = await self._session.gather([file.path for file in bundle])
+            there = {file: content for file, content in zip(bundle, contents, strict=True) if content is not None}
+            stored = await self._held.enter_async_context(self._files.put_all([*there.values()]))
+            self.stored += zip(there, stored, strict=True)
+            for file in bundle:
+                if file not in there:
+                    await self._read(file)
 
 
 class _Filling:

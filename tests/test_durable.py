@@ -104,6 +104,26 @@ class TestSandboxes:
         assert execution.error.name == "NameError"
         assert not (await execute(node, session, "1")).state_lost
 
+    async def test_many_small_files_are_in_the_next_sandbox_as_they_were(self, node: Node, session: str) -> None:
+        digests = """
+import hashlib, pathlib
+files = sorted(path for path in pathlib.Path("/mnt/data").rglob("*") if path.is_file())
+print(len(files), hashlib.sha256(b"".join(str(path).encode() + path.read_bytes() for path in files)).hexdigest())
+"""
+        make = """
+import os
+os.makedirs("deep/er")
+for number in range(30):
+    with open(f"{('', 'deep/', 'deep/er/')[number % 3]}{number}", "wb") as file: file.write(os.urandom(50 * number**2))
+open("back\\\\slash", "w").close()
+"""
+        await execute(node, session, make)
+        before = await execute(node, session, "os.unlink('back\\\\slash')" + digests)
+        await kill_sandbox(node)
+        after = await execute(node, session, digests)
+        assert before.stdout == after.stdout
+        assert after.stdout.startswith("30 ")
+
     @pytest.mark.parametrize("how", ["withdraw", "interrupt"])
     async def test_what_is_taken_back_while_its_sandbox_is_fetched_never_runs(
         self, node: Node, tmp_path: Path, how: str

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from pathlib import Path
@@ -94,6 +95,36 @@ async def test_the_same_bytes_are_stored_once(files: Files, directory: Path) -> 
     digests = await asyncio.gather(*(kept(files, cut(data, 1 + number * 100_000)) for number in range(1, 9)))
     assert set(digests) == {digest_of(data)}
     assert (blobs(directory), incoming(directory)) == ([digest_of(data)], [])
+
+
+async def test_several_are_put_at_once_and_each_is_stored_once(files: Files, directory: Path) -> None:
+    there = await kept(files, b"there")
+    contents = [b"a", b"", b"there", b"a", random.randbytes(1000)]
+    async with files.put_all(contents) as stored:
+        assert [(each.digest, each.size) for each in stored] == [(digest_of(each), len(each)) for each in contents]
+        assert await files.collect(everything) == 0, "they are held"
+    assert blobs(directory) == sorted({there, *(each.digest for each in stored)})
+    assert [await content(files, each.digest) for each in stored] == contents
+    assert incoming(directory) == []
+
+
+async def test_none_put_at_once_is_nothing(files: Files, directory: Path) -> None:
+    async with files.put_all([]) as stored:
+        assert stored == []
+    assert blobs(directory) == []
+
+
+async def test_threads_that_store_have_no_precedence_over_sandboxes(root: None, directory: Path) -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, -5)
+    try:
+        with Files.open(directory) as files:
+            await kept(files, b"x")
+            names = {thread.native_id for thread in threading.enumerate() if thread.name.startswith("files")}
+            assert {os.getpriority(os.PRIO_PROCESS, name or 0) for name in names} == {0}
+            assert os.getpriority(os.PRIO_PROCESS, 0) == -5
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 @pytest.mark.attack("B20")
@@ -303,6 +334,9 @@ async def client(files, number):
     while True:
         async with files.put(body(random.randrange(3_000_000))) as stored:
             os.write(1, f"{stored.digest} {stored.size}\\n".encode())
+        async with files.put_all([random.randbytes(random.randrange(5000)) for _ in range(20)]) as all_stored:
+            for stored in all_stored:
+                os.write(1, f"{stored.digest} {stored.size}\\n".encode())
 
 async def main():
     with Files.open(Path(sys.argv[1])) as files:
@@ -346,6 +380,18 @@ async def test_a_full_disk_is_said_so_and_does_not_stay_full(small_disk: Path) -
         assert await content(files, await kept(files, b"small"))
         assert await files.collect(everything, [first]) == 1
         await kept(files, random.randbytes(3 * PIECE))
+
+
+async def test_several_that_find_no_room_leave_whole_ones_only(small_disk: Path) -> None:
+    directory = small_disk / "files"
+    with Files.open(directory) as files:
+        with pytest.raises(Overloaded, match="full"):
+            async with files.put_all([random.randbytes(200_000) for _ in range(40)]):
+                pass
+        assert incoming(directory) == []
+        assert all(digest_of(path.read_bytes()) == path.name for path in directory.glob("??/*"))
+        assert await files.collect(everything) > 0
+        assert await content(files, await kept(files, b"small")) == b"small"
 
 
 async def test_a_disk_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.errors import SandboxError
+from sandbox.errors import ProtocolError, SandboxError
 from sandbox.execution import Spec, Status
 from sandbox.guest.frames import HEADER, Frame, encode
 from sandbox.kernel import Kernel
@@ -176,6 +176,29 @@ async def test_a_file_is_never_longer_than_init_said_first() -> None:
         assert closing["op"] == "close"
         await impostor.say(Frame.REPLY, {"call": closing["call"]})
         assert await reading == b"x" * 10
+
+
+@pytest.mark.parametrize(
+    ("sizes", "data"),
+    [
+        ([1], b"x"),
+        ([1, 1, 1], b"xxx"),
+        ([2, -1], b"x"),
+        ([1, 1], b"x"),
+        ([1, 1], b"xxx"),
+        (None, b""),
+        (["x", 1], b"x"),
+    ],
+)
+async def test_small_files_of_which_init_says_other_sizes_than_it_sends_are_no_files(sizes: Any, data: bytes) -> None:
+    async with deceived() as (kernel, impostor):
+        gathering = asyncio.create_task(kernel.files.gather(["a", "b"]))
+        call = await impostor.hears(Frame.CALL)
+        assert (call["op"], call["paths"]) == ("gather", ["a", "b"])
+        head = json.dumps({"call": call["call"], "sizes": sizes}).encode()
+        await impostor.say(Frame.REPLY, head + b"\n" + data if data else head)
+        with pytest.raises(ProtocolError):
+            await gathering
 
 
 async def _read(pieces: Any) -> bytes:

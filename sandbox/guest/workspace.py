@@ -112,6 +112,7 @@ class Workspace:
             "list": self._list,
             "open": self._open,
             "read": self._read,
+            "gather": self._gather,
             "create": self._create,
             "write": self._write,
             "commit": self._commit,
@@ -187,15 +188,41 @@ class Workspace:
         return {"files": files, "complete": complete, "unnamed": self._unnamed}, b""
 
     def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        path = str(request["path"])
+        fd, size = self._regular(str(request["path"]))
+        self._keep(request["handle"], fd, None, None)
+        return {"size": size}, b""
+
+    def _regular(self, path: str) -> tuple[int, int]:
+        """A regular file, opened for reading, and its size. Raises `Refused`, `OSError`."""
         # Without O_NONBLOCK a FIFO would hold init until somebody writes to it.
         fd = _beneath(self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise Refused("missing", f"{path} is not a regular file")
-        self._keep(request["handle"], fd, None, None)
-        return {"size": status.st_size}, b""
+        return fd, status.st_size
+
+    def _gather(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Small files at once; no size for one that has to be asked for by itself."""
+        sizes: list[int | None] = []
+        gathered = bytearray()
+        for path in request["paths"]:
+            content = self._whole(str(path), CHUNK - len(gathered))
+            sizes.append(None if content is None else len(content))
+            gathered += content or b""
+        return {"sizes": sizes}, bytes(gathered)
+
+    def _whole(self, path: str, most: int) -> bytes | None:
+        try:
+            fd, size = self._regular(path)
+        except (Refused, OSError):
+            return None
+        try:
+            return os.read(fd, size) if size <= most else None
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
 
     def _read(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         fd = self._handles[request["handle"]][0]
