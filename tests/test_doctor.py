@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.config import Settings
-from sandbox.doctor import Finding, Grade, Host, examine, overall
+from sandbox.doctor import Finding, Grade, Host, examine, overall, runtime_of
 from sandbox.runtime.docker.image import Built
 from sandbox.runtime.embedded.footing import FIRST_HOST_ID
 from tests.docker import Docker
@@ -284,10 +284,36 @@ def test_a_runtime_that_the_daemon_does_not_have_fails(tmp_path: Path, docker: D
     assert (found.grade, "kata" in found.found) == (Grade.FAIL, True)
 
 
+@pytest.fixture
+def unfit(host: Host) -> Host:
+    """One whose kernel has no overlays, which the embedded runtime cannot do without."""
+    (host.root / "proc/filesystems").write_text("nodev\ttmpfs\n")
+    return host
+
+
 def test_what_cannot_contain_by_itself_uses_the_daemon(
-    tmp_path: Path, host: Host, docker: Docker, docker_image: Built
+    tmp_path: Path, unfit: Host, docker: Docker, docker_image: Built
 ) -> None:
     settings = Settings(data_dir=tmp_path, docker_host=docker.address)
-    first, *_ = examine(settings, replace(host, euid=1000))
-    assert first.name == "runtime"
-    assert first.found.startswith("docker, because the embedded one lacks: ")
+    first, *_ = examine(settings, unfit)
+    assert (first.name, first.grade) == ("runtime", Grade.A)
+    assert first.found == "docker, because the embedded one lacks: overlayfs"
+    assert runtime_of(settings, unfit) == "docker"
+
+
+def test_a_daemon_that_only_lacks_an_image_is_used_all_the_same(tmp_path: Path, unfit: Host, docker: Docker) -> None:
+    settings = Settings(data_dir=tmp_path, docker_host=docker.address, image="none")
+    assert [found.name for found in examine(settings, unfit) if found.grade is Grade.FAIL] == ["image"]
+    assert runtime_of(settings, unfit) == "docker"
+
+
+def test_a_host_that_only_lacks_an_image_is_not_sent_to_a_daemon(tmp_path: Path, host: Host, docker: Docker) -> None:
+    settings = Settings(data_dir=tmp_path, images_dir=tmp_path, docker_host=docker.address)
+    assert examine(settings, host)[0].name != "runtime"
+    assert runtime_of(settings, host) == "embedded"
+
+
+def test_where_nothing_can_contain_the_embedded_runtime_is_meant(tmp_path: Path, unfit: Host) -> None:
+    settings = Settings(data_dir=tmp_path, docker_host=f"unix://{tmp_path}/none")
+    assert runtime_of(settings, unfit) == "embedded"
+    assert runtime_of(Settings(runtime="docker"), unfit) == "docker"

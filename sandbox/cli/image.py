@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from sandbox import doctor
 from sandbox import image as images
 from sandbox.cli.view import line, note
 from sandbox.config import Settings
@@ -34,7 +35,10 @@ class Runtime(StrEnum):
 
 
 _ImageName = Annotated[str | None, typer.Argument(metavar="NAME", help="Default: the image of the settings.")]
-_Runtime = Annotated[Runtime, typer.Option("--runtime", metavar="NAME", help="embedded or docker: whose images.")]
+_Runtime = Annotated[
+    Runtime | None,
+    typer.Option("--runtime", metavar="NAME", help="embedded or docker: whose images. Default: what runs here."),
+]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -110,6 +114,10 @@ class _DockerImages:
         return _Kept(image.digest, {"reference": image.reference, "id": image.id}, image.manifest)
 
 
+def _meant(runtime: Runtime | None, settings: Settings) -> Runtime:
+    return runtime or Runtime(doctor.runtime_of(settings))
+
+
 def _shelf(runtime: Runtime, settings: Settings) -> _Shelf:
     return _DockerImages(settings) if runtime is Runtime.DOCKER else _Roots(settings)
 
@@ -128,7 +136,7 @@ def _progress(what: str) -> Iterator[Callable[[str], None]]:
 @app.command("build")
 def build(
     name: _ImageName = None,
-    runtime: _Runtime = Runtime.EMBEDDED,
+    runtime: _Runtime = None,
     base_image: Annotated[
         str | None, typer.Option(metavar="IMAGE", help="docker: build on this; pin it by digest.")
     ] = None,
@@ -143,6 +151,7 @@ def build(
     """Build an image; it takes a minute or more and needs a network. Nothing happens when it is built."""
     settings = Settings()
     name = name or settings.image
+    runtime = _meant(runtime, settings)
     options = {"--base-image": base_image, "--network": network, "--ca-bundle": ca_bundle}
     if runtime is not Runtime.DOCKER and (given := [option for option, value in options.items() if value is not None]):
         raise typer.BadParameter("goes with --runtime docker only", param_hint=given[0])
@@ -157,9 +166,11 @@ def build(
 
 
 @app.command("list")
-def list_(runtime: _Runtime = Runtime.EMBEDDED, as_json: _AsJson = False) -> None:
+def list_(runtime: _Runtime = None, as_json: _AsJson = False) -> None:
     """The images that can be built, and what was built or unpacked."""
-    shelf = _shelf(runtime, Settings())
+    settings = Settings()
+    runtime = _meant(runtime, settings)
+    shelf = _shelf(runtime, settings)
     built = shelf.built()
     if as_json:
         document = {
@@ -186,12 +197,12 @@ def list_(runtime: _Runtime = Runtime.EMBEDDED, as_json: _AsJson = False) -> Non
 @app.command("show")
 def show(
     name: _ImageName = None,
-    runtime: _Runtime = Runtime.EMBEDDED,
+    runtime: _Runtime = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest itself.")] = False,
 ) -> None:
     """A built image's manifest: its Python, every library with its version, the digest of its lock."""
     settings = Settings()
-    image = _shelf(runtime, settings).load(name or settings.image)
+    image = _shelf(_meant(runtime, settings), settings).load(name or settings.image)
     manifest = image.manifest
     if as_json:
         typer.echo(manifest.to_json(), nl=False)

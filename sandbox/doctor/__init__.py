@@ -6,12 +6,13 @@ needs, plus the hardening that a host of untrusted code should have whoever cont
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from sandbox.config import Settings
 from sandbox.doctor import containers, embedded, host
 from sandbox.doctor.finding import Finding, Grade, Host, Probe
 
-__all__ = ["Finding", "Grade", "Host", "Probe", "examine", "overall"]
+__all__ = ["Finding", "Grade", "Host", "Probe", "examine", "overall", "runtime_of"]
 
 _EMBEDDED_PROBES = (*embedded.PROBES, *host.PROBES, containers.for_information)
 _DOCKER_PROBES = (*containers.PROBES, *host.PROBES)
@@ -23,13 +24,27 @@ def examine(settings: Settings, place: Host | None = None) -> tuple[Finding, ...
     if settings.runtime == "docker":
         return _examine(_DOCKER_PROBES, settings, place)
     findings = _examine(_EMBEDDED_PROBES, settings, place)
-    if settings.runtime == "auto" and overall(findings) is Grade.FAIL:
+    if settings.runtime == "auto" and (missing := _missing(findings)):
         instead = _examine(_DOCKER_PROBES, settings, place)
-        if overall(instead) is not Grade.FAIL:
-            missing = ", ".join(finding.name for finding in findings if finding.grade is Grade.FAIL)
-            found = f"docker, because the embedded one lacks: {missing}"
+        if not _missing(instead):
+            found = f"docker, because the embedded one lacks: {', '.join(missing)}"
             return (Finding("runtime", Grade.A, found), *instead)
     return findings
+
+
+def runtime_of(settings: Settings, place: Host | None = None) -> Literal["embedded", "docker"]:
+    """The runtime that these settings mean on this host; the embedded one also where neither works."""
+    if settings.runtime != "auto":
+        return settings.runtime
+    place = place or Host()
+    if not _missing(_examine(_EMBEDDED_PROBES, settings, place)):
+        return "embedded"
+    return "embedded" if _missing(_examine(_DOCKER_PROBES, settings, place)) else "docker"
+
+
+def _missing(findings: Iterable[Finding]) -> list[str]:
+    """What makes a runtime impossible on a host. An image can be built."""
+    return [finding.name for finding in findings if finding.grade is Grade.FAIL and finding.name != "image"]
 
 
 def _examine(probes: Iterable[Probe], settings: Settings, place: Host) -> tuple[Finding, ...]:
