@@ -13,10 +13,10 @@ Five kinds of process work together on one machine::
 
 A *sandbox* is one isolated process tree: its own user, mount, network, pid, ipc, uts and cgroup namespaces, an own
 uid, no capabilities, a seccomp allow-list, Landlock, hard caps on memory, processes, disk and time. It serves one
-*session* and is never used again. Starting one is a fork: the zygote has imported numpy, pandas and matplotlib and
-built the kernel's objects once, so a contained kernel with all of them costs some tens of milliseconds of work,
-and nothing when the *pool* has made it beforehand. Where that is set, `start=exec`, there is no zygote: an interpreter
-is executed for each kernel, in its sandbox, so that no two have a page of memory in common; that takes about a second.
+*session* and is never used again. Starting one is a fork: the zygote has imported the libraries and built the kernel's
+objects once, so a contained kernel with all of them costs some tens of milliseconds of work, and nothing when the
+*pool* has made it beforehand. Where that is set, `start=exec`, there is no zygote: an interpreter is executed for each
+kernel, in its sandbox, so that no two have a page of memory in common; that takes about a second.
 
 An *execution* travels as one frame over the sandbox's *channel*, a socketpair inherited at fork, to init, which
 hands it to the kernel over their *link*, another socketpair; outputs come back the same way, bounded and counted.

@@ -37,7 +37,9 @@ class Choice:
 class Engine:
     """Sessions on warm sandboxes. Use `open`."""
 
-    def __init__(self, settings: Settings, choice: Choice, pool: Pool) -> None:
+    def __init__(self, settings: Settings, choice: Choice, pool: Pool, parts: contextlib.AsyncExitStack) -> None:
+        """parts: closes what it is made of."""
+        self._parts = parts
         self.settings = settings
         self.choice = choice
         self.runtime = choice.runtime
@@ -53,9 +55,9 @@ class Engine:
         """Open everything; at the end, close every session and leave nothing behind.
 
         settings: default is the environment and the settings file. warm: keep a pool; without one every session
-        is a cold start, and the embedded runtime's own zygote is ready sooner because it imports less. runtime: one
-        that is open and stays so; default is one of its own, as the settings name it. The image is prepared in the
-        background, which takes seconds, and sessions wait for it; `pool.fill` does, too. Raises `HostUnfit`,
+        is a cold start, and programs import most libraries themselves. runtime: one that is open and stays so; default
+        is one of its own, as the settings name it. The image is prepared in the background, which takes a second or
+        two, and sessions wait for it; `pool.fill` does, too, and `pool.settle` for all libraries. Raises `HostUnfit`,
         `ImageNotBuilt`, `UnknownImage`, `InvalidSetting`.
         """
         settings = settings or Settings.load()
@@ -64,10 +66,15 @@ class Engine:
             spec = _spec(settings, choice.runtime)
             await choice.runtime.manifest(spec.image)  # raises here, for whoever opens, when it cannot be used
             pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, settings.pool_size if warm else 0))
-            engine = cls(settings, choice, pool)
-            stack.push_async_callback(engine._close_models)
-            stack.push_async_callback(engine.close_sessions)
+            engine = cls(settings, choice, pool, stack.pop_all())
+        async with contextlib.aclosing(engine):
             yield engine
+
+    async def aclose(self) -> None:
+        """Close every session and leave nothing behind. May be called twice."""
+        async with self._parts:
+            await self._close_sessions()
+            await self._close_models()
 
     @functools.cached_property
     def models(self) -> "Models":
@@ -169,8 +176,7 @@ class Engine:
                 await session.upload(path, data)
             return await session.execute(code, timeout)
 
-    async def close_sessions(self) -> None:
-        """Close every session that is open; others can be opened."""
+    async def _close_sessions(self) -> None:
         await asyncio.gather(*(session.close() for session in self._sessions), return_exceptions=True)
         self._sessions.clear()
 

@@ -160,7 +160,10 @@ class Node:
     @classmethod
     @contextlib.asynccontextmanager
     async def on(cls, engine: Engine, directory: DataDir) -> AsyncIterator[Self]:
-        """Open the rest, and end what a former life left in flight. Raises what `Store.open` and `Files.open` raise."""
+        """Open the rest, and end what a former life left in flight; at the end, the engine is closed as well.
+
+        Raises `HostUnfit`, and what `Store.open` and `Files.open` raise.
+        """
         settings = engine.settings
         _logger.info("runtime", name=engine.runtime.name, why=engine.choice.why)
         async with contextlib.AsyncExitStack() as stack:
@@ -169,7 +172,7 @@ class Node:
             epoch = await store.start_node(directory.node)
             tasks: set[asyncio.Task[Any]] = set()
             stack.push_async_callback(_finish, tasks)
-            stack.push_async_callback(engine.close_sessions)  # what ran in them is recorded, which needs the store
+            stack.push_async_callback(engine.aclose)  # before the store, because the end of what ran is recorded
             parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
             engine.models.on_attempt = parts.metrics.attempt
             parts.metrics.observe_breakers(engine.models.states)

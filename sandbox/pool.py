@@ -146,11 +146,14 @@ class Pool:
                 self._starting -= 1
 
     async def _renew(self) -> None:
+        image, generation = self._spec.image, 0
         while True:
-            await self._runtime.renewed(self._spec.image)
+            await self._runtime.renewed(image, generation)
+            generation = self._runtime.generation(image)
             self._behind = deque(self._warm)
             while (kernel := await self._drop_behind()) is not None:
-                await kernel.stop()
+                with contextlib.suppress(SandboxError):  # it is no longer ours; the runtime says what it leaves
+                    await kernel.stop()
                 async with self._filled:
                     await self._filled.wait_for(lambda: len(self._warm) >= self._size)
             async with self._filled:
@@ -175,8 +178,16 @@ class Pool:
         self._warming = self._size > 0
 
     async def _start(self) -> None:
-        self._warm.append(await Kernel.start(self._runtime, self._spec))
+        self._warm.append(await self._newest())
         self._warming = False
+
+    async def _newest(self) -> Kernel:
+        while True:
+            generation = self._runtime.generation(self._spec.image)
+            kernel = await Kernel.start(self._runtime, self._spec)
+            if generation == self._runtime.generation(self._spec.image):
+                return kernel
+            await kernel.stop()  # it began with less than one would now
 
     async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Until it succeeds. What made it fail is told meanwhile."""

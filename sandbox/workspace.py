@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -32,6 +32,7 @@ from sandbox.errors import (
 )
 from sandbox.execution import MIB, Limits, mime_of
 from sandbox.files import Files, Stored
+from sandbox.guest.frames import CHUNK
 from sandbox.remote import File, Listing, checked_path, free_path
 from sandbox.session import Session
 from sandbox.store import Store
@@ -43,11 +44,10 @@ _NAMED = 3
 """Files that are named where some could not be stored."""
 _KEEP_S = 60.0
 """In which an execution's files have to be read: whatever a program left running may starve init."""
-_AT_A_TIME = 4
-"""Files that are read side by side: a disk makes several durable in the time of one."""
-_SMALL = 32 << 10
-"""Bytes of a file that is read together with others, up to `_TOGETHER` of them."""
+_AT_A_TIME = 2
+"""Bundles that are read side by side: a disk makes several files durable in the time of one."""
 _TOGETHER = 64
+"""Files that are read with one call, if they are small enough to come with one answer."""
 _ROWS = 100
 """Made and written at a time: others have requests, too."""
 _PAGE = 4096
@@ -371,18 +371,19 @@ class _Reading:
 
     async def read(self, files: Sequence[File]) -> None:
         """All of them; after an error, those before it. Raises as `Workspace.keep` does."""
-        large = iter([file for file in files if file.size > _SMALL])
+        bundles = iter(_bundles(files))
 
         async def some() -> None:
-            for file in large:
-                await self._read(file)
+            for bundle in bundles:
+                if len(bundle) > 1 or bundle[0].size <= CHUNK:
+                    await self._read_together(bundle)
+                else:
+                    await self._read(*bundle)
 
         try:
             async with asyncio.TaskGroup() as readers:
-                readers.create_task(self._read_small([file for file in files if file.size <= _SMALL]))
-                for _ in range(min(_AT_A_TIME, len(files)) - 1):
+                for _ in range(_AT_A_TIME):
                     readers.create_task(some())
-                readers.create_task(some())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
@@ -396,17 +397,28 @@ class _Reading:
         else:
             self.stored.append((file, stored))
 
-    async def _read_small(self, files: Sequence[File]) -> None:
+    async def _read_together(self, files: Sequence[File]) -> None:
         """A file by itself costs three calls to init and four steps of a thread, a bundle of them no more."""
-        for start in range(0, len(files), _TOGETHER):
-            bundle = files[start : start + _TOGETHER]
-            contents = await self._session.gather([file.path for file in bundle])
-            there = {file: content for file, content in zip(bundle, contents, strict=True) if content is not None}
-            stored = await self._held.enter_async_context(self._files.put_all([*there.values()]))
-            self.stored += zip(there, stored, strict=True)
-            for file in bundle:
-                if file not in there:
-                    await self._read(file)
+        contents = await self._session.gather([file.path for file in files])
+        there = {file: content for file, content in zip(files, contents, strict=True) if content is not None}
+        stored = await self._held.enter_async_context(self._files.put_all([*there.values()]))
+        self.stored += zip(there, stored, strict=True)
+        for file in files:
+            if file not in there:
+                await self._read(file)
+
+
+def _bundles(files: Iterable[File]) -> Iterator[list[File]]:
+    """As many as can be read with one call; what is too large for that by itself."""
+    bundle, size = list[File](), 0
+    for file in files:
+        if bundle and (len(bundle) == _TOGETHER or size + file.size > CHUNK):
+            yield bundle
+            bundle, size = [], 0
+        bundle.append(file)
+        size += file.size
+    if bundle:
+        yield bundle
 
 
 class _Filling:

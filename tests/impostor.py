@@ -53,7 +53,10 @@ class Impostor:
     def whole(self, image: str) -> bool:
         return True
 
-    async def renewed(self, image: str) -> None:
+    def generation(self, image: str) -> int:
+        return 0
+
+    async def renewed(self, image: str, generation: int) -> None:
         await self.wait()
 
     def used_bytes(self) -> int:

@@ -138,6 +138,20 @@ async def test_sandboxes_that_began_before_the_zygote_had_every_library_are_repl
         assert [(await engine.run(loaded)).stdout for _ in range(2)] == ["True True\n"] * 2
 
 
+async def test_a_zygote_that_dies_before_it_has_every_library_is_missed_by_nobody(
+    root: None, python_image: Image
+) -> None:
+    async with Engine.open(Settings(pool_size=1)) as engine:
+        await engine.pool.fill()
+        first, *heirs = Embedded.below(os.getpid()).zygotes()
+        assert len(heirs) == 1
+        os.kill(heirs[0], signal.SIGKILL)
+        await ended(heirs[0])
+        await asyncio.wait_for(engine.pool.settle(), WAIT_SECONDS)
+        assert (await engine.run("print(1)")).stdout == "1\n"
+        assert Embedded.below(os.getpid()).zygotes() == [first]
+
+
 async def test_pictures_are_drawn_whether_or_not_a_library_came_before_the_fork(
     root: None, python_image: Image
 ) -> None:

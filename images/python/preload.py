@@ -1,13 +1,13 @@
-"""What the zygote imports before it forks, and, as `COMMON` and `LATER`, what it adds while nobody waits for a fork.
+"""What a zygote imports before it forks: the first one little, because it is waited for, its heir all of this.
 
 The measure of a library: how often programs want it, times what its import costs them, against what it adds to every
 fork. pandas, matplotlib, scipy, scikit-learn, seaborn and the Excel libraries earn their place; statsmodels, sympy,
 plotly and the libraries for documents are imported by the programs that want them. With each library go the parts
 that it would import at its first table, plot or PNG.
 
-Run as a script, in a process that must be left with one thread and no descriptor of ours, also by what comes later:
-nothing here computes, draws or opens a socket. `MPLCONFIGDIR` must name a directory that shows matplotlib the image's
-list of fonts; without it matplotlib would search the system, in a thread and with a program of the system's.
+Run as a script, in a process that must be left with one thread and no descriptor of ours: nothing here computes,
+draws or opens a socket. `MPLCONFIGDIR` must name a directory that shows matplotlib the image's list of fonts;
+without it matplotlib would search the system, in a thread and with a program of the system's.
 """
 
 import os
@@ -21,7 +21,7 @@ COMMON = (
     "pandas",
     "pandas.io.formats.string",
 )
-"""Hardly a program is without them: who has time imports them, too, before the first fork."""
+"""Hardly a program is without them: imported by who has one sandbox for itself, and time before anybody asks for it."""
 
 LATER = (
     "numpy.fft",
@@ -123,7 +123,7 @@ def know_boot_time() -> None:
 
 
 quiet_thread_pools()
-# What is changed below, or by the kernel, has to be there for every fork.
+# What is changed below, or by the kernel, has to be there before any fork.
 for module in ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "matplotlib_inline.backend_inline"):
     import_module(module)
 with warnings.catch_warnings():
@@ -133,7 +133,8 @@ with warnings.catch_warnings():
 draw_every_script()
 know_boot_time()
 
-# Run a few times, when the rest is done. They must leave nothing behind: no thread, no open file, no figure.
+# Run a few times before the fork, where all of the above is imported. They must leave nothing behind: no thread, no
+# open file, no figure.
 REHEARSAL = (
     "import pandas as pd\nframe = pd.DataFrame({'a': [1.5, 2.5], 'b': ['x', 'y']})\nprint(frame)\nframe.describe()",
     "frame.groupby('b').a.sum()",

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from sandbox.guest import birth, process
 from sandbox.guest.kernel import serve
-from sandbox.guest.preload import Preload
+from sandbox.guest.preload import preload
 
 _WORKSPACE = "/mnt/data"
 _READ_AT_IMPORT = ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_CONFIG_DIR")
@@ -35,7 +35,7 @@ def main(link: socket.socket, script: str) -> NoReturn:
     for name in _READ_AT_IMPORT:
         _clear(os.environ[name])
     _spare_a_file(os.environ["IPYTHONDIR"])
-    kernel = Preload(script, {0, 1, 2, link.fileno()}, common=True, shared=False).kernel
+    kernel = preload(script, {0, 1, 2, link.fileno()}, "common")
     os.chdir(_WORKSPACE)
     gc.enable()
     serve(kernel, link)

@@ -16,8 +16,8 @@ _SEEDED_BY_THE_SYSTEM = 1 << 64
 def generators() -> tuple[Any, ...]:
     """Those that libraries made while they were imported: `random.Random`, and numpy's that the system has seeded.
 
-    One that numpy was given a seed for is to say the same every time. Looks at every object that is not frozen yet, so
-    it is for the zygote.
+    One that numpy was given a seed for is to say the same every time. Looks at every object that there is, so it is
+    for the zygote, before its objects are frozen.
     """
     numpy = sys.modules.get("numpy.random")
     found: list[Any] = []

@@ -1,4 +1,4 @@
-"""Cells run before the fork, so that no fork pays for first times.
+"""Cells run before the fork, so that no fork of a zygote that is to have many pays for first times.
 
 The first run of any Python function writes to its code object: counters, then specialised instructions. After a fork
 each such write copies a page. So the zygote runs a few ordinary cells by the real path, whose link has nobody at its

@@ -99,8 +99,11 @@ class Runtime(Protocol):
     def whole(self, image: str) -> bool:
         """Whether what it has prepared is all that it will: before that, sandboxes begin with less."""
 
-    async def renewed(self, image: str) -> None:
-        """Until sandboxes begin with more, or elsewhere in memory, than those begun before. That may be never."""
+    def generation(self, image: str) -> int:
+        """Another number when sandboxes begin with more, or elsewhere in memory, than those begun before."""
+
+    async def renewed(self, image: str, generation: int) -> None:
+        """Until `generation` is another than this one. That may be never."""
 
     async def start(self, spec: Spec) -> Sandbox:
         """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`."""

@@ -48,7 +48,7 @@ _IN_URL = re.compile(rf"""((?<=[A-Za-z0-9+.-]):(?:\\?/){{2}}[^\s/:@"']+:)(?:[^\s
 _ANY = "|".join(
     (
         _SHAPES.pattern,
-        rf"(?i:{_START}bearer\s+)[A-Za-z0-9._~+/=-]{{12,}}",
+        rf"(?i:{_START}bearer\s+[A-Za-z0-9._~+/=-]{{12,}})",
         rf"(?i:{_NAME}){_QUOTE}\s*+[:=]",
         r"(?<=[A-Za-z0-9+.-]):(?:\\?/){2}[^\s/:@\"']+:",
     )

@@ -37,7 +37,7 @@ def main(link_fd: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = socket.socket(fileno=link_fd)
     link.set_inheritable(False)
-    zygote.main(link, PRELOAD, lambda request, fds: None, _contain, common=True, shared=False)
+    zygote.main(link, PRELOAD, lambda request, fds: None, _contain, extent="common")
 
 
 if __name__ == "__main__":

@@ -119,7 +119,11 @@ class DockerRuntime:
         """See `runtime.Runtime`."""
         return True
 
-    async def renewed(self, image: str) -> None:
+    def generation(self, image: str) -> int:
+        """See `runtime.Runtime`."""
+        return 0
+
+    async def renewed(self, image: str, generation: int) -> None:
         """See `runtime.Runtime`. Never: a container has a zygote of its own."""
         await asyncio.get_running_loop().create_future()
 

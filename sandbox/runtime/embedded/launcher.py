@@ -2,9 +2,9 @@
 
 Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime, and for an ordinary user once more by itself.
 It speaks JSON packets over FD, a SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`,
-`prepared`, `renewed` (sandboxes begin with more from now on), `started` (with the channel and the meters as
-descriptors), `gone`, `failed`. Where sandboxes are watched for want of control groups also `measure`, answered with
-`measured`, and `forget_peak`. When the other side goes away every sandbox is ended.
+`prepared` (again, when sandboxes begin with more from now on, or elsewhere in memory), `started` (with the channel and
+the meters as descriptors), `gone`, `failed`. Where sandboxes are watched for want of control groups also `measure`,
+answered with `measured`, and `forget_peak`. When the other side goes away every sandbox is ended.
 
 The way of a sandbox:
 
@@ -263,18 +263,23 @@ class Launcher:
             return
         self._images[name] = image
         if image.zygote is None:
-            self._tell({"event": "prepared", "image": name})
-            self._tell({"event": "renewed", "image": name})
+            self._tell_prepared(image)
 
-    def _spawn_zygote(self, image: Image) -> Zygote:
-        name, zygote = image.request["image"], zygotes.spawn(image, self._instance.user_namespace, self._share)
+    def _spawn_zygote(self, image: Image, *, heir: bool = False) -> Zygote:
+        zygote = zygotes.spawn(image, self._instance.user_namespace, self._share, heir=heir)
+        name = image.request["image"]
         self._selector.register(zygote.link, selectors.EVENT_READ, lambda: self._on_zygote(name, zygote))
         return zygote
 
     def _renew(self, image: Image) -> None:
         if image.wants_heir:
             with contextlib.suppress(OSError):  # the next fork tries again
-                image.heir = self._spawn_zygote(image)
+                image.heir = self._spawn_zygote(image, heir=True)
+
+    def _tell_prepared(self, image: Image, *, renewed: bool = False) -> None:
+        """renewed: whether sandboxes begin otherwise from now on. They will once more, if there is an heir."""
+        name, whole = image.request["image"], image.heir is None
+        self._tell({"event": "prepared", "image": name, "whole": whole, "renewed": renewed})
 
     def _on_zygote(self, name: str, zygote: Zygote) -> None:
         try:
@@ -285,32 +290,28 @@ class Launcher:
             self._zygote_died(name, zygote)
             return
         message = json.loads(packet)
-        if "exit" in message:
+        if "ready" in message:
+            self._zygote_ready(name, zygote)
+        elif "exit" in message:
             zygote.living -= 1
             self._kernel_ended(message["exit"], message["status"])
-        elif "fork" in message:
+        else:
             zygote.asked -= 1
             zygote.living += "failed" not in message
             self._on_answer(message)
-        else:
-            self._zygote_grew(name, zygote, whole=message["whole"])
         image = self._images.get(name)
         if image is not None and (released := image.released()) is not None:  # it ends when it hears so
             self._silence(released)
 
-    def _zygote_grew(self, name: str, zygote: Zygote, *, whole: bool) -> None:
-        """It is ready, or has all that it will ever have, or both."""
-        zygote.collapse()
+    def _zygote_ready(self, name: str, zygote: Zygote) -> None:
+        zygote.begin()
         image = self._images[name]
-        if whole and image.heir is zygote:
+        if renewed := image.heir is zygote:
             image.inherit()
-        if zygote is not image.zygote:
-            return
-        if not zygote.ready:
-            self._tell({"event": "prepared", "image": name})
-        if whole:
-            self._tell({"event": "renewed", "image": name})
-        zygote.ready = True
+        elif not image.begins_small:
+            image.settle()
+        self._renew(image)
+        self._tell_prepared(image, renewed=renewed)
         for sandbox_id in zygote.waiting:
             self._request_kernel(self._sandboxes.get(sandbox_id))
         zygote.waiting.clear()
@@ -325,6 +326,8 @@ class Launcher:
                 self._prepare(image.request, image.retired)
             else:
                 self._tell({"event": "unprepared", "image": name, "reason": "the zygote died; see the log"})
+        elif image is not None and image.zygote is not None and image.zygote.ready:
+            self._tell_prepared(image)
         for sandbox in list(self._sandboxes.values()):
             if sandbox.parent is zygote and not sandbox.kernel_pid:
                 # Its fork was asked for and never came.

@@ -12,7 +12,7 @@ import socket
 import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,6 +23,7 @@ from sandbox.runtime import Exit, Usage, terms
 from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.embedded import scope
 from sandbox.runtime.embedded.cgroup import Meters, Reading
+from sandbox.runtime.embedded.generations import Generations
 
 _PACKAGE = Path(__file__).parents[2]
 _PREPARE_SECONDS = 120.0
@@ -134,8 +135,11 @@ class EmbeddedSandbox:
 class Launcher:
     """The launcher process and our end of its socket."""
 
-    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, sock: socket.socket, on_renewed: Callable[[str], None]
+    ) -> None:
         self._process = process
+        self._on_renewed = on_renewed
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
@@ -143,7 +147,6 @@ class Launcher:
         self.prepared: dict[str, asyncio.Future[None]] = {}
         self.whole: set[str] = set()
         """Images of which all is prepared that will be."""
-        self._renewals: dict[str, asyncio.Future[None]] = {}
         self._unsent: deque[bytes] = deque()
         """Verbs for which its socket had no room."""
         self._gone: str | None = None
@@ -151,10 +154,11 @@ class Launcher:
         self._loop.add_reader(sock.fileno(), self._on_packet)
 
     @classmethod
-    async def spawn(cls, through: Sequence[str] = ()) -> Self:
+    async def spawn(cls, through: Sequence[str], on_renewed: Callable[[str], None]) -> Self:
         """Start the launcher. Raises `HostUnfit` with what the host lacks.
 
-        through: a program and its arguments that end by executing what follows them.
+        through: a program and its arguments that end by executing what follows them. on_renewed: called with an image
+        whose sandboxes begin otherwise from now on.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -172,7 +176,7 @@ class Launcher:
                 env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(_PACKAGE.parent)},
                 start_new_session=True,
             )
-        launcher = cls(process, ours)
+        launcher = cls(process, ours, on_renewed)
         try:
             await launcher.hello
         except BaseException:
@@ -233,12 +237,12 @@ class Launcher:
         elif kind == "unfit":
             self.hello.set_exception(HostUnfit(f"{event['reason']}. `sandbox doctor` lists every finding"))
         elif kind == "prepared":
+            (self.whole.add if event["whole"] else self.whole.discard)(event["image"])
+            if event["renewed"]:
+                self._on_renewed(event["image"])
             self._settle(event["image"], None)
         elif kind == "unprepared":
             self._settle(event["image"], SandboxFailed(f"image {event['image']} cannot be used: {event['reason']}"))
-        elif kind == "renewed":
-            self.whole.add(event["image"])
-            self._renew(event["image"])
         elif kind == "started":
             self.sandboxes[event["sandbox"]].on_started(fds)
         elif kind == "failed":
@@ -260,14 +264,6 @@ class Launcher:
             future.set_exception(error)
             future.exception()  # marked as seen: whoever had waited may be gone
 
-    async def renewal(self, image: str) -> None:
-        """Until a zygote of the image has become whole, or they have all ended."""
-        await asyncio.shield(self._renewals.setdefault(image, self._loop.create_future()))
-
-    def _renew(self, image: str) -> None:
-        if (waiting := self._renewals.pop(image, None)) is not None:
-            waiting.set_result(None)
-
     def _on_death(self) -> None:
         self._forget_socket()
         self._gone = "the launcher ended, and with it every sandbox; try again, which starts a new one"
@@ -279,8 +275,6 @@ class Launcher:
         """Whoever waits for a zygote or a sandbox is told; nothing of either is left."""
         for image in list(self.prepared):
             self._settle(image, SandboxFailed(gone))
-        for image in list(self._renewals):
-            self._renew(image)
         for sandbox in self.sandboxes.values():
             sandbox.on_failed(reason)
         self.sandboxes.clear()
@@ -305,6 +299,7 @@ class EmbeddedRuntime:
     def __init__(
         self,
         launcher: Launcher,
+        generations: Generations,
         images_dir: Path,
         *,
         start: Start,
@@ -313,6 +308,7 @@ class EmbeddedRuntime:
         zygote_age: float,
     ) -> None:
         self._launcher = launcher
+        self._generations = generations
         self._zygote_age = zygote_age
         self._through = through
         self._images_dir = images_dir
@@ -336,15 +332,18 @@ class EmbeddedRuntime:
     ) -> AsyncIterator[Self]:
         """Start the launcher; at the end, end everything.
 
-        start: how kernels come to be. shared: whether many sandboxes will be forked from a zygote, so that it is worth
-        seconds to make each fork cheaper; see `guest.preload`. through: see `Launcher.spawn`; default is whatever gives
-        an ordinary user control groups. zygote_age: seconds after which another zygote takes over; 0 is never. Raises
-        `HostUnfit`.
+        start: how kernels come to be. shared: whether many sandboxes will be forked from a zygote, so that another one
+        with all libraries, which takes seconds, is to follow the first; see `zygotes`. through: see `Launcher.spawn`;
+        default is whatever gives an ordinary user control groups. zygote_age: seconds after which another zygote takes
+        over; 0 is never. Raises `HostUnfit`.
         """
         _raise_descriptor_limit()
         through = await scope.way() if through is None else through
-        launcher = await Launcher.spawn(through)
-        runtime = cls(launcher, images_dir, start=start, shared=shared, through=through, zygote_age=zygote_age)
+        generations = Generations()
+        launcher = await Launcher.spawn(through, generations.begin)
+        runtime = cls(
+            launcher, generations, images_dir, start=start, shared=shared, through=through, zygote_age=zygote_age
+        )
         try:
             yield runtime
         finally:
@@ -406,7 +405,7 @@ class EmbeddedRuntime:
         async with self._reviving:
             if self._launcher.gone and not self._closed:
                 await self._launcher.aclose()
-                self._launcher = await Launcher.spawn(self._through)
+                self._launcher = await Launcher.spawn(self._through, self._generations.begin)
 
     def used_bytes(self) -> int:
         """See `runtime.Runtime`."""
@@ -421,9 +420,13 @@ class EmbeddedRuntime:
         """See `runtime.Runtime`."""
         return image in self._launcher.whole
 
-    async def renewed(self, image: str) -> None:
+    def generation(self, image: str) -> int:
         """See `runtime.Runtime`."""
-        await self._launcher.renewal(image)
+        return self._generations.current(image)
+
+    async def renewed(self, image: str, generation: int) -> None:
+        """See `runtime.Runtime`."""
+        await self._generations.another(image, generation)
 
     async def start(self, spec: Spec) -> EmbeddedSandbox:
         """See `runtime.Runtime`."""

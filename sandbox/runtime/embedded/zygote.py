@@ -1,14 +1,18 @@
 """The zygote of embedded sandboxes: `guest.zygote` with the jail around every fork.
 
-Run as `python -m sandbox.runtime.embedded.zygote FD PRELOAD shared|alone single|many` by the launcher, inside the same
-root that sandboxes have; the last is how many ids there are.
+Run as `python -m sandbox.runtime.embedded.zygote FD PRELOAD EXTENT single|many` by the launcher, inside the same root
+that sandboxes have; the last is how many ids there are.
 """
 
 import socket
 import sys
+from typing import TYPE_CHECKING, cast
 
 from sandbox.guest import birth, zygote
 from sandbox.runtime.embedded import entrance, jail
+
+if TYPE_CHECKING:
+    from sandbox.guest.preload import Extent
 
 
 def _contain(request: birth.Request, fds: list[int]) -> socket.socket:
@@ -19,10 +23,10 @@ def _contain(request: birth.Request, fds: list[int]) -> socket.socket:
 
 def main() -> None:
     """Confine ourselves, then serve."""
-    link_fd, script, users, ids = sys.argv[1:]
+    link_fd, script, extent, ids = sys.argv[1:]
     jail.confine_zygote(single=ids == "single")
     link = socket.socket(fileno=int(link_fd))
-    zygote.main(link, script, entrance.join, _contain, common=False, shared=users == "shared")
+    zygote.main(link, script, entrance.join, _contain, extent=cast("Extent", extent))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,38 @@
 """What kernels come from: an image's stage, and the zygotes that follow one another on it.
 
-    spawned ─ ready: forks ─ whole: has all libraries ─ … ─ retired: forks no more ─ dismissed with its last kernel
+    spawned ─ ready: forks ─ retired: forks no more ─ dismissed with its last kernel
 
-The first one of an image forks as soon as it is ready, so that nobody waits for libraries that few programs want. An
-heir takes over from one whose address layout has been shared for long enough, and not before it is whole. One that dies
-is replaced by its heir, or by the launcher, who prepares the image anew.
+Where many sandboxes are to come, the first zygote of an image imports little and forks soon, so that after a start
+nobody waits for libraries that few programs want; its heir has them all. Later heirs take over from one whose address
+layout has been shared for long enough. No zygote grows while it forks: what a library does when it is imported would
+happen half inside of a sandbox, whose pid namespace the children of its zygote are born into. One that dies is
+replaced by its heir, or by the launcher, who prepares the image anew.
 """
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sandbox.guest import process, variables
 from sandbox.runtime.embedded import jail, linux, mounts
 from sandbox.runtime.embedded.footing import Share
 
+if TYPE_CHECKING:
+    from sandbox.guest.preload import Extent
+
 _ROOM = mounts.Sizes(workspace=1 << 20, files=64, temporary=64 << 20, shared_memory=1 << 20)
 """What a zygote can write to, which is next to nothing."""
+_RETRY_S = 60.0
+"""After an heir's death."""
+_YIELDING = 5
+"""The niceness of an heir until it is ready: those who are served meanwhile come first."""
 
 
 class Crowded(Exception):
@@ -38,7 +48,6 @@ class Zygote:
     ready: bool = False
     waiting: list[str] = field(default_factory=list)
     """Sandboxes that want a fork once it is ready."""
-    born: float = field(default_factory=time.monotonic)
     asked: int = 0
     """Forks that it has not answered."""
     living: int = 0
@@ -56,10 +65,14 @@ class Zygote:
         socket.send_fds(self.link, [json.dumps(request).encode()], fds)
         self.asked += 1
 
-    def collapse(self) -> None:
-        """Have its memory in large pages, which a fork copies the fewer tables for."""
+    def begin(self) -> None:
+        """It is ready: its memory in large pages, for which a fork copies fewer tables, and no longer behind others."""
+        self.ready = True
         with contextlib.suppress(OSError):  # it may be dead already; its link will say so
             linux.collapse_memory(self.pid)
+        with contextlib.suppress(OSError):
+            if os.getpriority(os.PRIO_PROCESS, self.pid) == _YIELDING:
+                os.setpriority(os.PRIO_PROCESS, self.pid, 0)
 
 
 @dataclass(slots=True)
@@ -73,9 +86,11 @@ class Image:
     zygote: Zygote | None = None
     """None: each kernel is an interpreter that is executed for it."""
     heir: Zygote | None = None
-    """It takes over once it is whole."""
+    """It takes over once it is ready."""
     retired: Zygote | None = None
     """It forks no more, and stays until the last of its kernels has ended."""
+    heir_at: float = 0.0
+    """From when on another one is wanted, by the monotonic clock."""
 
     @property
     def zygotes(self) -> tuple[Zygote, ...]:
@@ -83,16 +98,26 @@ class Image:
         return tuple(each for each in (self.zygote, self.heir, self.retired) if each is not None)
 
     @property
+    def begins_small(self) -> bool:
+        """Whether the first zygote has little, and its heir all."""
+        return bool(self.request["shared"])
+
+    @property
     def wants_heir(self) -> bool:
-        """Whether the zygote is old. Never a third at a time: that the one before it has ended is waited for."""
-        longest: float = self.request["zygote_age_s"]
-        if self.zygote is None or self.heir is not None or self.retired is not None or not longest:
+        """Never a third at a time: that the one before it has ended is waited for."""
+        if self.zygote is None or not self.zygote.ready or self.heir is not None or self.retired is not None:
             return False
-        return time.monotonic() - self.zygote.born >= longest
+        return time.monotonic() >= self.heir_at
+
+    def settle(self) -> None:
+        """The zygote is one that will do for as long as it may."""
+        longest: float = self.request["zygote_age_s"]
+        self.heir_at = time.monotonic() + longest if longest else math.inf
 
     def inherit(self) -> None:
         """The heir takes over, and the zygote retires."""
         self.retired, self.zygote, self.heir = self.zygote, self.heir, None
+        self.settle()
 
     def released(self) -> Zygote | None:
         """The retired one, if nobody's kernel is from it any more; the image has let go of it then."""
@@ -105,27 +130,28 @@ class Image:
     def lost(self, zygote: Zygote) -> bool:
         """One of them died. Whether there is still one that forks."""
         if self.heir is zygote:
-            self.heir = None
-            if self.zygote is not None:
-                self.zygote.born = time.monotonic()  # not again at once
+            self.heir, self.heir_at = None, time.monotonic() + _RETRY_S
         elif self.retired is zygote:
             self.retired = None
         elif self.zygote is zygote:
             self.zygote, self.heir = self.heir, None
+            self.settle()
         return self.zygote is not None
 
 
-def spawn(image: Image, user_namespace: int, share: Share) -> Zygote:
+def spawn(image: Image, user_namespace: int, share: Share, *, heir: bool = False) -> Zygote:
     """Another zygote for the image, in namespaces of its own below that user namespace. Raises `OSError`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        _become(image, user_namespace, share, theirs)
+        _become(image, user_namespace, share, theirs, "all" if heir and image.begins_small else "little")
     theirs.close()
+    if heir and os.geteuid() == 0:  # others could not take it back
+        os.setpriority(os.PRIO_PROCESS, pid, _YIELDING)
     return Zygote(pid, ours)
 
 
-def _become(image: Image, user_namespace: int, share: Share, link: socket.socket) -> NoReturn:
+def _become(image: Image, user_namespace: int, share: Share, link: socket.socket, extent: "Extent") -> NoReturn:
     request = image.request
     try:
         process.reset_signals()
@@ -136,10 +162,9 @@ def _become(image: Image, user_namespace: int, share: Share, link: socket.socket
         mounts.build([*image.layers, *mounts.ZYGOTE_LAYERS], _ROOM, mounts.Ids(0, 0, 0), proc=False)
         os.close(user_namespace)
         os.set_inheritable(link.fileno(), True)
-        module = ["-m", "sandbox.runtime.embedded.zygote"]
-        ways = ["shared" if request["shared"] else "alone", "single" if share.single else "many"]
-        arguments = [str(link.fileno()), mounts.PRELOAD, *ways]
+        arguments = [str(link.fileno()), mounts.PRELOAD, extent, "single" if share.single else "many"]
         environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
+        module = ["-m", "sandbox.runtime.embedded.zygote"]
         os.execve(request["python"], [request["python"], *module, *arguments], environment)
     except BaseException as error:
         os.write(2, f"zygote: {type(error).__name__}: {error}\n".encode())
