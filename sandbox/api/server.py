@@ -55,8 +55,10 @@ async def serve(node: Node, listening: socket.socket, announce: Callable[[str], 
 
 
 def _keep_what_is_loaded() -> None:
-    """Take code and tables out of garbage collection: to look through all of them stops everybody for 0.1 s."""
-    gc.collect()
+    """Take code and tables out of garbage collection: to look through all of them stops everybody for 0.1 s.
+
+    What little of it is garbage stays, for the same reason.
+    """
     gc.freeze()
 
 
