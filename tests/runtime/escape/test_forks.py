@@ -34,7 +34,7 @@ async def test_who_has_computed_with_threads_and_forks_computes_on_and_so_does_i
 
 GENERATORS = """
     import gc, hashlib, random
-    import numpy
+    import numpy.random
     gc.unfreeze()
     states = {}
     for thing in gc.get_objects():
