@@ -290,10 +290,10 @@ async def test_no_secret_of_the_server_is_in_the_memory_it_was_forked_from(
     secret = secrets.token_hex(16)
     monkeypatch.setenv("CANARY_API_KEY", secret)
     async with Engine.open(Settings(pool_size=0)) as engine:
-        await engine.pool.fill()
+        await engine.pool.settle()
         host = Embedded.below(os.getpid())
         helpers = [host.launcher, *host.zygotes()]
-        assert len(helpers) == 2
+        assert len(helpers) > 1
         assert holds(os.getpid(), secret)
         assert not any(holds(pid, secret) for pid in helpers)
 
