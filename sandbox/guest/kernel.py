@@ -43,9 +43,9 @@ from sandbox.guest.streams import Output, execution_of
 
 _SETTLE_S = 0.5
 """A wait for init's word before a process is started; without it the order of output is all that suffers."""
-_HURRY_S = 0.0005
-"""How long another thread may keep the interpreter once a cell has been interrupted, instead of Python's 5 ms: to end
-it takes a dozen turns, which beside eight threads that compute would be a third of a second."""
+_TURN_S = 0.001
+"""How long a thread may keep the interpreter that others want, instead of Python's 5 ms: an interrupt waits for its
+turn with all of a program's threads that compute."""
 _TOLD = frozenset({"display_data", "update_display_data", "execute_result", "error", "wants"})
 """Of Jupyter's messages: those that init wants to hear."""
 
@@ -117,8 +117,6 @@ class Kernel(IPythonKernel):
     """Readable once init has seen what was sent before `flushed`."""
     _functions: Mapping[str, Sequence[str]] = {}
     """Of the caller's, for the cell that runs."""
-    _turn_s: float | None = None
-    """What the program has its threads take turns at, where an interrupt has changed it."""
 
     @property
     def _supports_kernel_subshells(self) -> bool:
@@ -162,7 +160,6 @@ class Kernel(IPythonKernel):
                 self.post_handler_hook()
             _flush()
             self.link.send("reply", execution, self.session.pack(_told(reply)))
-            self._slow_down()
 
     # What init is told.
 
@@ -203,15 +200,7 @@ class Kernel(IPythonKernel):
 
     def on_sigint(self, number: int, frame: Any) -> None:
         """Signal handler, while a cell runs."""
-        if self._turn_s is None:
-            self._turn_s = sys.getswitchinterval()
-            sys.setswitchinterval(_HURRY_S)
         signal.default_int_handler(number, frame)
-
-    def _slow_down(self) -> None:
-        if self._turn_s is not None:
-            sys.setswitchinterval(self._turn_s)
-            self._turn_s = None
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: "asyncio.Task[Any]") -> Iterator[None]:
@@ -435,6 +424,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     os.dup2(null, 0)
     os.close(null)
     adopt_process(kernel)
+    sys.setswitchinterval(_TURN_S)
     faulthandler.enable(file=2)  # a crash in native code says where it was
     touch(kernel)
     kernel.settled, acknowledge = os.pipe()

@@ -221,13 +221,6 @@ class TestStatus:
             await kernel.interrupt()
         assert endings.pop(kernel).status is Status.INTERRUPTED
 
-    async def test_an_interrupt_leaves_the_programs_threads_their_turns(self, kernel: Kernel) -> None:
-        await run(kernel, "import sys; sys.setswitchinterval(0.25)")
-        _, end = await run(kernel, "while True: pass", timeout=0.5)
-        assert (end.status, end.state_lost) == (Status.TIMEOUT, False)
-        outputs, _ = await run(kernel, "print(sys.getswitchinterval(), end='')")
-        assert [getattr(output, "text", None) for output in outputs] == ["0.25"]
-
     async def test_timeout_of_a_program_that_ignores_the_interrupt(self, runtime: Runtime, spec: Spec) -> None:
         async with kernel_of(runtime, spec) as kernel:
             deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nopen('kept', 'w').write('x')\n"
