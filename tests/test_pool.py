@@ -152,6 +152,22 @@ async def test_a_zygote_that_dies_before_it_has_every_library_is_missed_by_nobod
         assert Embedded.below(os.getpid()).zygotes() == [first]
 
 
+async def test_zygotes_end_with_their_launcher_also_before_they_could_hear_of_it(
+    root: None, python_image: Image
+) -> None:
+    async with Engine.open(Settings(pool_size=1)) as engine:
+        await engine.pool.fill()
+        host = Embedded.below(os.getpid())
+        zygotes = host.zygotes()
+        assert len(zygotes) == 2
+        for zygote in zygotes:
+            os.kill(zygote, signal.SIGSTOP)
+        os.kill(host.launcher, signal.SIGKILL)
+        for zygote in zygotes:
+            await ended(zygote)
+        assert (await engine.run("print(1)")).stdout == "1\n"
+
+
 async def test_pictures_are_drawn_whether_or_not_a_library_came_before_the_fork(
     root: None, python_image: Image
 ) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import os
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -165,6 +166,8 @@ def _become(image: Image, user_namespace: int, share: Share, link: socket.socket
         arguments = [str(link.fileno()), mounts.PRELOAD, extent, "single" if share.single else "many"]
         environment = variables.ZYGOTE | {"PYTHONPATH": mounts.CODE}
         module = ["-m", "sandbox.runtime.embedded.zygote"]
+        # After all that changes its rights, which would take this back. Its link tells it as well, after its imports.
+        process.die_with_parent(signal.SIGKILL)
         os.execve(request["python"], [request["python"], *module, *arguments], environment)
     except BaseException as error:
         os.write(2, f"zygote: {type(error).__name__}: {error}\n".encode())
