@@ -104,6 +104,13 @@ class _Running:
     """None when it may call nothing."""
     started: float | None = None
 
+    def lasted(self, now: float, *, timed_out: bool) -> float:
+        """Seconds, by our clock. On a busy host we hear late of a start from which init has counted: so who has run out
+        of time has had it, as far as there was as much since we asked.
+        """
+        heard = now - (self.started or self.sent)
+        return max(heard, min(self.timeout, now - self.sent)) if timed_out else heard
+
     def overdue_in(self, now: float) -> float:
         """Seconds until init has broken its promise to end it, if nothing else happens."""
         if self.started is None:  # the kernel may have to be replaced first
@@ -235,7 +242,7 @@ class Kernel:
             status,
             reason,
             done.execution_count,
-            (now - (running.started or running.sent)) * 1000,
+            running.lasted(now, timed_out=done.timed_out) * 1000,
             (after.cpu_ns - running.before.cpu_ns) / 1e6,
             after.peak_bytes,
             done.artifacts,

@@ -62,7 +62,7 @@ class TestALie:
         await run(liar, instead(body))
         execution = await run(liar, "print('done')", 0.5)
         assert execution.status is Status.TIMEOUT
-        assert execution.duration_ms > 400, "from when the host hears of the start, which may be a little late"
+        assert execution.duration_ms >= 500
         await anew(liar)
 
     @pytest.mark.attack("E01", "E02")
@@ -119,7 +119,7 @@ class TestBrokenTools:
     async def test_a_program_that_stops_its_clocks_times_out_all_the_same(self, liar: Session) -> None:
         execution = await run(liar, textwrap.dedent(self.BREAK) + "while True: n = 1", 0.5)
         assert execution.status is Status.TIMEOUT
-        assert execution.duration_ms > 400, "from when the host hears of the start, which may be a little late"
+        assert execution.duration_ms >= 500
         await anew(liar)
 
     @pytest.mark.attack("E08", "E11")

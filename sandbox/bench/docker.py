@@ -22,7 +22,7 @@ async def warm(settings: Settings, scale: float) -> list[Figure]:
     times = []
     async with opened(settings, pool_size=2) as engine:
         for _ in range(runs(40, scale)):
-            await engine.pool.settle()
+            await engine.pool.fill()
             times.append(await fresh(engine))
     return [Figure("container from the warm pool to print(1) seen, p50", quantiles(times)[0], "ms", 20, 10, len(times))]
 
@@ -52,7 +52,7 @@ async def refill(settings: Settings, scale: float) -> list[Figure]:
     start = time.perf_counter()
     async with opened(settings, pool_size=count) as engine:
         start = time.perf_counter()
-        await engine.pool.settle()
+        await engine.pool.fill()
         seconds = time.perf_counter() - start
     return [Figure("containers with libraries preloaded", count / seconds, "per s", 1.0, 2.0, count)]
 
@@ -67,7 +67,7 @@ async def memory(settings: Settings, scale: float) -> list[Figure]:
     """What the control groups of idle warm containers hold, page cache included."""
     size = runs(8, scale)
     async with opened(settings, pool_size=size) as engine:
-        await engine.pool.settle()
+        await engine.pool.fill()
         held = engine.runtime.used_bytes()
     return [Figure("memory of an idle warm container", held / size / MIB, "MB", 160, 110, size)]
 

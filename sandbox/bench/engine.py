@@ -108,7 +108,7 @@ async def crowd(settings: Settings, scale: float) -> list[Figure]:
     target = runs(500, scale)
     async with opened(settings, pool_size=target) as engine:
         with suppress(TimeoutError, SandboxFailed):
-            await asyncio.wait_for(engine.pool.settle(), 180)
+            await asyncio.wait_for(engine.pool.fill(), 180)
         standing = engine.pool.warm
     return [Figure("warm sandboxes at once", standing, "sandboxes", 200, 500, 1)]
 

@@ -14,32 +14,31 @@ from sandbox.doctor.finding import Finding, Grade, Host, Probe
 
 __all__ = ["Finding", "Grade", "Host", "Probe", "examine", "overall", "runtime_of"]
 
+Name = Literal["embedded", "docker"]
 _EMBEDDED_PROBES = (*embedded.PROBES, *host.PROBES, containers.for_information)
 _DOCKER_PROBES = (*containers.PROBES, *host.PROBES)
 
 
 def examine(settings: Settings, place: Host | None = None) -> tuple[Finding, ...]:
     """All findings, in the order in which to fix them. Never raises for what it finds."""
-    place = place or Host()
+    return _meant(settings, place or Host())[1]
+
+
+def runtime_of(settings: Settings, place: Host | None = None) -> Name:
+    """The runtime that these settings mean on this host; the embedded one also where neither works."""
+    return _meant(settings, place or Host())[0]
+
+
+def _meant(settings: Settings, place: Host) -> tuple[Name, tuple[Finding, ...]]:
     if settings.runtime == "docker":
-        return _examine(_DOCKER_PROBES, settings, place)
+        return "docker", _examine(_DOCKER_PROBES, settings, place)
     findings = _examine(_EMBEDDED_PROBES, settings, place)
     if settings.runtime == "auto" and (missing := _missing(findings)):
         instead = _examine(_DOCKER_PROBES, settings, place)
         if not _missing(instead):
             found = f"docker, because the embedded one lacks: {', '.join(missing)}"
-            return (Finding("runtime", Grade.A, found), *instead)
-    return findings
-
-
-def runtime_of(settings: Settings, place: Host | None = None) -> Literal["embedded", "docker"]:
-    """The runtime that these settings mean on this host; the embedded one also where neither works."""
-    if settings.runtime != "auto":
-        return settings.runtime
-    place = place or Host()
-    if not _missing(_examine(_EMBEDDED_PROBES, settings, place)):
-        return "embedded"
-    return "embedded" if _missing(_examine(_DOCKER_PROBES, settings, place)) else "docker"
+            return "docker", (Finding("runtime", Grade.A, found), *instead)
+    return "embedded", findings
 
 
 def _missing(findings: Iterable[Finding]) -> list[str]:

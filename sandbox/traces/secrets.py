@@ -38,21 +38,15 @@ _SHAPES = re.compile(
     + ")"
     + r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!-))*-----END [A-Z ]{0,40}PRIVATE KEY-----",
 )
-_BEARER = re.compile(rf"(?i)({_START}bearer\s+)[A-Za-z0-9._~+/=-]{{12,}}")
+_BEARER = re.compile(rf"({_START}bearer\s+)[A-Za-z0-9._~+/=-]{{12,}}", re.IGNORECASE)
 _NAME = r"(?:password|passwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token)"
 _NAMED = re.compile(
-    rf"""(?i)({_NAME}{_QUOTE}\s*+[:=]\s*+{_QUOTE})(?!{re.escape(BLOT)})(?:[^\s"',;)}}\]\\]|{_ESCAPE}){{6,}}"""
+    rf"""({_NAME}{_QUOTE}\s*+[:=]\s*+{_QUOTE})(?!{re.escape(BLOT)})(?:[^\s"',;)}}\]\\]|{_ESCAPE}){{6,}}""",
+    re.IGNORECASE,
 )
 _NAMES = re.compile(rf"(?i){_NAME}\s*\Z")
 _IN_URL = re.compile(rf"""((?<=[A-Za-z0-9+.-]):(?:\\?/){{2}}[^\s/:@"']+:)(?:[^\s/@"\\]|{_ESCAPE})+(?=@)""")
-_ANY = "|".join(
-    (
-        _SHAPES.pattern,
-        rf"(?i:{_START}bearer\s+[A-Za-z0-9._~+/=-]{{12,}})",
-        rf"(?i:{_NAME}){_QUOTE}\s*+[:=]",
-        r"(?<=[A-Za-z0-9+.-]):(?:\\?/){2}[^\s/:@\"']+:",
-    )
-)
+_ANY = "|".join((_SHAPES.pattern, f"(?i:{_BEARER.pattern})", f"(?i:{_NAMED.pattern})", _IN_URL.pattern))
 """Where this is not found nothing of the above is: to look once is cheaper, and most texts are words and names."""
 _LEAST = 8
 """A known secret shorter than this would blot out harmless words."""
