@@ -54,25 +54,40 @@ Imports point one way: cli → api → chats → node → engine → loop → se
 and errors at the bottom; `guest` is an island.
 """
 
-from sandbox.engine import Engine, run
-from sandbox.errors import SandboxError
-from sandbox.execution import (
-    Answer,
-    Artifact,
-    Called,
-    Calls,
-    Error,
-    Execution,
-    Functions,
-    Limits,
-    Result,
-    Spec,
-    Status,
-    Stream,
-    Truncated,
-)
-from sandbox.remote import File
-from sandbox.session import Session
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandbox.engine import Engine, run
+    from sandbox.errors import SandboxError
+    from sandbox.execution import (
+        Answer,
+        Artifact,
+        Called,
+        Calls,
+        Error,
+        Execution,
+        Functions,
+        Limits,
+        Result,
+        Spec,
+        Status,
+        Stream,
+        Truncated,
+    )
+    from sandbox.remote import File
+    from sandbox.session import Session
+else:
+
+    def __getattr__(name: str) -> object:
+        # Looked up when asked for: a launcher's program lies in this package, too, and every process that it forks
+        # would begin with a copy of the engine and of all that the engine needs.
+        if name in __all__:
+            for module in ("errors", "execution", "remote", "session", "engine"):
+                if (value := getattr(import_module(f"sandbox.{module}"), name, None)) is not None:
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 __all__ = [

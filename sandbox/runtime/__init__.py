@@ -6,10 +6,12 @@ contained and verified, and has a channel: a byte stream of `guest.frames` with 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sandbox.execution import Spec
-from sandbox.image import Manifest
+if TYPE_CHECKING:
+    # The launcher and its children load single modules of this package with the standard library alone.
+    from sandbox.execution import Spec
+    from sandbox.image import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,10 @@ class Runtime(Protocol):
     def soft(self) -> Mapping[str, str]:
         """Limits that hold less firmly than a spec says, and why: `memory`, `cpu`. As a rule empty."""
 
-    async def manifest(self, image: str) -> Manifest:
+    async def manifest(self, image: str) -> "Manifest":
         """What the built image holds. Raises `ImageNotBuilt`, `UnknownImage`, `HostUnfit`."""
 
-    async def manifests(self) -> list[Manifest]:
+    async def manifests(self) -> "list[Manifest]":
         """Those of all images that can be started. Raises `HostUnfit`."""
 
     async def prepare(self, image: str) -> None:
@@ -105,7 +107,7 @@ class Runtime(Protocol):
     async def renewed(self, image: str, generation: int) -> None:
         """Until `generation` is another than this one. That may be never."""
 
-    async def start(self, spec: Spec) -> Sandbox:
+    async def start(self, spec: "Spec") -> Sandbox:
         """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`."""
 
     def used_bytes(self) -> int:

@@ -64,6 +64,11 @@ def library(pid: int) -> str:
 
 
 class TestParts:
+    def test_the_launcher_has_loaded_nothing_but_the_standard_library(self, host: Embedded) -> None:
+        mapped = Path(f"/proc/{host.launcher}/maps").read_text()
+        assert "lib-dynload" in mapped
+        assert "site-packages" not in mapped
+
     async def test_a_zygote_keeps_the_five_capabilities_that_forking_takes(self, host: Embedded) -> None:
         five = sum(1 << number for number in ZYGOTE_CAPABILITIES)
         [zygote] = host.zygotes()

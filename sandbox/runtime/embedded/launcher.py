@@ -18,6 +18,7 @@ is easier to follow in one place.)
 """
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -668,6 +669,7 @@ def main() -> None:
     except (Unfit, OSError) as error:
         server.send(json.dumps({"event": "unfit", "reason": str(error)}).encode())
         sys.exit(1)
+    gc.freeze()  # what lives now is never traced again, so a fork's collections do not copy its pages
     launcher.run()
 
 
