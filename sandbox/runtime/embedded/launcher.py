@@ -309,6 +309,8 @@ class Launcher:
         image = self._images[name]
         if renewed := image.heir is zygote:
             image.inherit()
+            with contextlib.suppress(OSError):  # its forks take longer then
+                zygote.compact()
         elif not image.begins_small:
             image.settle()
         self._renew(image)

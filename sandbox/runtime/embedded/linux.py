@@ -3,6 +3,7 @@
 Constants are the kernel's UAPI values. Every function raises `OSError` with the errno of the call.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -191,29 +192,25 @@ def landlock(handled: int, scoped: int, rules: list[tuple[str, int]]) -> None:
         os.close(ruleset)
 
 
-def collapse_memory(pid: int) -> int:
-    """Have the kernel back a process's anonymous memory with huge pages; how many it could.
+def collapse_memory(pid: int) -> None:
+    """Have the kernel back a process's anonymous memory with huge pages, for each of which a fork copies one entry
+    instead of 512.
 
-    A fork copies one entry for such a page instead of 512. Best effort: 0 before Linux 6.1.
+    Best effort: nothing before Linux 6.1. Takes some tenths of a second for 200 MB.
     """
-    huge, collapsed = 2 << 20, 0
+    huge = 2 << 20
     with open(f"/proc/{pid}/maps") as file:
         fields = [line.split() for line in file]
     pidfd = os.pidfd_open(pid)
     try:
         for addresses, permissions, _, _, inode, *_ in fields:
-            if not permissions.startswith("rw") or inode != "0":
-                continue
             start, end = (int(address, 16) for address in addresses.split("-"))
-            for address in range((start + huge - 1) // huge * huge, end // huge * huge, huge):
-                try:
-                    _call(_NR_PROCESS_MADVISE, pidfd, struct.pack("=QQ", address, huge), 1, _MADV_COLLAPSE, 0)
-                except OSError:
-                    continue  # sparse, or too new for this kernel
-                collapsed += 1
+            start, end = -(-start // huge) * huge, end // huge * huge
+            if permissions.startswith("rw") and inode == "0" and start < end:
+                with contextlib.suppress(OSError):  # parts of it are sparse, or the call is too new for this kernel
+                    _call(_NR_PROCESS_MADVISE, pidfd, struct.pack("=QQ", start, end - start), 1, _MADV_COLLAPSE, 0)
     finally:
         os.close(pidfd)
-    return collapsed
 
 
 def raise_loopback() -> None:

@@ -67,13 +67,20 @@ class Zygote:
         self.asked += 1
 
     def begin(self) -> None:
-        """It is ready: its memory in large pages, for which a fork copies fewer tables, and no longer behind others."""
+        """It is ready, and no longer behind others."""
         self.ready = True
         with contextlib.suppress(OSError):  # it may be dead already; its link will say so
-            linux.collapse_memory(self.pid)
-        with contextlib.suppress(OSError):
             if os.getpriority(os.PRIO_PROCESS, self.pid) == _YIELDING:
                 os.setpriority(os.PRIO_PROCESS, self.pid, 0)
+
+    def compact(self) -> None:
+        """Its memory in huge pages: a child of ours sees to it, because that takes longer than others may wait."""
+        if os.fork() == 0:
+            try:
+                process.close_all_but(set())
+                linux.collapse_memory(self.pid)
+            finally:
+                os._exit(0)
 
 
 @dataclass(slots=True)
