@@ -8,10 +8,11 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from sandbox.batches import in_turns
 from sandbox.calls import RemoteCalls
 from sandbox.errors import ProtocolError, SandboxFailed, SessionClosed
 from sandbox.execution import (
@@ -29,7 +30,7 @@ from sandbox.execution import (
     mime_of,
 )
 from sandbox.guest.deadline import Deadline
-from sandbox.guest.frames import BadFrame, Decoder, Frame, decode_json, encode_json
+from sandbox.guest.frames import MAX_BODY, BadFrame, Decoder, Frame, decode_json, encode_json, rows_of
 from sandbox.remote import RemoteFiles
 from sandbox.runtime import Exit, Runtime, Sandbox, Usage
 
@@ -74,9 +75,16 @@ class _Done:
     workspace: int | None
 
     @classmethod
-    def read(cls, value: dict[str, Any]) -> Self:
+    async def read(cls, value: dict[str, Any], rows: Iterable[list[list[Any]]]) -> Self:
         """Raises `KeyError`, `TypeError` or `ValueError`."""
         died = value.get("died")
+        artifacts, removed = list[Artifact](), list[str]()
+        async for some in in_turns(rows):
+            for path, size, change in some:
+                if change == "removed":
+                    removed.append(str(path))
+                else:
+                    artifacts.append(_artifact(str(path), size, change))
         return cls(
             None if died is None else _bounded(died, 1 << 16),
             value.get("reply") == "ok",
@@ -84,8 +92,8 @@ class _Done:
             value.get("interrupted") is True,
             _count(value.get("execution_count")),
             Truncated(*(_bounded(number) for number in value.get("dropped") or ())),
-            tuple(_artifact(*entry) for entry in value.get("artifacts") or ()),
-            tuple(str(path) for path in value.get("removed") or ()),
+            tuple(artifacts),
+            tuple(removed),
             _integer(value.get("workspace")),
         )
 
@@ -318,7 +326,7 @@ class Kernel:
         try:
             while data := await self.sandbox.channel.read():
                 for kind, body in decoder.feed(data):
-                    self._on_frame(kind, body)
+                    await self._on_frame(kind, body)
         except (BadFrame, KeyError, TypeError, ValueError) as error:
             self._fail(Exit(f"protocol error: {error}"))
             await self.sandbox.stop()
@@ -337,11 +345,15 @@ class Kernel:
         if self._running is not None:
             self._running.items.put_nowait(end)
 
-    def _on_frame(self, kind: Frame, body: bytes) -> None:
+    async def _on_frame(self, kind: Frame, body: bytes) -> None:
         if kind is Frame.READY:
             self._on_ready(decode_json(body)[0])
         elif kind is Frame.REPLY:
             self.files.on_reply(*decode_json(body))
+        elif kind is Frame.LISTING:
+            self.files.on_reply(*decode_json(body, MAX_BODY))
+        elif self._running is not None and kind is Frame.DONE:
+            await self._on_done(self._running, body)
         elif self._running is not None:
             self._on_output(self._running, kind, body)
 
@@ -372,13 +384,14 @@ class Kernel:
             running.items.put_nowait(_error(value))
         elif kind is Frame.WANTS and running.calls is not None:
             running.items.put_nowait(running.calls.on_wants(decode_json(body)[0]["calls"]))
-        elif kind is Frame.DONE:
-            value, _ = decode_json(body)
-            if value["id"] == running.id:
-                done = _Done.read(value)
-                if done.died is not None:
-                    self._restart_expected = True  # this execution's own result will say it
-                running.items.put_nowait(done)
+
+    async def _on_done(self, running: _Running, body: bytes) -> None:
+        value, payload = decode_json(body, MAX_BODY)
+        if value["id"] == running.id:
+            done = await _Done.read(value, rows_of(payload))
+            if done.died is not None:
+                self._restart_expected = True  # this execution's own result will say it
+            running.items.put_nowait(done)
 
 
 def _status(done: _Done, oom_kills: int, spec: Spec) -> tuple[Status, str]:
@@ -435,5 +448,5 @@ def _error(value: dict[str, Any]) -> Error:
     return Error(str(value["name"]), str(value["value"]), str(value["traceback"]), where, names)
 
 
-def _artifact(path: str, size: int, change: str) -> Artifact:
-    return Artifact(str(path), _bounded(size), mime_of(str(path)), "created" if change == "created" else "changed")
+def _artifact(path: str, size: object, change: object) -> Artifact:
+    return Artifact(path, _bounded(size), mime_of(path), "created" if change == "created" else "changed")

@@ -14,8 +14,9 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from dataclasses import dataclass
 from typing import Any
 
+from sandbox.batches import in_turns
 from sandbox.errors import FileMissing, InvalidPath, ProtocolError, SessionClosed, WorkspaceFull
-from sandbox.guest.frames import CHUNK, MAX_HANDLES, Frame, encode_json
+from sandbox.guest.frames import CHUNK, MAX_HANDLES, Frame, encode_json, rows_of
 from sandbox.runtime import Channel
 
 _IN_FLIGHT = 4
@@ -67,7 +68,7 @@ def checked_path(path: str) -> str:
     for part in parts:
         if part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255:
             raise InvalidPath(f"{path!r} leaves /mnt/data or has an impossible part; use a plain relative path")
-        if "\\" in part or not all(_shows(char) for char in part):
+        if "\\" in part or not (part.isprintable() or all(_shows(char) for char in part)):
             raise InvalidPath(f"{path!r} has control characters or a backslash; use a plain relative path")
     return relative
 
@@ -123,10 +124,12 @@ class RemoteFiles:
 
     async def list(self) -> Listing:
         """The regular files in the workspace. Incomplete past 10,000 entries or 1.5 MiB of paths."""
-        answer, _ = await self._call("list")
+        answer, payload = await self._call("list")
+        files = list[File]()
         with _understood():
-            files = tuple(_file(*entry) for entry in answer["files"])
-            return Listing(files, answer["complete"] is True, int(answer["unnamed"]))
+            async for rows in in_turns(rows_of(payload)):
+                files += [_file(*row) for row in rows]
+            return Listing(tuple(files), answer["complete"] is True, int(answer["unnamed"]))
 
     async def read(self, path: str) -> AsyncGenerator[bytes, None]:
         """The contents in pieces. A file that changes meanwhile ends at the size it had at the start, or before.

@@ -136,5 +136,5 @@ async def told(kernel: Kernel, execution_id: str = "exe_1", timeout: float = 20.
 def honest(**more: Any) -> dict[str, Any]:
     """An end as init tells of it."""
     done: dict[str, Any] = {"id": "exe_1", "died": None, "reply": "ok", "execution_count": 1, "timed_out": False}
-    done |= {"interrupted": False, "dropped": [0, 0, 0], "artifacts": [], "removed": [], "workspace": 1}
+    done |= {"interrupted": False, "dropped": [0, 0, 0], "workspace": 1}
     return done | more

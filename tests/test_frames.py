@@ -13,6 +13,7 @@ from sandbox.guest.frames import (
     CHUNK,
     HEADER,
     MAX_BODY,
+    MAX_ROWS,
     BadFrame,
     Decoder,
     Frame,
@@ -20,6 +21,8 @@ from sandbox.guest.frames import (
     decode_json,
     encode,
     encode_json,
+    encode_rows,
+    rows_of,
 )
 from tests.fuzzing import bounded
 
@@ -166,6 +169,49 @@ def test_a_length_that_is_announced_takes_no_memory_before_it_comes() -> None:
 def test_any_object_and_any_bytes_behind_it_come_back(head: dict[str, Any], payload: bytes) -> None:
     [(kind, body)] = Decoder().feed(encode_json(Frame.REPLY, head, payload))
     assert (kind, decode_json(body)) == (Frame.REPLY, (head, payload))
+
+
+ROWS = st.lists(st.lists(JSON, max_size=4), max_size=40)
+
+
+@pytest.mark.attack("E05")
+@bounded(50)
+@given(head=st.dictionaries(st.text(max_size=10), JSON, max_size=5), rows=ROWS)
+def test_any_rows_behind_an_object_come_back(head: dict[str, Any], rows: list[list[Any]]) -> None:
+    [(kind, body)] = Decoder().feed(encode_rows(Frame.LISTING, head, rows))
+    told, payload = decode_json(body, MAX_BODY)
+    assert (kind, told, [row for some in rows_of(payload) for row in some]) == (Frame.LISTING, head, rows)
+
+
+def test_of_many_rows_few_have_to_be_read_at_a_time() -> None:
+    rows = [[f"{number}" * 20, number, "created"] for number in range(MAX_ROWS)]
+    [(_, body)] = Decoder().feed(encode_rows(Frame.DONE, {}, rows))
+    parts = list(rows_of(decode_json(body, MAX_BODY)[1]))
+    assert [row for part in parts for row in part] == rows
+    assert max(len(json.dumps(part)) for part in parts) < 16 << 10
+
+
+@pytest.mark.attack("E05")
+def test_rows_are_refused_when_it_is_their_turn_and_not_before() -> None:
+    rows = rows_of(b'[["a"]]\n{}')
+    assert next(rows) == [["a"]]
+    with pytest.raises(BadFrame):
+        next(rows)
+
+
+@pytest.mark.attack("E05")
+@bounded(300)
+@given(
+    payload=st.binary(max_size=200)
+    | st.text(alphabet='{}[]",:0123456789eE+-.NaInfity \\ud\n', max_size=60).map(str.encode)
+    | st.lists(JSON.map(lambda value: json.dumps(value).encode()), max_size=5).map(b"\n".join)
+)
+def test_any_bytes_are_rows_or_refused(payload: bytes) -> None:
+    try:
+        parts = list(rows_of(payload))
+    except BadFrame:
+        return
+    assert all(isinstance(row, list) for part in parts for row in part)
 
 
 @pytest.mark.attack("E05")

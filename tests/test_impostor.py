@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.errors import ProtocolError, SandboxError
-from sandbox.execution import Spec, Status
-from sandbox.guest.frames import HEADER, Frame, encode
+from sandbox.execution import Artifact, Spec, Status
+from sandbox.guest.frames import HEADER, MAX_ENTRIES, MAX_ROWS, Frame, encode, encode_rows
 from sandbox.kernel import Kernel
 from tests.fuzzing import bounded
 from tests.impostor import Impostor, deceived, honest, told
@@ -33,11 +33,38 @@ async def ends(*frames: bytes, oom_kills: int = 0) -> Any:
         return ending
 
 
-def done(**more: Any) -> bytes:
-    return encode(Frame.DONE, json.dumps(honest(**more)).encode())
+def done(rows: bytes = b"", **more: Any) -> bytes:
+    """rows: what comes behind the head."""
+    return encode(Frame.DONE, json.dumps(honest(**more)).encode() + b"\n" * bool(rows) + rows)
 
 
 STARTED = encode(Frame.STARTED, b'{"id": "exe_1"}')
+
+
+async def test_what_an_honest_init_says_of_files_is_told_whole_however_many_there_are() -> None:
+    numbers = range(MAX_ENTRIES)
+    made = [[f"{number}.csv", number, "created"] for number in numbers]
+    gone = [[f"{number}.old", 0, "removed"] for number in numbers[1:]]
+    ending = await ends(STARTED, encode_rows(Frame.DONE, honest(), [*made, ["a", 1, "changed"], *gone]))
+    assert ending.artifacts[:-1] == tuple(Artifact(f"{size}.csv", size, "text/csv", "created") for size in numbers)
+    assert ending.artifacts[-1] == Artifact("a", 1, "application/octet-stream", "changed")
+    assert ending.removed == tuple(f"{number}.old" for number in numbers[1:])
+
+
+async def test_others_have_their_turn_while_a_long_list_of_files_is_read() -> None:
+    rows = [[f"{number}", number, 10**18, "1-2-3-4"] for number in range(MAX_ENTRIES)]
+    async with deceived() as (kernel, impostor):
+        listing = asyncio.create_task(kernel.files.list())
+        call = await impostor.hears(Frame.CALL)
+        whole = encode_rows(Frame.LISTING, {"call": call["call"], "complete": True, "unnamed": 0}, rows)
+        turns = 0
+        saying = asyncio.create_task(impostor.say_bytes(whole))
+        while not listing.done():
+            turns += 1
+            await asyncio.sleep(0)
+        await saying
+        assert [file.path for file in (await listing).files] == [f"{number}" for number in range(MAX_ENTRIES)]
+        assert turns > len(whole) >> 14
 
 
 async def test_an_honest_init_is_believed() -> None:
@@ -94,17 +121,22 @@ async def test_what_is_told_again_ends_no_later_execution() -> None:
         encode(Frame.ERROR, b"{}"),
         encode(Frame.REPLY, b"{}"),
         encode(Frame.EXECUTE, b"\xff"),
-        done(artifacts=7),
-        done(artifacts=[["a"]]),
-        done(artifacts=[["a", "many", "created"]]),
-        done(artifacts=[["a", 1e308, "created"]]),
+        done(b"7"),
+        done(b"[["),
+        done(b"[]"),
+        done(b"[7]"),
+        done(b'[["a"]]'),
+        done(b'[["a", 1, "created"]]\n\n'),
+        done(b'[["a", "many", "created"]]'),
+        done(b'[["a", 1e308, "created"]]'),
+        done(b'[["a", NaN, "created"]]'),
+        done(b'[["a", 1, "created"]]\n' * (MAX_ROWS + 1)),
         done(dropped=[0, 0, 0, 0]),
         done(dropped={"a": 1}),
         done(dropped=["x", 0, 0]),
         done(dropped=[-1, 0, 0]),
         done(died="soon"),
         done(died=1 << 70),
-        done(removed=7),
     ],
 )
 async def test_what_no_init_says_ends_the_sandbox(frame: bytes) -> None:
@@ -136,8 +168,10 @@ FRAMES = st.tuples(
         JSON | st.just("exe_1"),
         max_size=8,
     ).map(lambda value: json.dumps(value).encode())
-    | st.fixed_dictionaries({name: JSON | st.just(value) for name, value in honest().items()}).map(
-        lambda value: json.dumps(value).encode()
+    | st.builds(
+        lambda value, rows: b"\n".join([json.dumps(value).encode(), *(json.dumps(row).encode() for row in rows)]),
+        st.fixed_dictionaries({name: JSON | st.just(value) for name, value in honest().items()}),
+        st.lists(JSON | st.just([["a", 1, "created"]]), max_size=3),
     ),
 ).map(lambda frame: encode(*frame))
 
@@ -157,7 +191,8 @@ def test_whatever_init_says_of_files_is_an_answer_or_an_error_of_ours(frames: li
             call = await impostor.hears(Frame.CALL)
             for frame in frames:
                 await impostor.say_bytes(frame)
-            await impostor.say(Frame.REPLY, {"call": call["call"], "files": [["a"]], "complete": True, "unnamed": "x"})
+            head = {"call": call["call"], "complete": True, "unnamed": 0}
+            await impostor.say(Frame.LISTING, json.dumps(head).encode() + b'\n[["a"]]')
             impostor.hang_up()
             with pytest.raises(SandboxError):
                 await listing

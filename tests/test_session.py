@@ -716,7 +716,8 @@ print(len(names))
         code = "import os\nfor n in range(8000): open(f'f{n}', 'w').close()"
         execution = await session.execute(code)
         assert execution.status is Status.OK
-        assert len(await session.list()) == 8000
+        assert [made.path for made in execution.artifacts] == sorted(f"f{n}" for n in range(8000))
+        assert [file.path for file in await session.list()] == sorted(f"f{n}" for n in range(8000))
         await session.upload("x", b"x")
         assert await session.download("x") == b"x"
 

@@ -101,7 +101,7 @@ CODE: Mapping[str, str] = {
     "rich results together": size(4 * LIMITS.result_bytes),
     "error name, value, traceback": f"{init._ERROR_TEXT:,} characters each",
     "MIME types passed on": str(len(init._MIME_TYPES)),
-    "entries of a listing": f"{workspace.MAX_ENTRIES:,}",
+    "entries of a listing": f"{frames.MAX_ENTRIES:,}",
     "directories in each other": str(workspace.MAX_DEPTH),
     "code": size(kernel.MAX_CODE_BYTES),
     "body of a frame": size(frames.MAX_BODY),

@@ -3,13 +3,15 @@
     u32 length (big endian, of what follows) | u8 type | body
 
 Both ends treat the other's bytes as hostile: lengths are capped before anything is allocated, bodies are text,
-JSON, or a JSON head, one newline and raw bytes. Nothing is ever unpickled, and no name in a body is ever used
-as a path on the host.
+JSON, or a JSON head, one newline and raw bytes, which may be the rows of a list. Nothing is ever unpickled, and no name
+in a body is ever used as a path on the host.
 """
 
+import io
 import json
 import math
 import struct
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Any
 
@@ -18,6 +20,12 @@ MAX_BODY = 20 << 20
 """No body is longer. The largest honest ones are rich results (16 MiB at most by `Limits`)."""
 CHUNK = 256 << 10
 """File contents travel in pieces of this many bytes."""
+MAX_ENTRIES = 10_000
+"""Files and directories of a workspace that are looked at. By default `/mnt/data` holds fewer."""
+MAX_ROWS = 2 * MAX_ENTRIES
+"""Of one list: an execution may have removed as many files as it has made."""
+_LINE = 8 << 10
+"""Bytes of a list's JSON in one line, and a row more: to read a line takes well under a millisecond."""
 SOCKET = "/run/sandbox/channel"
 """Where the init of a container dials, if the host can be reached by a socket."""
 MAX_HANDLES = 32
@@ -62,11 +70,15 @@ class Frame(IntEnum):
     ERROR = 69
     """{name, value, traceback}."""
     DONE = 70
-    """{id, …}: the execution's end as init saw it; see `init.Ending`."""
+    """{id, …} newline rows: the execution's end as init saw it, see `init.Relay._end`; a row is [path, size, change] of
+    a file that it has `created`, `changed` or `removed`."""
     REPLY = 71
     """{call, …} newline bytes, or {call, error: {kind, text}}."""
     WANTS = 72
     """{calls: [[number, name, arguments], …]}: the program waits for these functions; arguments are JSON as text."""
+    LISTING = 73
+    """{call, complete, unnamed} newline rows: answers `list`, as REPLY does all others; a row is [path, size,
+    modified_ns, version]."""
 
 
 _NUMBERS = frozenset(Frame)
@@ -83,22 +95,22 @@ def encode(kind: Frame, body: bytes) -> bytes:
     return HEADER.pack(len(body) + 1, kind) + body
 
 
-def encode_json(kind: Frame, value: dict[str, Any], payload: bytes | memoryview = b"") -> bytes:
-    """One frame with a JSON body, and raw bytes behind it when `payload` has any."""
+def encode_json(kind: Frame, value: dict[str, Any], payload: bytes | memoryview = b"", most: int = CHUNK) -> bytes:
+    """One frame with a JSON body, and raw bytes behind it when `payload` has any, of which there may be `most`."""
     head = json.dumps(value, separators=(",", ":")).encode()
     if not payload:
         return encode(kind, head)
     length = len(head) + 1 + len(payload)
-    if len(payload) > CHUNK or length > MAX_BODY:
-        raise BadFrame(f"{len(payload)} raw bytes are over the cap of {CHUNK}")
+    if len(payload) > most or length > MAX_BODY:
+        raise BadFrame(f"{len(payload)} raw bytes are over the cap of {most}")
     return b"".join((HEADER.pack(length + 1, kind), head, b"\n", payload))
 
 
-def decode_json(body: bytes) -> tuple[dict[str, Any], bytes]:
-    """The JSON object and the raw bytes of a body. Raises `BadFrame`."""
+def decode_json(body: bytes, most: int = CHUNK) -> tuple[dict[str, Any], bytes]:
+    """The JSON object and the raw bytes of a body, `most` at most. Raises `BadFrame`."""
     head, _, payload = body.partition(b"\n")
-    if len(payload) > CHUNK:
-        raise BadFrame(f"{len(payload)} raw bytes are over the cap of {CHUNK}")
+    if len(payload) > most:
+        raise BadFrame(f"{len(payload)} raw bytes are over the cap of {most}")
     try:
         value = json.loads(head, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -106,6 +118,44 @@ def decode_json(body: bytes) -> tuple[dict[str, Any], bytes]:
     if not isinstance(value, dict):
         raise BadFrame("a body is not a JSON object")
     return value, payload
+
+
+def encode_rows(kind: Frame, value: dict[str, Any], rows: Iterable[list[Any]]) -> bytes:
+    """One frame with a JSON head and the rows of a list behind it."""
+    return encode_json(kind, value, b"\n".join(_lines(rows)), MAX_BODY)
+
+
+def _lines(rows: Iterable[list[Any]]) -> Iterator[bytes]:
+    line, size = list[str](), 0
+    for row in rows:
+        line.append(_to_json(row))
+        size += len(line[-1])
+        if size >= _LINE:
+            yield f"[{','.join(line)}]".encode()
+            line, size = [], 0
+    if line:
+        yield f"[{','.join(line)}]".encode()
+
+
+def rows_of(payload: bytes) -> Iterator[list[list[Any]]]:
+    """The rows behind a head, those of a line at a time, which is read when it is asked for: others can have their turn
+    between two. Raises `BadFrame`.
+    """
+    left = MAX_ROWS
+    for line in io.BytesIO(payload):
+        try:
+            rows = json.loads(line, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            raise BadFrame("a line is not JSON") from error
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
+            raise BadFrame("a line is not rows")
+        left -= len(rows)
+        if left < 0:
+            raise BadFrame(f"a list has more than {MAX_ROWS} rows")
+        yield rows
+
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _refuse(constant: str) -> None:

@@ -31,6 +31,7 @@ from sandbox.guest.frames import (
     decode_json,
     encode,
     encode_json,
+    encode_rows,
 )
 from sandbox.guest.link import STREAMS, InitEnd, Message
 from sandbox.guest.output import Spill, Text
@@ -301,11 +302,16 @@ class Relay:
             self._end(died=None)
 
     def _call(self, request: dict[str, Any], payload: bytes) -> None:
+        to = {"call": request.get("call")}
         try:
-            answer, data = self._workspace.call(request, payload)
+            if request.get("op") == "list":
+                told, rows = self._workspace.listing()
+                self._send(encode_rows(Frame.LISTING, to | told, rows))
+            else:
+                answer, data = self._workspace.call(request, payload)
+                self._send(encode_json(Frame.REPLY, to | answer, data))
         except Refused as error:
-            answer, data = {"error": {"kind": error.kind, "text": str(error)}}, b""
-        self._send(encode_json(Frame.REPLY, {"call": request.get("call")} | answer, data))
+            self._send(encode_json(Frame.REPLY, to | {"error": {"kind": error.kind, "text": str(error)}}))
 
     def _answer(self, value: dict[str, Any]) -> None:
         running, kernel, now = self._running, self._kernel, time.monotonic()
@@ -583,12 +589,13 @@ class Relay:
             "timed_out": running.timed_out,
             "interrupted": running.interrupted,
             "dropped": [running.stdout.dropped, running.stderr.dropped, running.dropped_results],
-            "artifacts": _artifacts(running, after),
-            "removed": sorted(running.before.keys() - after.keys()) if complete else [],
             # Equal at two ends: nothing in the workspace has changed between them. None: it could not be told.
             "workspace": hash(frozenset(after.items())) if complete else None,
         }
-        self._send(encode_json(Frame.DONE, ending))
+        changes = _made(running, after)
+        if complete:
+            changes += [[path, 0, "removed"] for path in sorted(running.before.keys() - after.keys())]
+        self._send(encode_rows(Frame.DONE, ending, changes))
 
 
 def _is_call(call: Any, running: Running) -> bool:
@@ -600,7 +607,8 @@ def _is_call(call: Any, running: Running) -> bool:
     return False
 
 
-def _artifacts(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
+def _made(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
+    """Rows of the files that it has made or changed."""
     changed = []
     for path, seen in sorted(after.items()):
         if running.before.get(path) != seen:

@@ -12,16 +12,15 @@ import secrets
 import stat
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.guest.frames import CHUNK, MAX_HANDLES
+from sandbox.guest.frames import CHUNK, MAX_ENTRIES, MAX_HANDLES
 from sandbox.guest.output import OUTPUTS
 
-MAX_ENTRIES = 10_000
-"""A walk stops here and says so. By default `/mnt/data` holds fewer."""
 _NAME_BYTES = 3 << 19
-"""It stops here, too: at six bytes of JSON for one of a name, two lists of so many fit into a frame."""
+"""A walk stops here and says so: at six bytes of JSON for one of a name, two lists of so many fit into a frame."""
 MAX_DEPTH = 16
 _WALK_SECONDS = 2.0
 _NR_OPENAT2 = 437
@@ -109,7 +108,6 @@ class Workspace:
     def call(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """One file operation of the host. Raises `Refused`."""
         operations = {
-            "list": self._list,
             "open": self._open,
             "read": self._read,
             "gather": self._gather,
@@ -182,10 +180,14 @@ class Workspace:
         """Whether it is the unfinished half of an upload, which is nobody's file yet."""
         return any(temporary == path for _, temporary, _ in self._handles.values())
 
-    def _list(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        found, complete = self.walk()
-        files = [[path, *seen.told()] for path, seen in sorted(found.items())]
-        return {"files": files, "complete": complete, "unnamed": self._unnamed}, b""
+    def listing(self) -> tuple[dict[str, Any], Iterator[list[Any]]]:
+        """What `call` has no room for: what the host is told of a walk, and the files. Raises `Refused`."""
+        try:
+            found, complete = self.walk()
+        except OSError as error:
+            raise Refused(_kind_of(error), os.strerror(error.errno or 0)) from error
+        rows = ([path, *seen.told()] for path, seen in sorted(found.items()))
+        return {"complete": complete, "unnamed": self._unnamed}, rows
 
     def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         fd, size = self._regular(str(request["path"]))
