@@ -7,10 +7,11 @@ running, has ended, or ended before the server was started again and its log is 
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sandbox.batches import batches, in_turns
 from sandbox.errors import InvalidRequest
 from sandbox.execution import Calls, Execution, Output, Result, Stream
 
@@ -110,9 +111,7 @@ class EventLog:
 
     def end(self, execution: Execution) -> None:
         """The execution has ended and its row is written."""
-        for artifact in execution.artifacts:
-            self._put("artifact", artifact.told(), artifacts=self._at.artifacts + 1)
-        self._append("done", {"execution": execution}, done=1)
+        self._append("done", {"execution": execution}, artifacts=len(execution.artifacts), done=1)
         if not self._outcome.done():
             self._outcome.set_result(execution)
 
@@ -137,28 +136,40 @@ class EventLog:
         number = 0
         while True:
             while number < len(self._events):
-                event = self._events[number] if seen is None else _rest(self._events[number], seen)
-                if calls and event is not None and event.name == "calls":
-                    self._events[number] = dataclasses.replace(event, data=_READ)
-                number += 1
-                if event is not None and (calls or event.name != "calls"):
+                async for whole in _unfolded(self._events[number]):
+                    event = whole if seen is None else _rest(whole, seen)
+                    if event is None or (event.name == "calls" and not calls):
+                        continue
+                    if event.name == "calls":
+                        self._events[number] = dataclasses.replace(event, data=_READ)
                     yield event
+                number += 1
             if self._outcome.done():
                 self._outcome.result()
                 return
             await self._news.wait()
 
     def _append(self, name: EventName, data: Mapping[str, Any], **moved: int) -> None:
-        self._put(name, data, **moved)
-        self._tell()
-
-    def _put(self, name: EventName, data: Mapping[str, Any], **moved: int) -> None:
         before, self._at = self._at, dataclasses.replace(self._at, **moved)
         self._events.append(Event(name, data, before, self._at))
+        self._tell()
 
     def _tell(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
+
+
+async def _unfolded(event: Event) -> AsyncIterator[Event]:
+    """The event; if it is the end, those of the artifacts first. They are made for who reads them: there may be
+    thousands, and most only want the end.
+    """
+    if event.name == "done":
+        at = event.before
+        async for some in in_turns(batches(event.data["execution"].artifacts)):
+            for artifact in some:
+                before, at = at, dataclasses.replace(at, artifacts=at.artifacts + 1)
+                yield Event("artifact", artifact.told(), before, at)
+    yield event
 
 
 def _rest(event: Event, seen: Cursor) -> Event | None:
