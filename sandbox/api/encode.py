@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import Response
 
+from sandbox.batches import BATCH, batches, in_turns
 from sandbox.execution import Execution, Status, as_json
 from sandbox.image import Manifest
 from sandbox.node import Node
@@ -29,6 +30,24 @@ def to_json(value: Any) -> bytes:
     return text.encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
 
 
+async def to_json_in_turns(value: Mapping[str, Any]) -> bytes:
+    """`to_json` of an object whose lists may have thousands of items."""
+    if not any(_is_long(each) for each in value.values()):
+        return to_json(value)
+    members = [to_json(name) + b":" + await _member(each) for name, each in value.items()]
+    return b"{" + b",".join(members) + b"}"
+
+
+async def _member(value: Any) -> bytes:
+    if not _is_long(value):
+        return to_json(value)
+    return b"[" + b",".join([to_json(some)[1:-1] async for some in in_turns(batches(value))]) + b"]"
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > BATCH
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -42,6 +61,11 @@ def _finite(value: Any) -> Any:
 def time_of(seconds: float) -> str:
     """Seconds since the epoch in ISO 8601."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def execution_answer(told: Mapping[str, Any]) -> Response:
+    """An `ExecutionOut` as a JSON response."""
+    return Response(await to_json_in_turns(told), media_type="application/json")
 
 
 def execution(value: Execution, created_at: float) -> dict[str, Any]:

@@ -83,7 +83,7 @@ async def list_executions(request: Request, session_id: SessionId, wanted: Wante
 async def get_execution(request: Request, session_id: SessionId, execution_id: ExecutionId) -> Response:
     """See the decorator."""
     row = await node_of(request).execution(owner_of(request), session_id, execution_id)
-    return encode.answer(encode.execution_row(row))
+    return await encode.execution_answer(encode.execution_row(row))
 
 
 @router.get(
@@ -129,7 +129,7 @@ async def respond(request: Request, log: EventLog, body: ExecutionIn, last_id: s
         return sse.event_stream(log, last_id=last_id, left=leaving)
     if leaving is not None:
         await _unless_left(request, log, leaving)
-    return encode.answer(encode.execution(await log.result(), log.created_at))
+    return await encode.execution_answer(encode.execution(await log.result(), log.created_at))
 
 
 async def _unless_left(request: Request, log: EventLog, leaving: Callable[[], Awaitable[None]]) -> None:

@@ -96,7 +96,8 @@ async def _events(log: EventLog, last_id: str | None) -> AsyncGenerator[bytes, N
             data = event.data
             if event.name == "done":
                 data = encode.execution(data["execution"], log.created_at)
-            yield f"id: {event.id}\nevent: {event.name}\ndata: ".encode() + encode.to_json(data) + b"\n\n"
+            body = await encode.to_json_in_turns(data)
+            yield f"id: {event.id}\nevent: {event.name}\ndata: ".encode() + body + b"\n\n"
     except SandboxError as error:
         told = {"code": code_of(type(error)), "detail": str(error)}
         yield b"event: problem\ndata: " + encode.to_json(told) + b"\n\n"

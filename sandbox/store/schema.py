@@ -26,6 +26,8 @@ from sqlalchemy import (
     false,
 )
 
+from sandbox.execution import Artifact
+
 REVISION = "0003"
 """Of the newest migration, whose tables these are."""
 _ESCAPED = "\x1a"
@@ -82,6 +84,8 @@ def _is_utf8(text: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Artifact):
+        return value.told()
     return dict(value) if isinstance(value, Mapping) else dataclasses.asdict(value)
 
 
