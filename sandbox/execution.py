@@ -2,7 +2,6 @@
 
 import functools
 import mimetypes
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -236,8 +235,9 @@ def as_json(execution: Execution) -> dict[str, Any]:
 
 def mime_of(path: str) -> str:
     """The MIME type that a file's name promises."""
-    stem, last = os.path.splitext(path)
-    return _mime_of((os.path.splitext(stem)[1] + last)[-_SUFFIX:])
+    name = path.rpartition("/")[2].lstrip(".")
+    _, *suffixes = name.rsplit(".", 2)
+    return _mime_of("".join([f".{suffix}" for suffix in suffixes])[-_SUFFIX:])
 
 
 @functools.lru_cache(256)

@@ -31,6 +31,7 @@ from collections.abc import (
     Iterator,
     Mapping,
     Sequence,
+    Set,
 )
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class Files:
         draft = _Draft(self._directory / _INCOMING / secrets.token_hex(16))
         try:
             stored = await self._receive(draft, data, limit, too_large)
-            async with self._holding(stored.digest):
+            async with self._holding({stored.digest}):
                 await self._do(draft.place, self._path(stored.digest))
                 yield stored
         finally:
@@ -126,11 +127,8 @@ class Files:
     async def put_all(self, contents: Sequence[bytes]) -> AsyncIterator[list[Stored]]:
         """Keep several that are short, with no more steps than one would take; otherwise as `put`."""
         digests = await self._do(_digests, contents)
-        named = {self._path(digest): content for digest, content in zip(digests, contents, strict=True)}
-        async with contextlib.AsyncExitStack() as held:
-            for digest in {*digests}:
-                await held.enter_async_context(self._holding(digest))
-            await self._do(_place, self._directory / _INCOMING, named)
+        async with self._holding({*digests}):
+            await self._do(_place, self._directory, dict(zip(digests, contents, strict=True)))
             yield [Stored(digest, len(content)) for digest, content in zip(digests, contents, strict=True)]
 
     async def _receive(
@@ -163,23 +161,24 @@ class Files:
     async def hold(self, digest: str) -> AsyncIterator[Path]:
         """Where it is on the disk, where it stays within the block. Do not write there. Raises `FileMissing`."""
         path = self._path(digest)
-        async with self._holding(digest):
+        async with self._holding({digest}):
             if not await self._do(path.exists):
                 raise FileMissing(f"the bytes {digest} are not kept here")
             yield path
 
     @contextlib.asynccontextmanager
-    async def _holding(self, digest: str) -> AsyncIterator[None]:
-        while digest in self._leaving:
+    async def _holding(self, digests: Set[str]) -> AsyncIterator[None]:
+        while not self._leaving.isdisjoint(digests):
             await self._left.wait()
-        self._condemned.discard(digest)
-        self._held[digest] += 1
+        self._condemned -= digests
+        self._held.update(digests)
         try:
             yield
         finally:
-            self._held[digest] -= 1
-            if not self._held[digest]:
-                del self._held[digest]
+            for digest in digests:
+                self._held[digest] -= 1
+                if not self._held[digest]:
+                    del self._held[digest]
 
     async def pieces(self, digest: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to before `end`, 1 MiB at a time; fewer where the file ends.
@@ -257,7 +256,7 @@ class _Draft:
     `discard` those that come late do nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.settled = False
         """Whether nothing is left to discard."""
         self._path = path
@@ -296,12 +295,12 @@ class _Draft:
         if self.settle(path):
             _sync(path.parent)
 
-    def settle(self, path: Path) -> bool:
+    def settle(self, path: Path | str) -> bool:
         """As `place`, but for the directory, which has to be synced then. Whether there was anything left to settle."""
         with self._steps:
             if self.settled:
                 return False
-            if path.exists():
+            if os.path.exists(path):
                 os.unlink(self._path)
             else:
                 os.fsync(self._fd)
@@ -385,18 +384,19 @@ def _digests(contents: Sequence[bytes]) -> list[str]:
     return [hashlib.sha256(content).hexdigest() for content in contents]
 
 
-def _place(incoming: Path, contents: Mapping[Path, bytes]) -> None:
-    """Each under its name. When this returns, a power cut cannot take them."""
-    for path, content in contents.items():
-        if not path.exists():
-            draft = _Draft(incoming / secrets.token_hex(16))
+def _place(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Each under its digest. When this returns, a power cut cannot take them."""
+    for digest, content in contents.items():
+        path = f"{directory}/{digest[:2]}/{digest}"
+        if not os.path.exists(path):
+            draft = _Draft(f"{directory}/{_INCOMING}/{secrets.token_hex(16)}")
             try:
                 draft.end(content)
                 draft.settle(path)
             finally:
                 draft.discard()
-    for directory in {path.parent for path in contents}:
-        _sync(directory)
+    for name in {digest[:2] for digest in contents}:
+        _sync(directory / name)
 
 
 def _give_way() -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sandbox import logs
+from sandbox.batches import batches, in_turns
 from sandbox.errors import (
     FileMissing,
     InvalidPath,
@@ -147,9 +148,7 @@ class Workspace:
         if mark is not None and mark == self._mark:
             return ""
         listing = await session.listing()
-        await asyncio.sleep(0)  # with thousands of files each step takes a while, and others have requests
-        fitting, left = self._sort_out(listing.files, session.limits)
-        await asyncio.sleep(0)
+        fitting, left = await self._sort_out(listing.files, session.limits)
         left += await self._keep_files(session, [file for file in fitting if self._has_changed(file)])
         if listing.complete:
             await self._forget(self._rows.keys() - {file.path for file in listing.files} - self._left_out)
@@ -165,16 +164,19 @@ class Workspace:
     def _has_changed(self, file: File) -> bool:
         return self._versions.get(file.path) != file.version
 
-    def _sort_out(self, files: Iterable[File], limits: Limits) -> tuple[list[File], list[str]]:
+    async def _sort_out(self, files: Iterable[File], limits: Limits) -> tuple[list[File], list[str]]:
         """What a sandbox with these limits can hold again, and the paths of the changed files beyond that."""
         fitting, left, filling = list[File](), list[str](), _Filling(limits)
         # What is stored comes first: a sparse newcomer may not push it out. Then as many as possible.
-        for file in sorted(files, key=lambda file: (file.path not in self._rows, file.size)):
-            if filling.take(file.path, file.size):
-                fitting.append(file)
-            elif self._has_changed(file):
-                left.append(file.path)
-                self._log("file not stored", file.path, "it is longer than what /mnt/data could hold again", len(left))
+        in_order = sorted(files, key=lambda file: (file.path not in self._rows, file.size))
+        async for some in in_turns(batches(in_order)):
+            for file in some:
+                if filling.take(file.path, file.size):
+                    fitting.append(file)
+                elif self._has_changed(file):
+                    left.append(file.path)
+                    why = "it is longer than what /mnt/data could hold again"
+                    self._log("file not stored", file.path, why, len(left))
         return fitting, left
 
     async def _keep_files(self, session: Session, files: Sequence[File]) -> list[str]:
@@ -218,7 +220,7 @@ class Workspace:
                 gone = {path} & self._rows.keys() - self._left_out
                 await self._forget(gone if listing.complete else set())
             elif self._has_changed(file):
-                if path in self._sort_out(listing.files, session.limits)[1]:
+                if path in (await self._sort_out(listing.files, session.limits))[1]:
                     raise FileMissing(f"{path} is not stored: it is longer than what /mnt/data could hold again")
                 await self._keep_files(session, [file])
 
@@ -401,6 +403,7 @@ class _Reading:
         """A file by itself costs three calls to init and four steps of a thread, a bundle of them no more."""
         contents = await self._session.gather([file.path for file in files])
         there = {file: content for file, content in zip(files, contents, strict=True) if content is not None}
+        self._held.push_async_callback(asyncio.sleep, 0)  # others have their turn between the ends of two bundles
         stored = await self._held.enter_async_context(self._files.put_all([*there.values()]))
         self.stored += zip(there, stored, strict=True)
         for file in files:
@@ -427,17 +430,20 @@ class _Filling:
     def __init__(self, limits: Limits) -> None:
         self._pages = limits.disk * MIB // _PAGE
         self._inodes = limits.files - 2  # itself, and `.outputs`
-        self._directories: set[str] = set()
+        self._directories = {""}
+        """Those that are in, with all that they are in."""
 
     def take(self, path: str, size: int) -> bool:
         """Whether it fits; then it is in."""
-        parts = path.split("/")
-        directories = {"/".join(parts[:depth]) for depth in range(1, len(parts))} - self._directories
+        directories, above = list[str](), path.rpartition("/")[0]
+        while above not in self._directories:
+            directories.append(above)
+            above = above.rpartition("/")[0]
         pages, inodes = self._pages - -(-size // _PAGE), self._inodes - 1 - len(directories)
         if pages < 0 or inodes < 0:
             return False
         self._pages, self._inodes = pages, inodes
-        self._directories |= directories
+        self._directories.update(directories)
         return True
 
 

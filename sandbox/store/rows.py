@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar, get_args
 
 from sqlalchemy import RowMapping
 
@@ -203,11 +203,15 @@ _DEFAULTS = {field.name: field.default for field in OUTCOME}
 
 
 Row = SessionRow | ExecutionRow | FileRow | KeptFileRow | ObjectRow | KeyRow | TraceRow | PauseRow | Claim
+_COLUMNS = {
+    kind: tuple(field.name for field in dataclasses.fields(kind) if field.name != "execution") for kind in get_args(Row)
+}
+"""To ask for the fields of each of thousands of rows takes longer than to read them."""
 
 
 def values(row: Row) -> dict[str, Any]:
     """A row's fields by name. Unlike `asdict` it copies nothing."""
-    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "execution"}
+    return {name: getattr(row, name) for name in _COLUMNS[type(row)]}
 
 
 def outcome(execution: Execution) -> dict[str, Any]:
