@@ -7,6 +7,8 @@ from typing import Any
 
 LEVELS = 128
 """How deep what comes in may be nested; what is made of it goes a little deeper, and must still be encodable."""
+_NESTED = (dict, list, tuple, Mapping)
+"""In this order, because it takes long to ask whether something is a mapping of another kind."""
 
 
 def encodable(value: Any, levels: int = LEVELS, *, finite: bool = False) -> Any:
@@ -19,18 +21,20 @@ def encodable(value: Any, levels: int = LEVELS, *, finite: bool = False) -> Any:
         return value if value.isascii() else _text(value)
     if finite and isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a number in it is infinite, or none")
-    if isinstance(value, Mapping | list | tuple) and not levels:
+    if value is None or isinstance(value, int | float):
+        return value  # the most there are, before what takes long to ask
+    if isinstance(value, _NESTED) and not levels:
         raise ValueError("it is nested too deeply")
-    if isinstance(value, Mapping):
-        made = {}
-        for name, each in value.items():
-            made[encodable(name)] = encodable(each, levels - 1, finite=finite)
-        return made
     if isinstance(value, list | tuple):
         found = []
         for each in value:  # without a comprehension, which would take a second frame of the stack for each level
             found.append(encodable(each, levels - 1, finite=finite))
         return found
+    if isinstance(value, dict | Mapping):
+        made = {}
+        for name, each in value.items():
+            made[encodable(name)] = encodable(each, levels - 1, finite=finite)
+        return made
     return value
 
 
