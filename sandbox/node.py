@@ -378,7 +378,13 @@ class Node:
         """End it as if it had been made for one run: its files stay for `file_retention_h`. Raises `SessionMissing`."""
         session = await self._held(owner, session_id)
         await session.workspace.files()  # stored, before the sandbox goes
-        await session.end("closed")
+        self._end_behind(session)
+
+    def _end_behind(self, session: DurableSession) -> None:
+        """End it behind the back of whoever used it, who has the answer sooner and may ask for the next."""
+        if held := self._slots.get(session.row.id):  # unless somebody has closed it meanwhile
+            held.release()
+        self._parts.spawn(session.end("closed"), f"end {session.row.id}")
 
     def background(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Run it to its end, also when whoever waits for it is cancelled; the node waits for it at its own."""
@@ -484,10 +490,7 @@ class Node:
             if execution is not None:
                 self.metrics.execution(execution.status, execution.duration_ms / 1000)
             if single:
-                # Who has the answer may ask for the next, although this sandbox is still being taken apart.
-                if held := self._slots.get(session.row.id):  # unless somebody has closed it meanwhile
-                    held.release()
-                self._parts.spawn(session.end("closed"), f"end {session.row.id}")
+                self._end_behind(session)
 
         claim = self._claimer(owner, once, session.row.id)
         try:
