@@ -24,7 +24,7 @@ def page(record: Record) -> str:
     for title, part, words in _DETAILS:
         if part in record:
             parts += [f"## {title}\n", f"{words}\n", _figures(record[part], shown)]
-    parts += [_losses(record, shown), _corpus(record, shown), _provenance(record)]
+    parts += [_churn(record, shown), _losses(record, shown), _corpus(record, shown), _provenance(record)]
     return "\n".join(part for part in parts if part)
 
 
@@ -105,7 +105,7 @@ def _leaks(leaks: Any) -> str:
 
 _PROMISES: Sequence[tuple[str, str, str, Callable[[Any], str]]] = (
     ("attacks that were held", "all but what a runtime lacks", "corpus", _corpus_cell),
-    ("processes, groups, directories, mounts left after churn", "0", "churn", _orphans),
+    ("processes, containers, groups, directories, mounts left after churn", "0", "churn", _orphans),
     ("answers during the churn that were not true", "0", "churn", _lies),
     ("bytes lost without a mark", "0", "losses", _lost),
     ("a victim's p99 beside an attacker, over its p99 alone", "≤ 2", "victim", _victim),
@@ -168,6 +168,28 @@ def _value(figure: Mapping[str, Any]) -> str:
         f"{figure['value']:.2f}{unit}" if figure["value"] < 10 else f"{figure['value']:.0f}{unit}",
         figure["value"] <= figure["must"],
     )
+
+
+def _churn(record: Record, shown: Sequence[str]) -> str:
+    entries = record.get("churn", {})
+    if not entries:
+        return ""
+    words = (
+        "As `scripts/chaos`: sessions come and go while somebody kills what serves them. What a client is told may be "
+        "an error that says so; a success with anything else in it than the program said is a lie. Who was killed:"
+    )
+    lines = ["## Churn", "", words, ""]
+    for runtime in shown:
+        if runtime in entries:
+            churn = entries[runtime].result
+            lines.append(f"- {runtime}: {_counted(churn['kills'])}. Told: {_counted(churn['told'])}.")
+            lines += [f"  Never the {who}: {why}." for who, why in churn.get("spared", {}).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    most = sorted(counts.items(), key=lambda each: -each[1])
+    return ", ".join(f"{count:,} × {name}" for name, count in most) or "nobody"
 
 
 def _losses(record: Record, shown: Sequence[str]) -> str:
