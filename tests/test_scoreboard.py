@@ -64,6 +64,7 @@ def test_a_row_is_as_bad_as_its_worst_test_on_each_runtime(tmp_path: Path) -> No
     assert score["docker/runc"]["rows"]["X03"]["reasons"] == ["no such wall"]
     [(runtime, entry)] = scores(written, ["docker/runc"]).items()
     assert (runtime, entry.result["failures"], entry.machine) == ("docker/runc", ["X01", "X02"], machine())
+    assert "- docker/runc: 4 tests (1 skipped) of 3 rows, 0 passed." in page({"corpus": {runtime: entry}})
 
 
 def test_what_a_runtime_cannot_hold_is_documented_as_it_is_tested() -> None:

@@ -217,12 +217,18 @@ def _corpus(record: Record, shown: Sequence[str]) -> str:
     entries = record.get("corpus", {})
     if not entries:
         return ""
-    lines = ["## Attacks", "", "`pytest -m attack --scoreboard FILE`; a row is as bad as the worst of its tests.", ""]
+    words = (
+        "`pytest -m attack --scoreboard FILE`; a row is as bad as the worst of its tests, and skipped when all of them "
+        "were. What walls a runtime lacks, so that tests are skipped, is in "
+        "[runtimes.md](runtimes.md#what-a-runtime-cannot-hold)."
+    )
+    lines = ["## Attacks", "", words, ""]
     for runtime in shown:
         if runtime not in entries:
             continue
         score = entries[runtime].result
-        lines.append(f"- {runtime}: {score['tests']} tests of {score['total']} rows, {score['passed']} passed.")
+        tests = f"{score['tests']} tests" + (f" ({score['left_out']} skipped)" if score.get("left_out") else "")
+        lines.append(f"- {runtime}: {tests} of {score['total']} rows, {score['passed']} passed.")
         if score["failures"]:
             lines.append(f"  **Failed: {', '.join(score['failures'])}.**")
         for reason in sorted({reason for reasons in score["skips"].values() for reason in reasons}):

@@ -125,6 +125,7 @@ def _shortened(score: Mapping[str, Any]) -> Any:
     rows = score["rows"].items()
     return {key: score[key] for key in ("total", "passed", "failed", "skipped")} | {
         "tests": sum(sum(row["tests"].values()) for _, row in rows),
+        "left_out": sum(row["tests"]["skipped"] for _, row in rows),
         "failures": [id for id, row in rows if row["outcome"] == "failed"],
         "skips": {id: row["reasons"] for id, row in rows if row["outcome"] == "skipped"},
     }
