@@ -52,10 +52,17 @@ class Containers:
 
     def kernels(self) -> list[int]:
         """See `host.House`. A kernel's parent is the zygote, whose parent is init."""
-        inside = {pid: status(pid) for pid in self.contained()}
-        parents = {pid: int(fields["PPid"][0]) for pid, fields in inside.items() if fields}
+        parents, zygotes = self._parents(), self.zygotes()
+        return [pid for pid, parent in parents.items() if parent in zygotes]
+
+    def zygotes(self) -> list[int]:
+        """One for each container: init's only child."""
         inits = self.inits()
-        return [pid for pid, parent in parents.items() if parents.get(parent) in inits]
+        return [pid for pid, parent in self._parents().items() if parent in inits]
+
+    def _parents(self) -> dict[int, int]:
+        inside = {pid: status(pid) for pid in self.contained()}
+        return {pid: int(fields["PPid"][0]) for pid, fields in inside.items() if fields}
 
     def left(self) -> list[str]:
         """See `host.House`."""

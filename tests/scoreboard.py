@@ -5,6 +5,7 @@ A row is `failed` if any of its tests failed, else `passed` if any passed, else 
 tests were all left out is not in it.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.score.record import Run
 
 EMBEDDED = "embedded"
 RUNTIMES = (EMBEDDED, "docker/runc", "docker/runsc")
@@ -54,6 +57,7 @@ class Scoreboard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.run = Run()
         self.rows: dict[str, dict[str, Row]] = {}
 
     @pytest.hookimpl(wrapper=True)
@@ -70,8 +74,9 @@ class Scoreboard:
         return self.rows.setdefault(runtime, {}).setdefault(row, Row())
 
     def pytest_sessionfinish(self) -> None:
-        """Write the file."""
-        self.path.write_text(json.dumps({"runtimes": self.told()}, indent=1) + "\n")
+        """Write the file: with when and where it was, as `tests/score/record.py` has it."""
+        run = dataclasses.asdict(self.run.entry(None, 1.0))
+        self.path.write_text(json.dumps({"run": run, "runtimes": self.told()}, indent=1) + "\n")
 
     def told(self) -> dict[str, Any]:
         """By runtime: how many rows, how they came out, and each of them."""

@@ -14,7 +14,8 @@ from tests.runtime.escape.lacks import LACKS
 from tests.score.leaks import leaks
 from tests.score.losses import WRITERS, Writer, difference, losses
 from tests.score.page import page
-from tests.score.record import Entry, load, save
+from tests.score.parts import scores
+from tests.score.record import Entry, load, machine, save
 from tests.scoreboard import RUNTIMES, SINGLE
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -61,6 +62,9 @@ def test_a_row_is_as_bad_as_its_worst_test_on_each_runtime(tmp_path: Path) -> No
     counts = ("total", "passed", "failed", "skipped")
     assert [score["docker/runc"][count] for count in counts] == [3, 0, 2, 1]
     assert score["docker/runc"]["rows"]["X03"]["reasons"] == ["no such wall"]
+    [(runtime, entry)] = scores(written, ["docker/runc"]).items()
+    assert (runtime, entry.result["failures"], entry.machine) == ("docker/runc", ["X01", "X02"], machine())
+    assert "- docker/runc: 4 tests (1 skipped) of 3 rows, 0 passed." in page({"corpus": {runtime: entry}})
 
 
 def test_what_a_runtime_cannot_hold_is_documented_as_it_is_tested() -> None:
@@ -94,10 +98,17 @@ RATIOS = [
 def test_what_does_not_keep_its_promise_stands_out() -> None:
     told = page({"churn": {"embedded": _entry(CHURN)}, "losses": {"embedded": _entry(KEPT)}})
     assert "| bytes lost without a mark | 0 | 0 of 3 MB |" in told
-    assert "| processes, groups, directories, mounts left after churn | 0 | **1 after 10 sessions, 2 kills** |" in told
+    left = "processes, containers, groups, directories, mounts left after churn"
+    assert f"| {left} | 0 | **1 after 10 sessions, 2 kills** |" in told
+    assert "- embedded: 2 × init. Told: 30 × ok." in told
     told = page({"victim": {"embedded": _entry(RATIOS), "docker/runc": _entry([RATIOS[0], RATIOS[1] | {"value": 1}])}})
     assert "| ≤ 2 | **2.5 at worst, 1 of 1 above** | 1.0 at worst |" in told
     assert "| beside who takes memory, p50 / p99 | 1.10 / **2.50** | 1.10 / 1.00 |" in told
+
+
+def test_who_is_killed_on_one_runtime_and_cannot_be_on_another_is_said_with_the_reason() -> None:
+    told = page({"churn": {"docker/runsc": _entry(CHURN | {"spared": {"zygote": "nobody sees it"}})}})
+    assert "- docker/runsc: 2 × init. Told: 30 × ok.\n  Never the zygote: nobody sees it.\n" in told
 
 
 def test_what_was_measured_on_a_busy_machine_or_with_few_runs_is_named() -> None:
@@ -152,4 +163,4 @@ async def test_what_programs_write_is_compared_with_what_is_told_and_kept(settin
 async def test_sessions_look_for_what_others_have_left(settings: Settings) -> None:
     tally = await leaks(settings, 3)
     assert (tally.sessions, tally.leaks) == (3, [])
-    assert {"environment", "module", "abstract socket", "port", "file in"} <= tally.places.keys()
+    assert {"environment", "module", "abstract socket", "port", "file name", "file in"} <= tally.places.keys()

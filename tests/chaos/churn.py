@@ -12,18 +12,20 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from sandbox.client import AsyncClient, AsyncSession
+from sandbox.config import PREFIX, Settings
 from sandbox.errors import SandboxError, Unreachable
 from sandbox.execution import Execution, Status
-from tests.host import WAIT_SECONDS, Embedded, alive, groups
+from sandbox.runtime.docker.daemon import client_for
+from tests.chaos.traces import ContainerTraces, EmbeddedTraces, Found, Traces
+from tests.host import WAIT_SECONDS
 from tests.server import Server, start
 
-VICTIMS = ("kernel", "init", "zygote", "launcher", "server")
-_WEIGHTS = (40, 25, 10, 10, 15)
 _END_SECONDS = 120.0
 """Ends a wait for a server that was asked to end; it drains for 30 seconds at most."""
 MEMORY_MB = 256
@@ -49,15 +51,32 @@ class Tally:
 class Household:
     """A server that is started again when it is killed, and whatever belonged to one of its lives."""
 
-    def __init__(self, data_dir: Path, pool: int) -> None:
+    def __init__(
+        self, data_dir: Path, pool: int, traces: Traces | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """traces: of the runtime that it has by `env`; default is the embedded one's."""
         self._data_dir = data_dir
         self._pool = pool
+        self._traces = traces or EmbeddedTraces()
+        self._env = env
         self._server: Server | None = None
         """The one that lives, so that nobody is sent to a dead one. It changes under the lock only."""
         self._changing = asyncio.Lock()
-        self.processes: set[tuple[int, int]] = set()
-        """By number and time of birth: on a busy machine the number alone is soon somebody else's."""
-        self.instances: set[str] = set()
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, data_dir: Path, settings: Settings, pool: int = 4) -> Iterator[Self]:
+        """On the runtime of these settings; where sandboxes are containers, they are as large as what is asked for,
+        because one that is not warm takes its client's patience."""
+        if settings.runtime != "docker":
+            yield cls(data_dir, pool, env={f"{PREFIX}RUNTIME": settings.runtime})
+            return
+        told = {"runtime": "docker", "oci_runtime": settings.oci_runtime, "memory_mb": MEMORY_MB}
+        told |= {} if settings.docker_host is None else {"docker_host": settings.docker_host}
+        env = {PREFIX + name.upper(): str(value) for name, value in told.items()}
+        with contextlib.closing(client_for(settings.docker_host)) as client:
+            traces = ContainerTraces(client, data_dir, hidden=settings.oci_runtime == "runsc")
+            yield cls(data_dir, pool, traces, env)
 
     async def url(self) -> str:
         """Of the server that lives."""
@@ -69,7 +88,7 @@ class Household:
             return self._server.url
 
     def _start(self) -> Server:
-        process = start(self._data_dir, "--pool", str(self._pool))
+        process = start(self._data_dir, "--pool", str(self._pool), env=self._env)
         assert process.stdout is not None
         url = process.stdout.readline().decode().strip()
         if not url:
@@ -89,30 +108,28 @@ class Household:
         """The pid of the one that lives."""
         return None if self._server is None else self._server.process.pid
 
-    def look(self) -> Embedded | None:
-        """The runtime, remembered for the search for orphans; None while it is on its way."""
-        if (server := self.server) is None:
-            return None
-        with contextlib.suppress(ValueError, StopIteration, OSError, KeyError, IndexError):
-            host = Embedded.below(server)
-            self.instances.add(host.instance)
-            for pid in (server, host.launcher, *host.zygotes(), *host.contained()):
-                if (birth := _birth(pid)) is not None:
-                    self.processes.add((pid, birth))
-            return host
-        return None
+    @property
+    def victims(self) -> Mapping[str, int]:
+        """Who can be killed, and how often of a hundred deaths."""
+        return {**self._traces.parts, "server": 15}
+
+    @property
+    def spared(self) -> Mapping[str, str]:
+        """Who cannot be, and why."""
+        return self._traces.spared
+
+    def look(self) -> Found:
+        """Who is there, remembered for the search for orphans."""
+        return {} if (server := self.server) is None else self._traces.look(server)
 
     async def kill(self, victim: str, chance: random.Random) -> bool:
         """`kill -9` one of these. Whether there was one."""
-        host = self.look()
+        who = self.look().get(victim)
         if victim == "server":
             return await self._kill_server()
-        if host is None:
-            return False
         found: list[int] = []
         with contextlib.suppress(OSError, KeyError, IndexError):
-            every = {"kernel": host.kernels, "init": host.inits, "zygote": host.zygotes}
-            found = every.get(victim, lambda: [host.launcher])()
+            found = [] if who is None else who()
         if not found:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -132,6 +149,8 @@ class Household:
 
     async def stop(self) -> None:
         """Let the last server end by itself."""
+        if self._traces.inherited:
+            await self.url()
         async with self._changing:
             server = self._server
             if server is None:
@@ -146,31 +165,11 @@ class Household:
                 self._bury(server)
 
     async def orphans(self) -> list[str]:
-        """What is left of any life when all have ended: processes, control groups, directories, mounts."""
+        """What is left of any life when all have ended: processes, containers, control groups, directories, mounts."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while (left := self._left()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        while (left := self._traces.left()) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         return left
-
-    def _left(self) -> list[str]:
-        # Who loses its parent becomes ours; and the PID 1 of a sandbox cannot end before its kernel has been reaped.
-        for pid, _ in self.processes:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-        processes = [f"process {pid}" for pid, birth in self.processes if alive(pid) and _birth(pid) == birth]
-        cgroups = [str(group) for instance in self.instances for group in groups(instance)]
-        stages = [path for instance in self.instances if os.path.exists(path := f"/run/sandbox/{instance}")]
-        table = Path("/proc/self/mounts").read_text().splitlines()
-        mounts = [line for line in table if any(f"/run/sandbox/{each}/" in line for each in self.instances)]
-        return [*processes, *cgroups, *stages, *mounts]
-
-
-def _birth(pid: int) -> int | None:
-    """When it was started, in ticks of the machine's life; None for a process that is gone."""
-    with contextlib.suppress(OSError, IndexError):
-        # After the name, which may hold anything.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return None
 
 
 async def churn(
@@ -185,14 +184,14 @@ async def churn(
     choice."""
     tally = Tally()
     left = iter(range(sessions))
-    deaths = iter(victims) if victims is not None else _chosen(chance)
+    deaths = iter(victims) if victims is not None else _chosen(household.victims, chance)
     await asyncio.gather(*(_client(household, tally, left, share, deaths, chance) for _ in range(clients)))
     return tally
 
 
-def _chosen(chance: random.Random) -> Iterator[str]:
+def _chosen(victims: Mapping[str, int], chance: random.Random) -> Iterator[str]:
     while True:
-        yield chance.choices(VICTIMS, _WEIGHTS)[0]
+        yield chance.choices([*victims], [*victims.values()])[0]
 
 
 async def _client(

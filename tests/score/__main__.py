@@ -21,7 +21,7 @@ from tests import docker as daemons
 from tests.docker import ROOT, Docker
 from tests.score import record
 from tests.score.page import page
-from tests.score.parts import PARTS, Part, corpus
+from tests.score.parts import PARTS, Part, corpus, scores
 from tests.score.record import Entry, Run
 from tests.scoreboard import EMBEDDED, RUNTIMES
 
@@ -37,14 +37,11 @@ def main() -> int:
         image.build("python", Settings.load().images_dir, _say)
         docker = _docker(stack, directory / "docker") if _needs_docker(options, wanted, runtimes) else None
         if _CORPUS in wanted:
-            run = Run()
-            scores = corpus(options.corpus, docker, nightly=options.nightly)
-            _add(options, _CORPUS, {runtime: run.entry(score, 1.0) for runtime, score in scores.items()})
+            _add(options, _CORPUS, _corpus(options, runtimes, docker))
         whole = True
         for part in (PARTS[name] for name in wanted if name in PARTS):
-            for runtime in part.runtimes:
-                if runtime == EMBEDDED or docker is not None:
-                    whole &= runtime not in runtimes or _measured(options, part, runtime, directory, docker)
+            for runtime in _within_reach(runtimes, docker):
+                whole &= _measured(options, part, runtime, directory, docker)
     return 0 if whole else 1
 
 
@@ -65,9 +62,7 @@ def _options() -> argparse.Namespace:
 
 
 def _needs_docker(options: argparse.Namespace, wanted: Sequence[str], runtimes: Sequence[str]) -> bool:
-    if _CORPUS in wanted and options.corpus is None:
-        return True
-    return any(set(runtimes) & set(PARTS[name].runtimes) - {EMBEDDED} for name in wanted if name in PARTS)
+    return {*runtimes} != {EMBEDDED} and (options.corpus is None or {*wanted} != {_CORPUS})
 
 
 def _docker(stack: contextlib.ExitStack, directory: Path) -> Docker | None:
@@ -86,6 +81,16 @@ def _docker(stack: contextlib.ExitStack, directory: Path) -> Docker | None:
         _say(f"there will be no containers: {reason}")
         return None
     return docker
+
+
+def _within_reach(runtimes: Sequence[str], docker: Docker | None) -> list[str]:
+    return [runtime for runtime in runtimes if runtime == EMBEDDED or docker is not None]
+
+
+def _corpus(options: argparse.Namespace, runtimes: Sequence[str], docker: Docker | None) -> Mapping[str, Entry]:
+    if options.corpus is not None:
+        return scores(options.corpus, runtimes)
+    return corpus(_within_reach(runtimes, docker), docker, nightly=options.nightly)
 
 
 def _measured(options: argparse.Namespace, part: Part, runtime: str, directory: Path, docker: Docker | None) -> bool:

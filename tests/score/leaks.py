@@ -61,18 +61,20 @@ _LOOK = """
 found = []
 def look(place, text):
     for piece in text.split(mark)[1:]:
-        found.append([place, piece[:5]])
+        found.append([place, piece[:5].partition("\\n")[0]])  # a socket's name is the mark alone
 def read(path):
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return file.read(1 << 20).decode(errors="replace")
     return ""
-for top in ("/mnt", "/tmp", "/dev/shm", "/home", "/root", "/var", "/run", home):
+walked = set()
+for top in ("/mnt", "/mnt/data", "/tmp", "/dev/shm", "/home", "/root", "/var", "/run", home):
     for directory, _, names in os.walk(top):
-        for name in names:
+        for name in [] if directory in walked else names:
             path = os.path.join(directory, name)
             look("file name " + directory, name)
             if os.path.isfile(path):
                 look("file in " + directory, read(path))
+        walked.add(directory)
 look("environment", json.dumps(dict(os.environ)))
 for kind in ("environ", "cmdline", "comm"):
     for path in glob.glob(f"/proc/[0-9]*/{{kind}}"):

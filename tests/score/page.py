@@ -24,7 +24,7 @@ def page(record: Record) -> str:
     for title, part, words in _DETAILS:
         if part in record:
             parts += [f"## {title}\n", f"{words}\n", _figures(record[part], shown)]
-    parts += [_losses(record, shown), _corpus(record, shown), _provenance(record)]
+    parts += [_churn(record, shown), _losses(record, shown), _corpus(record, shown), _provenance(record)]
     return "\n".join(part for part in parts if part)
 
 
@@ -105,7 +105,7 @@ def _leaks(leaks: Any) -> str:
 
 _PROMISES: Sequence[tuple[str, str, str, Callable[[Any], str]]] = (
     ("attacks that were held", "all but what a runtime lacks", "corpus", _corpus_cell),
-    ("processes, groups, directories, mounts left after churn", "0", "churn", _orphans),
+    ("processes, containers, groups, directories, mounts left after churn", "0", "churn", _orphans),
     ("answers during the churn that were not true", "0", "churn", _lies),
     ("bytes lost without a mark", "0", "losses", _lost),
     ("a victim's p99 beside an attacker, over its p99 alone", "≤ 2", "victim", _victim),
@@ -170,6 +170,28 @@ def _value(figure: Mapping[str, Any]) -> str:
     )
 
 
+def _churn(record: Record, shown: Sequence[str]) -> str:
+    entries = record.get("churn", {})
+    if not entries:
+        return ""
+    words = (
+        "As `scripts/chaos`: sessions come and go while somebody kills what serves them. What a client is told may be "
+        "an error that says so; a success with anything else in it than the program said is a lie. Who was killed:"
+    )
+    lines = ["## Churn", "", words, ""]
+    for runtime in shown:
+        if runtime in entries:
+            churn = entries[runtime].result
+            lines.append(f"- {runtime}: {_counted(churn['kills'])}. Told: {_counted(churn['told'])}.")
+            lines += [f"  Never the {who}: {why}." for who, why in churn.get("spared", {}).items()]
+    return "\n".join(lines) + "\n"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    most = sorted(counts.items(), key=lambda each: -each[1])
+    return ", ".join(f"{count:,} × {name}" for name, count in most) or "nobody"
+
+
 def _losses(record: Record, shown: Sequence[str]) -> str:
     entries = record.get("losses", {})
     if not entries:
@@ -195,12 +217,18 @@ def _corpus(record: Record, shown: Sequence[str]) -> str:
     entries = record.get("corpus", {})
     if not entries:
         return ""
-    lines = ["## Attacks", "", "`pytest -m attack --scoreboard FILE`; a row is as bad as the worst of its tests.", ""]
+    words = (
+        "`pytest -m attack --scoreboard FILE`; a row is as bad as the worst of its tests, and skipped when all of them "
+        "were. What walls a runtime lacks, so that tests are skipped, is in "
+        "[runtimes.md](runtimes.md#what-a-runtime-cannot-hold)."
+    )
+    lines = ["## Attacks", "", words, ""]
     for runtime in shown:
         if runtime not in entries:
             continue
         score = entries[runtime].result
-        lines.append(f"- {runtime}: {score['tests']} tests of {score['total']} rows, {score['passed']} passed.")
+        tests = f"{score['tests']} tests" + (f" ({score['left_out']} skipped)" if score.get("left_out") else "")
+        lines.append(f"- {runtime}: {tests} of {score['total']} rows, {score['passed']} passed.")
         if score["failures"]:
             lines.append(f"  **Failed: {', '.join(score['failures'])}.**")
         for reason in sorted({reason for reasons in score["skips"].values() for reason in reasons}):

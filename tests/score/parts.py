@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from tests.chaos.churn import Household, churn
 from tests.docker import ROOT, Docker
 from tests.score.leaks import leaks
 from tests.score.losses import losses
-from tests.scoreboard import EMBEDDED, RUNTIMES
+from tests.score.record import Entry, entry_of
+from tests.scoreboard import EMBEDDED
 
 _LEAKS = {EMBEDDED: 200, "docker/runc": 40, "docker/runsc": 12}
 """Sessions: how many can be had in a few minutes."""
-_CHURN = 10_000
 _LOSSES = 3
 
 
@@ -32,21 +32,35 @@ class Part:
     name: str
     measure: Callable[[Settings, str, float], Coroutine[Any, Any, Any]]
     """From the settings of a runtime, its name and the scale."""
-    runtimes: tuple[str, ...] = RUNTIMES
+
+
+@dataclass(frozen=True, slots=True)
+class _Churn:
+    """As `scripts/chaos` has it."""
+
+    sessions: int
+    clients: int
+    share: float
+    """Of the sessions, those that meet a death."""
+
+
+_CHURNS = {EMBEDDED: _Churn(10_000, 8, 0.05), "docker/runc": _Churn(2000, 4, 0.1), "docker/runsc": _Churn(400, 2, 0.2)}
+"""As many as can be had in half an hour, more of whom meet a death where they are few."""
 
 
 async def _churned(settings: Settings, runtime: str, scale: float) -> Any:
-    """As `scripts/chaos`."""
-    with tempfile.TemporaryDirectory(prefix="churn-") as directory:
-        household = Household(Path(directory), pool=4)
+    usual = _CHURNS[runtime]
+    with tempfile.TemporaryDirectory(prefix="churn-") as name, Household.of(Path(name), settings) as household:
         try:
-            tally = await churn(household, max(20, round(_CHURN * scale)), 8, 0.05, random.Random(7))
+            sessions = max(20, round(usual.sessions * scale))
+            tally = await churn(household, sessions, usual.clients, usual.share, random.Random(7))
         finally:
             await household.stop()
         orphans = await household.orphans()
     return {
         "sessions": tally.sessions,
         "kills": dict(tally.kills),
+        "spared": dict(household.spared),
         "told": dict(tally.told),
         "lies": tally.lies,
         "orphans": orphans,
@@ -74,7 +88,7 @@ def _benched(measure: str) -> Callable[[Settings, str, float], Coroutine[Any, An
 PARTS: Mapping[str, Part] = {
     part.name: part
     for part in (
-        Part("churn", _churned, (EMBEDDED,)),
+        Part("churn", _churned),
         Part("losses", _lost),
         Part("leaks", _leaked),
         Part("victim", _benched("victim")),
@@ -85,16 +99,25 @@ PARTS: Mapping[str, Part] = {
 """Besides the corpus, which is one run of the tests for all runtimes."""
 
 
-def corpus(path: Path | None, docker: Docker | None, *, nightly: bool) -> Mapping[str, Any]:
-    """The score of each runtime: from a run of the tests, or from a file that one has written by `--scoreboard`."""
+def corpus(runtimes: Sequence[str], docker: Docker | None, *, nightly: bool) -> Mapping[str, Entry]:
+    """The score of each of these, from runs of the tests."""
+    arguments = ["-q", "-m", "attack", *(["--nightly"] if nightly else [])]
+    env, entries = None if docker is None else docker.env, dict[str, Entry]()
     with tempfile.TemporaryDirectory(prefix="corpus-") as directory:
-        if path is None:
-            path = Path(directory) / "corpus.json"
-            arguments = ["-q", "-m", "attack", "--scoreboard", str(path), *(["--nightly"] if nightly else [])]
-            env = None if docker is None else docker.env
-            subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=env)
-        told = json.loads(path.read_text())["runtimes"]
-    return {runtime: _shortened(score) for runtime, score in told.items()}
+        written = Path(directory) / "corpus.json"
+        # What has no runtime of its own is run on the embedded one, with which one run has all.
+        for ground in [[]] if EMBEDDED in runtimes else [["--ground", runtime] for runtime in runtimes]:
+            command = [sys.executable, "-m", "pytest", *arguments, *ground, "--scoreboard", str(written)]
+            subprocess.run(command, cwd=ROOT, env=env)
+            entries |= scores(written, runtimes)
+    return entries
+
+
+def scores(path: Path, runtimes: Sequence[str]) -> dict[str, Entry]:
+    """The same, from a file that one has written by `--scoreboard`."""
+    told = json.loads(path.read_text())
+    found = {runtime: score for runtime, score in told["runtimes"].items() if runtime in runtimes}
+    return {runtime: entry_of({**told["run"], "result": _shortened(score)}) for runtime, score in found.items()}
 
 
 def _shortened(score: Mapping[str, Any]) -> Any:
@@ -102,6 +125,7 @@ def _shortened(score: Mapping[str, Any]) -> Any:
     rows = score["rows"].items()
     return {key: score[key] for key in ("total", "passed", "failed", "skipped")} | {
         "tests": sum(sum(row["tests"].values()) for _, row in rows),
+        "left_out": sum(row["tests"]["skipped"] for _, row in rows),
         "failures": [id for id, row in rows if row["outcome"] == "failed"],
         "skips": {id: row["reasons"] for id, row in rows if row["outcome"] == "skipped"},
     }

@@ -55,10 +55,13 @@ def machine() -> str:
 def load(path: Path) -> dict[str, dict[str, Entry]]:
     """What has been measured so far; nothing where there is no file."""
     told = json.loads(path.read_text()) if path.exists() else {}
-    return {
-        part: {runtime: Entry(**entry | {"load": tuple(entry["load"])}) for runtime, entry in entries.items()}
-        for part, entries in told.items()
-    }
+    return {part: {runtime: entry_of(entry) for runtime, entry in entries.items()} for part, entries in told.items()}
+
+
+def entry_of(told: Mapping[str, Any]) -> Entry:
+    """One entry, from JSON."""
+    before, after = told["load"]
+    return Entry(**{**told, "load": (before, after)})
 
 
 def save(path: Path, record: Record) -> None:
