@@ -7,7 +7,9 @@ import httpx
 import pytest
 from docker import APIClient
 
+from sandbox.bench.recovery import recovery
 from sandbox.client import Client
+from sandbox.config import Settings
 from sandbox.execution import Status
 from sandbox.runtime.docker.image import Built
 from sandbox.runtime.docker.instance import LABEL
@@ -67,6 +69,14 @@ def test_killed_it_has_the_files_and_no_container_of_its_last_life(
         assert (again.stdout, again.state_lost) == ("x", True)
         assert not before & _containers(docker_client)
     assert _containers(docker_client) & before == set()
+
+
+async def test_a_bench_that_kills_servers_leaves_no_container_of_the_last(
+    docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
+) -> None:
+    before = _containers(docker_client)
+    await recovery(Settings(runtime="docker", docker_host=docker.address, data_dir=tmp_path), 0.1, pool=1)
+    assert _containers(docker_client) <= before
 
 
 def _containers(client: APIClient) -> set[str]:
