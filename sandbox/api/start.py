@@ -28,8 +28,10 @@ from sandbox.errors import HostUnfit
 _NICENESS = -5
 _TURN_S = 0.0005
 """How long our imports may keep the loop waiting, which starts sandboxes meanwhile, instead of Python's 5 ms."""
-_GC_THRESHOLD = 10_000
-"""Objects made until the youngest are looked through; at Python's 700 a burst of requests does it all the time."""
+_GC_THRESHOLDS = 10_000, 3, 30
+"""Objects made until the youngest are looked through; at Python's 700 a burst of requests does it all the time. Those
+that outlive it are looked through three such times later instead of ten, because everybody waits for it.
+"""
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -37,7 +39,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     with contextlib.suppress(PermissionError):
         # Before all sandboxes: whoever asks is answered, if only that it is busy, while everybody computes.
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-    gc.set_threshold(_GC_THRESHOLD)
+    gc.set_threshold(*_GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, announce))
 
