@@ -192,6 +192,14 @@ def test_of_many_rows_few_have_to_be_read_at_a_time() -> None:
 
 
 @pytest.mark.attack("E05")
+def test_a_line_that_would_take_long_to_read_is_not_read() -> None:
+    longest = ["\x01" * 4096, 1, 2, "3"]
+    [(_, body)] = Decoder().feed(encode_rows(Frame.LISTING, {}, [["a" * 8000], longest]))
+    assert [len(part) for part in rows_of(decode_json(body, MAX_BODY)[1])] == [2]
+    with pytest.raises(BadFrame, match="more than 65536 bytes"):
+        next(rows_of(b'[["' + b"a" * 65536 + b'"]]'))
+
+
 def test_rows_are_refused_when_it_is_their_turn_and_not_before() -> None:
     rows = rows_of(b'[["a"]]\n{}')
     assert next(rows) == [["a"]]

@@ -26,6 +26,8 @@ MAX_ROWS = 2 * MAX_ENTRIES
 """Of one list: an execution may have removed as many files as it has made."""
 _LINE = 8 << 10
 """Bytes of a list's JSON in one line, and a row more: to read a line takes well under a millisecond."""
+_LONGEST_LINE = 64 << 10
+"""No honest line is longer: a row's path has 4 KiB at most, and six bytes of JSON for each."""
 SOCKET = "/run/sandbox/channel"
 """Where the init of a container dials, if the host can be reached by a socket."""
 MAX_HANDLES = 32
@@ -143,6 +145,8 @@ def rows_of(payload: bytes) -> Iterator[list[list[Any]]]:
     """
     left = MAX_ROWS
     for line in io.BytesIO(payload):
+        if len(line) > _LONGEST_LINE:
+            raise BadFrame(f"a line has more than {_LONGEST_LINE} bytes")
         try:
             rows = json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:

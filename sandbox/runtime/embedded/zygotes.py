@@ -77,6 +77,7 @@ class Zygote:
         """Its memory in huge pages: a child of ours sees to it, because that takes longer than others may wait."""
         if os.fork() == 0:
             try:
+                process.die_with_parent(signal.SIGKILL)
                 process.close_all_but(set())
                 linux.collapse_memory(self.pid)
             finally:
