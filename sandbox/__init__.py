@@ -85,8 +85,12 @@ else:
         if name in __all__:
             for module in ("errors", "execution", "remote", "session", "engine"):
                 if (value := getattr(import_module(f"sandbox.{module}"), name, None)) is not None:
+                    globals()[name] = value
                     return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 __version__ = "0.1.0"

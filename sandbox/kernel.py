@@ -351,7 +351,7 @@ class Kernel:
         elif kind is Frame.REPLY:
             self.files.on_reply(*decode_json(body))
         elif kind is Frame.LISTING:
-            self.files.on_reply(*decode_json(body, MAX_BODY))
+            self.files.on_reply(*decode_json(body, MAX_BODY), is_listing=True)
         elif self._running is not None and kind is Frame.DONE:
             await self._on_done(self._running, body)
         elif self._running is not None:
@@ -442,7 +442,6 @@ def _exit_words(status: int) -> str:
 
 
 def _error(value: dict[str, Any]) -> Error:
-    # A container's image may be older than the last two.
     names = tuple(str(name) for name in value.get("available") or ())
     where = str(value.get("looked_in") or "")
     return Error(str(value["name"]), str(value["value"]), str(value["traceback"]), where, names)

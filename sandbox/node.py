@@ -377,7 +377,8 @@ class Node:
     async def retire_session(self, owner: Owner, session_id: str) -> None:
         """End it as if it had been made for one run: its files stay for `file_retention_h`. Raises `SessionMissing`."""
         session = await self._held(owner, session_id)
-        await session.workspace.files()  # stored, before the sandbox goes
+        # Before its sandbox is gone: who is told the answer now is not to find it open in the server's next life.
+        await self.store.update_session(session_id, status="closed", ended_at=time.time())
         self._end_behind(session)
 
     def _end_behind(self, session: DurableSession) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sandbox.batches import in_turns
 from sandbox.errors import FileMissing, InvalidPath, ProtocolError, SessionClosed, WorkspaceFull
-from sandbox.guest.frames import CHUNK, MAX_HANDLES, Frame, encode_json, rows_of
+from sandbox.guest.frames import CHUNK, MAX_DEPTH, MAX_HANDLES, BadFrame, Frame, encode_json, rows_of
 from sandbox.runtime import Channel
 
 _IN_FLIGHT = 4
@@ -63,7 +63,7 @@ def checked_path(path: str) -> str:
     """
     relative = path.removeprefix("/mnt/data/")
     parts = relative.split("/")
-    if not path or relative.startswith("/") or len(parts) > 16:
+    if not path or relative.startswith("/") or len(parts) > MAX_DEPTH:
         raise InvalidPath(f"{path!r} is not a path below /mnt/data")
     for part in parts:
         if part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255:
@@ -117,7 +117,8 @@ class RemoteFiles:
     def __init__(self, channel: Channel, alive: Callable[[], bool]) -> None:
         self._channel = channel
         self._alive = alive
-        self._calls: dict[int, _Answer] = {}
+        self._calls: dict[int, tuple[str, _Answer]] = {}
+        """What was asked, and who waits for the answer."""
         self._next_call = 0
         self._handles = asyncio.Semaphore(MAX_HANDLES)
         self._next_handle = 0
@@ -200,7 +201,8 @@ class RemoteFiles:
             raise SessionClosed("the sandbox is gone; open a new session")
         self._next_call += 1
         number = self._next_call
-        answer = self._calls[number] = asyncio.get_running_loop().create_future()
+        answer: _Answer = asyncio.get_running_loop().create_future()
+        self._calls[number] = op, answer
         answer.add_done_callback(functools.partial(self._forget, number))
         try:
             await self._channel.write(encode_json(Frame.CALL, {"call": number, "op": op, **arguments}, payload))
@@ -216,17 +218,23 @@ class RemoteFiles:
         if not answer.cancelled():
             answer.exception()  # marked as seen: after a failure nobody waits for the answers behind it
 
-    def on_reply(self, value: dict[str, Any], payload: bytes) -> None:
-        """Init has answered a call."""
-        future = self._calls.get(value["call"])
-        if future is not None and not future.done():
-            future.set_result((value, payload))
+    def on_reply(self, value: dict[str, Any], payload: bytes, *, is_listing: bool = False) -> None:
+        """Init has answered a call; is_listing: by a frame that only `list` is answered with, and may be longer than
+        others. Raises `BadFrame`.
+        """
+        if value["call"] not in self._calls:
+            return
+        op, answer = self._calls[value["call"]]
+        if is_listing != (op == "list") and "error" not in value:
+            raise BadFrame(f"{op} is not answered like this")
+        if not answer.done():
+            answer.set_result((value, payload))
 
     def fail(self, reason: str) -> None:
         """The sandbox is gone: whoever waits for an answer is told."""
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(SessionClosed(f"the sandbox is gone ({reason}); open a new session"))
+        for _, answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(SessionClosed(f"the sandbox is gone ({reason}); open a new session"))
 
 
 @contextlib.contextmanager
@@ -252,6 +260,8 @@ def _split(answer: dict[str, Any], data: bytes, count: int) -> Iterator[bytes | 
 
 
 def _file(path: str, size: int, modified_ns: int, version: str) -> File:
+    if path.count("/") >= MAX_DEPTH:  # whoever sorts files out looks at each directory above each
+        raise ValueError("a path is deeper than any that is listed")
     return File(str(path), int(size), int(modified_ns) / 1e9, str(version))
 
 

@@ -200,6 +200,28 @@ def test_whatever_init_says_of_files_is_an_answer_or_an_error_of_ours(frames: li
     asyncio.run(ask())
 
 
+async def test_a_path_that_is_nothing_but_directories_is_no_answer() -> None:
+    async with deceived() as (kernel, impostor):
+        listing = asyncio.create_task(kernel.files.list())
+        call = await impostor.hears(Frame.CALL)
+        row = ["a/" * 30_000 + "a", 1, 1, "1"]
+        await impostor.say_bytes(
+            encode_rows(Frame.LISTING, {"call": call["call"], "complete": True, "unnamed": 0}, [row])
+        )
+        with pytest.raises(ProtocolError, match="deeper than any that is listed"):
+            await listing
+
+
+@pytest.mark.parametrize(("asked", "frame"), [("read", Frame.LISTING), ("list", Frame.REPLY)])
+async def test_an_answer_of_another_kind_ends_the_sandbox(asked: str, frame: Frame) -> None:
+    async with deceived() as (kernel, impostor):
+        asking = asyncio.create_task(_read(kernel.files.read("a")) if asked == "read" else kernel.files.list())
+        call = await impostor.hears(Frame.CALL)
+        await impostor.say(frame, {"call": call["call"]})
+        with pytest.raises(SandboxError, match="is not answered like this"):
+            await asking
+
+
 async def test_a_file_is_never_longer_than_init_said_first() -> None:
     async with deceived() as (kernel, impostor):
         reading = asyncio.create_task(_read(kernel.files.read("a")))

@@ -78,6 +78,21 @@ async def execute(node: Node, session_id: str, code: str, owner: Owner = LOCAL, 
     return await (await node.execute(owner, session_id, code, **options)).result()
 
 
+async def test_who_retires_a_session_waits_until_it_is_written_down_and_not_for_its_sandbox(node: Node) -> None:
+    row = await node.open_session(LOCAL)
+    await execute(node, row.id, "1")
+    host = Embedded.below(os.getpid())
+    os.kill(host.launcher, signal.SIGSTOP)
+    try:
+        await node.retire_session(LOCAL, row.id)
+        written = await node.store.session(LOCAL.id, row.id)
+        assert written is not None
+        assert written.status == "closed"
+    finally:
+        os.kill(host.launcher, signal.SIGCONT)
+    assert (await node.close_session(LOCAL, row.id)).status == "closed"
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that happens behind an answer, where nobody outside is told."""
     async with asyncio.timeout(WAIT_SECONDS):

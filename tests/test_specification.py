@@ -12,7 +12,7 @@ from sandbox import calls, kernel, keyring, node, quota
 from sandbox.api import connection, download, guard, multipart, visit
 from sandbox.config import Settings
 from sandbox.execution import MIB, MIN_MEMORY_MB, Limits
-from sandbox.guest import frames, init, workspace
+from sandbox.guest import frames, init
 from sandbox.runtime import terms
 from sandbox.runtime.docker import options
 from sandbox.runtime.embedded import jail, mounts, seccomp
@@ -102,7 +102,7 @@ CODE: Mapping[str, str] = {
     "error name, value, traceback": f"{init._ERROR_TEXT:,} characters each",
     "MIME types passed on": str(len(init._MIME_TYPES)),
     "entries of a listing": f"{frames.MAX_ENTRIES:,}",
-    "directories in each other": str(workspace.MAX_DEPTH),
+    "directories in each other": str(frames.MAX_DEPTH),
     "code": size(kernel.MAX_CODE_BYTES),
     "body of a frame": size(frames.MAX_BODY),
     "raw bytes of a frame": size(frames.CHUNK),

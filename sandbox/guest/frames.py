@@ -22,6 +22,8 @@ CHUNK = 256 << 10
 """File contents travel in pieces of this many bytes."""
 MAX_ENTRIES = 10_000
 """Files and directories of a workspace that are looked at. By default `/mnt/data` holds fewer."""
+MAX_DEPTH = 16
+"""Directories in each other; files that lie deeper are not listed."""
 MAX_ROWS = 2 * MAX_ENTRIES
 """Of one list: an execution may have removed as many files as it has made."""
 _LINE = 8 << 10
@@ -144,7 +146,8 @@ def rows_of(payload: bytes) -> Iterator[list[list[Any]]]:
     between two. Raises `BadFrame`.
     """
     left = MAX_ROWS
-    for line in io.BytesIO(payload):
+    lines = io.BytesIO(payload)
+    while line := lines.readline(_LONGEST_LINE + 1):
         if len(line) > _LONGEST_LINE:
             raise BadFrame(f"a line has more than {_LONGEST_LINE} bytes")
         try:

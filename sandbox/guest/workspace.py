@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox.guest.frames import CHUNK, MAX_ENTRIES, MAX_HANDLES
+from sandbox.guest.frames import CHUNK, MAX_DEPTH, MAX_ENTRIES, MAX_HANDLES
 from sandbox.guest.output import OUTPUTS
 
 _NAME_BYTES = 3 << 19
 """A walk stops here and says so: at six bytes of JSON for one of a name, two lists of so many fit into a frame."""
-MAX_DEPTH = 16
 _WALK_SECONDS = 2.0
 _NR_OPENAT2 = 437
 _RESOLVE = 0x08 | 0x04 | 0x02 | 0x01  # BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV

@@ -309,10 +309,11 @@ class Launcher:
         image = self._images[name]
         if renewed := image.heir is zygote:
             image.inherit()
-            with contextlib.suppress(OSError):  # its forks take longer then
-                zygote.compact()
         elif not image.begins_small:
             image.settle()
+        if image.begins_small and image.is_settled:
+            with contextlib.suppress(OSError):  # its forks take longer then
+                zygote.compact()
         self._renew(image)
         self._tell_prepared(image, renewed=renewed)
         for sandbox_id in zygote.waiting:

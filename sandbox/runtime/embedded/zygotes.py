@@ -118,6 +118,11 @@ class Image:
             return False
         return time.monotonic() >= self.heir_at
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no other zygote is to follow the one that there is for a while."""
+        return time.monotonic() < self.heir_at
+
     def settle(self) -> None:
         """The zygote is one that will do for as long as it may."""
         longest: float = self.request["zygote_age_s"]
