@@ -15,9 +15,9 @@ def batches(items: Sequence[T], size: int = BATCH) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-async def in_turns(batches: Iterable[T]) -> AsyncIterator[T]:
+async def in_turns(parts: Iterable[T]) -> AsyncIterator[T]:
     """Each of them, and others' turn between two. What is short, a single one, waits for nobody."""
-    for number, batch in enumerate(batches):
+    for number, part in enumerate(parts):
         if number:
             await asyncio.sleep(0)
-        yield batch
+        yield part

@@ -378,8 +378,10 @@ class Node:
         """End it as if it had been made for one run: its files stay for `file_retention_h`. Raises `SessionMissing`."""
         session = await self._held(owner, session_id)
         # Before its sandbox is gone: who is told the answer now is not to find it open in the server's next life.
-        await self.store.update_session(session_id, status="closed", ended_at=time.time())
-        self._end_behind(session)
+        try:
+            await self.store.update_session(session_id, status="closed", ended_at=time.time())
+        finally:
+            self._end_behind(session)
 
     def _end_behind(self, session: DurableSession) -> None:
         """End it behind the back of whoever used it, who has the answer sooner and may ask for the next."""

@@ -259,10 +259,11 @@ def _split(answer: dict[str, Any], data: bytes, count: int) -> Iterator[bytes | 
         start += size or 0
 
 
-def _file(path: str, size: int, modified_ns: int, version: str) -> File:
-    if path.count("/") >= MAX_DEPTH:  # whoever sorts files out looks at each directory above each
+def _file(path: object, size: int, modified_ns: int, version: object) -> File:
+    named = str(path)
+    if named.count("/") >= MAX_DEPTH:  # whoever sorts files out looks at each directory above each
         raise ValueError("a path is deeper than any that is listed")
-    return File(str(path), int(size), int(modified_ns) / 1e9, str(version))
+    return File(named, int(size), int(modified_ns) / 1e9, str(version))
 
 
 @contextlib.asynccontextmanager

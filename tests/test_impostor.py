@@ -212,6 +212,20 @@ async def test_a_path_that_is_nothing_but_directories_is_no_answer() -> None:
             await listing
 
 
+@pytest.mark.parametrize("row", [[1, 1, 1, 1], [None, 1, 1, None], [{}, 1, 1, []], ["a", "b", 1, "1"], ["a"], []])
+async def test_a_row_of_other_things_than_a_file_s_is_read_as_one_or_refused(row: list[Any]) -> None:
+    async with deceived() as (kernel, impostor):
+        listing = asyncio.create_task(kernel.files.list())
+        call = await impostor.hears(Frame.CALL)
+        head = {"call": call["call"], "complete": True, "unnamed": 0}
+        await impostor.say_bytes(encode_rows(Frame.LISTING, head, [row]))
+        try:
+            [file] = (await listing).files
+            assert file.path == str(row[0])
+        except ProtocolError:
+            assert len(row) != 4 or row[1] == "b"
+
+
 @pytest.mark.parametrize(("asked", "frame"), [("read", Frame.LISTING), ("list", Frame.REPLY)])
 async def test_an_answer_of_another_kind_ends_the_sandbox(asked: str, frame: Frame) -> None:
     async with deceived() as (kernel, impostor):

@@ -115,10 +115,7 @@ def decode_json(body: bytes, most: int = CHUNK) -> tuple[dict[str, Any], bytes]:
     head, _, payload = body.partition(b"\n")
     if len(payload) > most:
         raise BadFrame(f"{len(payload)} raw bytes are over the cap of {most}")
-    try:
-        value = json.loads(head, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise BadFrame("a body is not JSON") from error
+    value = _read(head, "a body")
     if not isinstance(value, dict):
         raise BadFrame("a body is not a JSON object")
     return value, payload
@@ -150,10 +147,7 @@ def rows_of(payload: bytes) -> Iterator[list[list[Any]]]:
     while line := lines.readline(_LONGEST_LINE + 1):
         if len(line) > _LONGEST_LINE:
             raise BadFrame(f"a line has more than {_LONGEST_LINE} bytes")
-        try:
-            rows = json.loads(line, parse_constant=_refuse)
-        except (ValueError, RecursionError) as error:
-            raise BadFrame("a line is not JSON") from error
+        rows = _read(line, "a line")
         if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
             raise BadFrame("a line is not rows")
         left -= len(rows)
@@ -163,6 +157,13 @@ def rows_of(payload: bytes) -> Iterator[list[list[Any]]]:
 
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _read(text: bytes, what: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadFrame(f"{what} is not JSON") from error
 
 
 def _refuse(constant: str) -> None:

@@ -116,7 +116,7 @@ class Image:
         """Never a third at a time: that the one before it has ended is waited for."""
         if self.zygote is None or not self.zygote.ready or self.heir is not None or self.retired is not None:
             return False
-        return time.monotonic() >= self.heir_at
+        return not self.is_settled
 
     @property
     def is_settled(self) -> bool:
