@@ -14,7 +14,6 @@ import pytest
 import typer
 
 from sandbox import errors
-from sandbox.api.app import create_app
 from sandbox.api.problems import HTTP_CODES, code_of, status_of
 from sandbox.bench import DOCKER_MEASURES, LOOP_MEASURES, MEASURES, SERVER_MEASURES, STRAIN_MEASURES
 from sandbox.cli import app
@@ -23,6 +22,7 @@ from sandbox.errors import SandboxError
 from sandbox.execution import Execution, Status
 from sandbox.image import Image
 from sandbox.node import Node
+from tests.api.local import whole_app
 from tests.server import serving
 from tests.upstreams import Says, Scripted, runs
 
@@ -130,7 +130,7 @@ def test_the_table_of_problems_has_every_code_and_no_other() -> None:
 async def test_every_route_of_the_api_is_documented(root: None, python_image: Image, tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path, images_dir=Settings().images_dir, pool_size=0)
     async with Node.open(settings) as node:
-        paths = create_app(node).openapi()["paths"]
+        paths = whole_app(node).openapi()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods if method != "head"}
     documented = re.findall(r"^\| `([A-Z]+ /[^`]*)`", (DOCS / "http.md").read_text(), re.MULTILINE)
     assert sorted(documented) == sorted(routes)

@@ -1,4 +1,4 @@
-"""The application: every family of routes behind the guard, and the OpenAPI document."""
+"""The application: our own routes behind the guard, those of `vendors` later, and the OpenAPI document."""
 
 from importlib.metadata import version
 from typing import Any
@@ -9,24 +9,13 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from sandbox.api import chat, executions, families, files, health, images, run, sessions
-from sandbox.api.anthropic import files as anthropic_files
-from sandbox.api.anthropic import messages
+from sandbox.api import executions, families, files, health, images, run, sessions
 from sandbox.api.guard import Guard
+from sandbox.api.later import Later
 from sandbox.api.mcp import endpoint
-from sandbox.api.openai import assistants, containers, responses, runs, threads, uploads
-from sandbox.api.openai import files as openai_files
-from sandbox.api.openai import messages as thread_messages
 from sandbox.api.schemas import Problem
-from sandbox.assistants import Assistants
-from sandbox.chats import Chats
-from sandbox.chats.parking import Parking
 from sandbox.errors import SandboxError
 from sandbox.node import Node
-from sandbox.plans import budget, known_secrets
-from sandbox.responses import Responses
-from sandbox.traces import Secrets
-from sandbox.uploads import Uploads
 
 _DESCRIPTION = """Runs untrusted Python in warm, contained Jupyter kernels, with files in `/mnt/data`.
 
@@ -46,19 +35,6 @@ _ROUTERS = (
     executions.router,
     files.router,
     images.router,
-    # Before those whose paths they share: they take only what says that it is for them.
-    messages.router,
-    messages.models_router,
-    anthropic_files.router,
-    chat.router,
-    responses.router,
-    containers.router,
-    openai_files.router,
-    uploads.router,
-    assistants.router,
-    runs.router,  # before threads: `/v1/threads/runs` is no thread
-    threads.router,
-    thread_messages.router,
     health.router,
     health.metrics_router,
 )
@@ -75,12 +51,13 @@ class _App(FastAPI):
 
 
 def create_app(node: Node) -> FastAPI:
-    """The ASGI application for an open node."""
+    """The ASGI application for an open node. It is whole once `vendors.add_to` it."""
     app = _App(
         title="sandbox",
         summary="A self-hosted code interpreter",
         description=_DESCRIPTION,
         version=version("sandbox-engine"),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -89,14 +66,9 @@ def create_app(node: Node) -> FastAPI:
         routes=[route for router in _ROUTERS for route in router.routes],
     )
     app.state.node = node
-    secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
-    app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
-    app.state.responses = Responses(node, app.state.chats)
-    app.state.assistants = Assistants(node, app.state.chats)
-    app.state.uploads = Uploads(node)
-    app.state.parking = Parking()
     app.state.mcp = endpoint.Endpoint(node)
     app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
+    app.state.later = Later(app.router)
     app.add_exception_handler(SandboxError, families.on_error)
     app.add_exception_handler(RequestValidationError, families.on_validation)
     app.add_exception_handler(HTTPException, families.on_http)

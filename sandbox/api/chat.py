@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from sandbox.api import encode, sse
+from sandbox.api.chat_bodies import ChatIn, ChatOut, ModelOut, ModelsOut
 from sandbox.api.openai_errors import documented, envelope, told
 from sandbox.api.pump import Pump
 from sandbox.api.route import Route, owner_of
-from sandbox.api.schemas import ChatIn, ChatOut, ModelOut, ModelsOut
 from sandbox.api.visit import Visit
 from sandbox.chats import Chat, Chats, Tool, resume
 from sandbox.errors import InvalidRequest, SandboxError, UnknownModel

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from sandbox import logs
 from sandbox.api.app import create_app
 from sandbox.api.connection import protocol
+from sandbox.api.imports import imported
 from sandbox.api.mcp.endpoint import Endpoint
 from sandbox.api.refusal import Refusals
 from sandbox.api.turnstile import Turnstile
@@ -49,7 +51,7 @@ async def serve(node: Node, listening: socket.socket, announce: Callable[[str], 
         )
     app = create_app(node)
     server = _Server(_config(node, app), lambda: announce(_url(listening)))
-    async with app.state.mcp.open(), app.state.parking.open(), _warming(node):
+    async with app.state.mcp.open(), _completing(app, server):
         with _until_told(server, node, app.state.mcp):
             await server.serve(sockets=[listening])
 
@@ -63,22 +65,41 @@ def _keep_what_is_loaded() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _warming(node: Node) -> AsyncIterator[None]:
-    """Within the block, models are made ready: loading a vendor's library takes seconds, the first chat should not."""
+async def _completing(app: FastAPI, server: "_Server") -> AsyncIterator[None]:
+    """Within the block, once the server answers, the application becomes whole.
 
-    async def warm() -> None:
+    Where that fails the installation is broken: the server ends, and the block raises what it was.
+    """
+
+    async def complete() -> None:
+        await server.answers.wait()
         try:
-            await node.engine.models.warm()
-        except Exception:  # whoever asks for that model is told
-            log.exception("a model's server cannot be made ready")
+            vendors = await imported("sandbox.api.vendors")
+            vendors.add_to(app)
+        except Exception:
+            server.should_exit = True
+            raise
         _keep_what_is_loaded()
+        async with app.state.parking.open():
+            await _warm(app.state.node)
+            await asyncio.Event().wait()
 
-    task = asyncio.create_task(warm(), name="warm models")
+    completing = asyncio.create_task(complete(), name="complete the application")
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        completing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await completing
+
+
+async def _warm(node: Node) -> None:
+    """Make models ready: loading a vendor's library takes seconds, and the first chat should not."""
+    try:
+        await node.engine.models.warm()
+    except Exception:  # whoever asks for that model is told
+        log.exception("a model's server cannot be made ready")
+    _keep_what_is_loaded()
 
 
 def _config(node: Node, app: ASGIApp) -> uvicorn.Config:
@@ -110,6 +131,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self.answers = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -121,6 +143,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         _keep_what_is_loaded()
         self._ready()
+        self.answers.set()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
     socket bound ─ data directory locked ─ launcher, whose zygote imports its libraries ┬ sandboxes start
                                                                                         └ our imports ─ node ─ answers
+                                                                                           ─ imports for models ─ whole
 
 So little is imported at the top of this file. Where it can fail: the address or the directory is somebody else's, the
 host cannot contain sandboxes, the database cannot be had; each ends the command before it has said a URL.
@@ -12,22 +13,19 @@ import contextlib
 import gc
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from importlib.metadata import version
 
 import uvloop
 
 from sandbox import logs, telemetry
+from sandbox.api.imports import imported
 from sandbox.config import Settings
 from sandbox.datadir import DataDir
 from sandbox.engine import Engine
 from sandbox.errors import HostUnfit
 
 _NICENESS = -5
-_TURN_S = 0.0005
-"""How long our imports may keep the loop waiting, which starts sandboxes meanwhile, instead of Python's 5 ms."""
 _GC_THRESHOLDS = 10_000, 3, 30
 """Objects made until the youngest are looked through; at Python's 700 a burst of requests does it all the time. Those
 that outlive it are looked through three such times later instead of ten, because everybody waits for it.
@@ -55,8 +53,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         stack.enter_context(telemetry.tracing(version("sandbox-engine")))
         listening = stack.enter_context(_bound(settings.host, settings.port))
         directory = stack.enter_context(DataDir.open(settings.data_dir))
-        # In a thread, so that sandboxes start meanwhile.
-        importing = asyncio.create_task(asyncio.to_thread(_import_the_rest), name="imports")
+        importing = asyncio.create_task(imported("sandbox.api.server"), name="imports")
         engine = await stack.enter_async_context(Engine.open(settings))
         await importing
         from sandbox.api import server
@@ -64,17 +61,6 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 
         node = await stack.enter_async_context(Node.on(engine, directory))
         await server.serve(node, listening, announce)
-
-
-def _import_the_rest() -> None:
-    turn = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN_S)
-    gc.disable()  # nothing of this is garbage, and to find that out takes a fifth of the time
-    try:
-        import_module("sandbox.api.server")
-    finally:
-        gc.enable()
-        sys.setswitchinterval(turn)
 
 
 @contextlib.contextmanager

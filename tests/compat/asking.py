@@ -6,8 +6,8 @@ import httpx
 import httpx2
 import openai
 
-from sandbox.api.app import create_app
 from sandbox.node import Node
+from tests.api.local import whole_app
 from tests.api.served import Served
 
 
@@ -18,7 +18,7 @@ def of(served: Served, key: str) -> openai.AsyncOpenAI:
 
 def local(node: Node) -> openai.AsyncOpenAI:
     """A client of a node in this process."""
-    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=create_app(node)))
+    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=whole_app(node)))
     return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="any", http_client=transport, max_retries=0)
 
 

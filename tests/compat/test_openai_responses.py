@@ -15,10 +15,10 @@ import openai
 import pytest
 from openai.types.responses import Response
 
-from sandbox.api.app import create_app
 from sandbox.image import Image
 from sandbox.node import Node
 from tests.api.conftest import NewDataDir, add_key
+from tests.api.local import whole_app
 from tests.api.served import WAIT_SECONDS, Served, serving
 from tests.compat.environments import Environments
 from tests.test_node import opened
@@ -378,7 +378,7 @@ async def test_a_chain_outlives_its_container_and_an_expired_one_cannot_be_named
 
 def local(node: Node) -> openai.AsyncOpenAI:
     """A client of a node in this process."""
-    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=create_app(node)))
+    transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=whole_app(node)))
     return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="any", http_client=transport, max_retries=0)
 
 

@@ -1,0 +1,54 @@
+"""The APIs of others, and chats: all that needs a model.
+
+To import them takes a third of all imports. Who wants a session, after a crash for one, need not wait for that: they
+come to an application that answers already.
+"""
+
+from fastapi import FastAPI
+
+from sandbox.api import chat
+from sandbox.api.anthropic import files as anthropic_files
+from sandbox.api.anthropic import messages
+from sandbox.api.later import Later
+from sandbox.api.openai import assistants, containers, responses, runs, threads, uploads
+from sandbox.api.openai import files as openai_files
+from sandbox.api.openai import messages as thread_messages
+from sandbox.assistants import Assistants
+from sandbox.chats import Chats
+from sandbox.chats.parking import Parking
+from sandbox.node import Node
+from sandbox.plans import budget, known_secrets
+from sandbox.responses import Responses
+from sandbox.traces import Secrets
+from sandbox.uploads import Uploads
+
+_ROUTERS = (
+    # Before those whose paths they share: they take only what says that it is for them.
+    messages.router,
+    messages.models_router,
+    anthropic_files.router,
+    chat.router,
+    responses.router,
+    containers.router,
+    openai_files.router,
+    uploads.router,
+    assistants.router,
+    runs.router,  # before threads: `/v1/threads/runs` is no thread
+    threads.router,
+    thread_messages.router,
+)
+
+
+def add_to(app: FastAPI) -> None:
+    """Complete an application that `create_app` has made. Until then, who asks for one of these waits."""
+    node: Node = app.state.node
+    secrets = Secrets(known_secrets(node.settings, node.engine.models.catalogue))
+    app.state.chats = Chats(node, node.engine.models, budget(node.settings), secrets)
+    app.state.responses = Responses(node, app.state.chats)
+    app.state.assistants = Assistants(node, app.state.chats)
+    app.state.uploads = Uploads(node)
+    app.state.parking = Parking()
+    later: Later = app.state.later
+    later.come([route for router in _ROUTERS for route in router.routes])
+    app.openapi_url = "/openapi.json"
+    app.setup()  # only now, so that nobody gets half a description
