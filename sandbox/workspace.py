@@ -45,8 +45,6 @@ _NAMED = 3
 """Files that are named where some could not be stored."""
 _KEEP_S = 60.0
 """In which an execution's files have to be read: whatever a program left running may starve init."""
-_AT_A_TIME = 2
-"""Bundles that are read side by side: a disk makes several files durable in the time of one."""
 _TOGETHER = 64
 """Files that are read with one call, if they are small enough to come with one answer."""
 _ROWS = 100
@@ -373,21 +371,11 @@ class _Reading:
 
     async def read(self, files: Sequence[File]) -> None:
         """All of them; after an error, those before it. Raises as `Workspace.keep` does."""
-        bundles = iter(_bundles(files))
-
-        async def some() -> None:
-            for bundle in bundles:
-                if len(bundle) > 1 or bundle[0].size <= CHUNK:
-                    await self._read_together(bundle)
-                else:
-                    await self._read(*bundle)
-
-        try:
-            async with asyncio.TaskGroup() as readers:
-                for _ in range(_AT_A_TIME):
-                    readers.create_task(some())
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+        for bundle in _bundles(files):
+            if len(bundle) > 1 or bundle[0].size <= CHUNK:
+                await self._read_together(bundle)
+            else:
+                await self._read(*bundle)
 
     async def _read(self, file: File) -> None:
         try:

@@ -13,7 +13,6 @@ is written within it, and the collector lets go of everything that was held at a
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import hashlib
 import os
@@ -29,7 +28,6 @@ from collections.abc import (
     Callable,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
     Set,
 )
@@ -39,24 +37,20 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from sandbox.errors import FileMissing, Overloaded, SandboxError, TooLarge, Unready
+from sandbox.files.disk import sync
+from sandbox.files.draft import Draft
+from sandbox.files.reading import PIECE, Reading
+from sandbox.files.short import place
 
-PIECE = 1 << 20
-"""Bytes that one step of a thread reads or writes; a `put` of shorter pieces holds three times as many at most."""
 _THREADS = 8
-_EARLY = 8 << 20
-"""Bytes after which the disk is asked to begin writing, so that the final fsync finds little left to do."""
 _SLICE = 512
 """Digests that the store is asked about at a time."""
 _INCOMING = "incoming"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SYNC_FILE_RANGE_WRITE = 2
 
 _T = TypeVar("_T")
 Unreferenced = Callable[[tuple[str, ...]], Awaitable[set[str]]]
 """Of these digests, the ones that no row names."""
-
-_libc = ctypes.CDLL(None)
-_libc.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +107,7 @@ class Files:
         limit: bytes; what is longer raises `too_large()`, or `TooLarge`, as soon as it is. Whatever ends it early,
         and cancellation too, leaves nothing. An iterator that can be closed is, at the end.
         """
-        draft = _Draft(self._directory / _INCOMING / secrets.token_hex(16))
+        draft = Draft(self._directory / _INCOMING / secrets.token_hex(16))
         try:
             stored = await self._receive(draft, data, limit, too_large)
             async with self._holding({stored.digest}):
@@ -128,12 +122,14 @@ class Files:
         """Keep several that are short, with no more steps than one would take; otherwise as `put`."""
         digests = await self._do(_digests, contents)
         async with self._holding({*digests}):
-            await self._do(_place, self._directory, dict(zip(digests, contents, strict=True)))
+            await self._do(
+                place, self._directory / _INCOMING, dict(zip(map(self._path, digests), contents, strict=True))
+            )
             yield [Stored(digest, len(content)) for digest, content in zip(digests, contents, strict=True)]
 
     async def _receive(
         self,
-        draft: "_Draft",
+        draft: Draft,
         data: bytes | AsyncIterable[bytes],
         limit: int | None,
         too_large: Callable[[], Exception] | None,
@@ -185,7 +181,7 @@ class Files:
 
         Once it has begun it goes on, even if they are collected meanwhile. Raises `FileMissing`.
         """
-        reading = _Reading(self._path(digest), start, end)
+        reading = Reading(self._path(digest), start, end)
         try:
             while not reading.closed:
                 if data := await self._do(reading.next):
@@ -249,122 +245,6 @@ class Files:
         return await self._of(self._begin(work, *arguments))
 
 
-class _Draft:
-    """Bytes on their way in. Every method blocks.
-
-    Whoever is cancelled cannot stop a thread, only stop to wait for it. So the steps exclude each other, and after
-    `discard` those that come late do nothing.
-    """
-
-    def __init__(self, path: Path | str) -> None:
-        self.settled = False
-        """Whether nothing is left to discard."""
-        self._path = path
-        self._fd = -1
-        self._hash = hashlib.sha256()
-        self._size = 0
-        self._steps = threading.Lock()
-
-    def write(self, data: bytes | bytearray) -> None:
-        with self._steps:
-            self._write(data)
-
-    def end(self, data: bytes | bytearray) -> str:
-        """The last bytes; the digest of all."""
-        with self._steps:
-            self._write(data)
-            return self._hash.hexdigest()
-
-    def _write(self, data: bytes | bytearray) -> None:
-        if self.settled:
-            return
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._hash.update(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-        before, self._size = self._size, self._size + len(data)
-        early = before // _EARLY * _EARLY
-        if self._size // _EARLY * _EARLY > early:
-            # A hint: where it is not understood, fsync has more to do.
-            _libc.sync_file_range(self._fd, early, self._size - early, _SYNC_FILE_RANGE_WRITE)
-
-    def place(self, path: Path) -> None:
-        """Give it its name, unless these bytes are there already. When this returns, a power cut cannot take them."""
-        if self.settle(path):
-            _sync(path.parent)
-
-    def settle(self, path: Path | str) -> bool:
-        """As `place`, but for the directory, which has to be synced then. Whether there was anything left to settle."""
-        with self._steps:
-            if self.settled:
-                return False
-            if os.path.exists(path):
-                os.unlink(self._path)
-            else:
-                os.fsync(self._fd)
-                os.rename(self._path, path)
-            self._close()
-            self.settled = True
-        return True
-
-    def discard(self) -> None:
-        with self._steps:
-            if not self.settled and self._fd >= 0:
-                self._close()
-                os.unlink(self._path)
-            self.settled = True
-
-    def _close(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
-
-
-class _Reading:
-    """A file that is being read. As with `_Draft`, every method blocks and steps exclude each other."""
-
-    def __init__(self, path: Path, start: int, end: int | None) -> None:
-        self.closed = False
-        """After the last piece it closes itself."""
-        self._path = path
-        self._position = start
-        self._end = end
-        self._fd = -1
-        self._steps = threading.Lock()
-
-    def next(self) -> bytes:
-        with self._steps:
-            if self.closed:
-                return b""
-            if self._fd < 0:
-                self._open()
-            end = self._end or 0
-            data = os.pread(self._fd, max(0, min(PIECE, end - self._position)), self._position)
-            self._position += len(data)
-            if not data or self._position >= end:
-                self._close()
-            return data
-
-    def _open(self) -> None:
-        try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise FileMissing(f"the bytes {self._path.name} are not kept here") from None
-        size = os.fstat(self._fd).st_size
-        self._end = size if self._end is None else min(self._end, size)
-
-    def close(self) -> None:
-        with self._steps:
-            if not self.closed:
-                self._close()
-
-    def _close(self) -> None:
-        self.closed = True
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
 @contextlib.asynccontextmanager
 async def _closing(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[AsyncIterable[bytes]]:
     # A generator would otherwise keep what it holds until somebody collects it.
@@ -382,21 +262,6 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 def _digests(contents: Sequence[bytes]) -> list[str]:
     return [hashlib.sha256(content).hexdigest() for content in contents]
-
-
-def _place(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Each under its digest. When this returns, a power cut cannot take them."""
-    for digest, content in contents.items():
-        path = f"{directory}/{digest[:2]}/{digest}"
-        if not os.path.exists(path):
-            draft = _Draft(f"{directory}/{_INCOMING}/{secrets.token_hex(16)}")
-            try:
-                draft.end(content)
-                draft.settle(path)
-            finally:
-                draft.discard()
-    for name in {digest[:2] for digest in contents}:
-        _sync(directory / name)
 
 
 def _give_way() -> None:
@@ -423,7 +288,7 @@ def _prepare(directory: Path) -> None:
     directory.chmod(0o700)  # whoever may not enter here need not be kept out below
     for left in (directory / _INCOMING).iterdir():
         left.unlink()
-    _sync(directory)
+    sync(directory)
 
 
 def _unlink(paths: list[Path]) -> int:
@@ -433,14 +298,6 @@ def _unlink(paths: list[Path]) -> int:
             path.unlink()
             removed += 1
     return removed
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _failure(error: OSError) -> SandboxError:
