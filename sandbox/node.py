@@ -17,7 +17,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Callable,
     Coroutine,
     Iterator,
     Mapping,
@@ -29,6 +28,7 @@ from typing import Any, Self, TypeVar
 
 from sandbox import logs
 from sandbox.admission import Admission, memory_of_machine
+from sandbox.claims import Claims, Once, claimer, conflict
 from sandbox.config import Settings
 from sandbox.datadir import DataDir
 from sandbox.durable import STOPPED, DurableSession, InFlight, Parts
@@ -38,7 +38,6 @@ from sandbox.errors import (
     ExecutionMissing,
     FileMissing,
     HostUnfit,
-    IdempotencyConflict,
     Overloaded,
     SandboxError,
     SessionMissing,
@@ -86,33 +85,6 @@ class Upload:
     """Whose kept file `file_id` is; empty for one in a session. Kept files that have one name get different ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class Once:
-    """An Idempotency-Key, and what its request was: the same key with another fingerprint is a mistake."""
-
-    key: str
-    fingerprint: str
-
-
-class _Turns:
-    """A lock for each key that somebody holds or waits for."""
-
-    def __init__(self) -> None:
-        self._locks: dict[tuple[str, str], tuple[asyncio.Lock, int]] = {}
-
-    @contextlib.asynccontextmanager
-    async def alone(self, key: tuple[str, str]) -> AsyncIterator[None]:
-        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
-        self._locks[key] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(key)
-            if users > 1:
-                self._locks[key] = lock, users - 1
-
-
 class Node:
     """Use `open`."""
 
@@ -125,6 +97,7 @@ class Node:
         self.quota = Quota()
         self.kept = KeptFiles(parts.store, parts.files, self.quota, settings.max_upload_mb)
         self.objects = Objects(parts.store, name, epoch)
+        self._claims = Claims(parts.store)
         self.name = name
         self._files = parts.files
         self._parts = parts
@@ -135,7 +108,6 @@ class Node:
         self._slots: dict[str, Slot] = {}
         self._works: set[asyncio.Task[Any]] = set()
         self._opening = asyncio.Lock()
-        self._keyed = _Turns()
         self._idle = asyncio.Event()
         self._idle.set()
         self._running = 0
@@ -238,11 +210,11 @@ class Node:
         Raises `InvalidLimits`, `UnknownImage`, `RateLimited`, `Overloaded`, `FileMissing`, `TooLarge`,
         `WorkspaceFull`, `IdempotencyConflict`.
         """
-        async with self._one_with(owner, once) as claim:
+        async with self._claims.one_with(owner, once) as claim:
             if claim is None:
                 session = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files, family=family)
                 try:
-                    claim = await self._claim(owner, once, session.row.id)
+                    claim = await self._claims.add(owner, once, session.row.id)
                 except BaseException:
                     await session.end("closed")
                     raise
@@ -435,7 +407,7 @@ class Node:
         Raises what `open_session` and `execute` raise.
         """
         text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
-        async with self._one_with(owner, once) as claim:
+        async with self._claims.one_with(owner, once) as claim:
             if claim is not None:
                 return await self._replay(owner, claim)
             slot = await self._take_execution(owner)
@@ -466,7 +438,7 @@ class Node:
         """
         text, seconds = checked_code(code), self.engine.checked_timeout(timeout)
         session = await self._held(owner, session_id)
-        async with self._one_with(owner, once) as claim:
+        async with self._claims.one_with(owner, once) as claim:
             if claim is not None:
                 return await self._replay(owner, claim)
             slot = await self._take_execution(owner, begun=begun)
@@ -495,7 +467,7 @@ class Node:
             if single:
                 self._end_behind(session)
 
-        claim = self._claimer(owner, once, session.row.id)
+        claim = claimer(owner, once, session.row.id)
         try:
             accepted = await session.execute(code, timeout, functions=functions, claim=claim, done=done)
         except BaseException:
@@ -576,10 +548,10 @@ class Node:
     async def interrupt(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
         """Raises `SessionMissing`, `SessionClosed`, `SessionExpired`, `IdempotencyConflict`."""
         session = await self._held(owner, session_id)
-        async with self._one_with(owner, once) as claim:
+        async with self._claims.one_with(owner, once) as claim:
             if claim is None:
                 await session.interrupt()
-                await self._claim(owner, once, session_id)
+                await self._claims.add(owner, once, session_id)
 
     async def withdraw(self, owner: Owner, session_id: str, execution_id: str) -> None:
         """Interrupt this execution and no other; one that waits is cancelled. Raises as `interrupt` does."""
@@ -588,44 +560,15 @@ class Node:
     async def restart(self, owner: Owner, session_id: str, once: Once | None = None) -> None:
         """A fresh kernel over the same files. Raises as `interrupt` does."""
         session = await self._held(owner, session_id)
-        async with self._one_with(owner, once) as claim:
+        async with self._claims.one_with(owner, once) as claim:
             if claim is None:
                 await session.restart()
-                await self._claim(owner, once, session_id)
-
-    # What was asked before.
-
-    @contextlib.asynccontextmanager
-    async def _one_with(self, owner: Owner, once: Once | None) -> AsyncIterator[Claim | None]:
-        """For one request with this Idempotency-Key at a time; what an earlier one has claimed, if it came to its end.
-
-        A claim is written when the work is done, or accepted: one that failed, or was cut off by a crash, has claimed
-        nothing, and the same request does it anew. Raises `IdempotencyConflict`.
-        """
-        if once is None:
-            yield None
-            return
-        async with self._keyed.alone((owner.id, once.key)):
-            claim = await self.store.claim(owner.id, once.key)
-            if claim is not None and claim.fingerprint != once.fingerprint:
-                raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
-            yield claim
-
-    async def _claim(self, owner: Owner, once: Once | None, resource: str) -> Claim | None:
-        """What it was about is done. Who was first, if that was somebody else."""
-        if once is None:
-            return None
-        return await self.store.add_claim(Claim(owner.id, once.key, once.fingerprint, resource), time.time())
-
-    def _claimer(self, owner: Owner, once: Once | None, session_id: str) -> Callable[[str], Claim] | None:
-        if once is None:
-            return None
-        return lambda execution_id: Claim(owner.id, once.key, once.fingerprint, f"{session_id}/{execution_id}")
+                await self._claims.add(owner, once, session_id)
 
     async def _replay(self, owner: Owner, claim: Claim) -> EventLog:
         session_id, _, execution_id = claim.resource.partition("/")
         if not execution_id:
-            raise IdempotencyConflict("this Idempotency-Key was used with another request; send a new one")
+            raise conflict()
         return await self.follow(owner, session_id, execution_id)
 
     # Files.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.claims import Once
 from sandbox.config import Settings
 from sandbox.durable import STOPPED
 from sandbox.errors import (
@@ -35,7 +36,7 @@ from sandbox.errors import (
 from sandbox.execution import Execution, Status
 from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits, Owner, new_key
-from sandbox.node import Node, Once, Upload
+from sandbox.node import Node, Upload
 from sandbox.runtime import Runtime
 from sandbox.runtime.embedded import linux
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime

@@ -19,8 +19,9 @@ from sandbox.api.auth import authenticate
 from sandbox.api.families import is_anthropic
 from sandbox.api.schemas import ID_PATTERN, SOME_EXECUTION, SOME_SESSION
 from sandbox.api.visit import Visit
+from sandbox.claims import Once
 from sandbox.keys import Owner
-from sandbox.node import Node, Once
+from sandbox.node import Node
 
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
