@@ -143,9 +143,12 @@ class Kernel:
         self._reader = asyncio.create_task(self._read(), name=f"kernel {sandbox.id}")
 
     @classmethod
-    async def start(cls, runtime: Runtime, spec: Spec) -> Self:
-        """A kernel that waits for code. Raises `SandboxFailed`, `Unready`; leaves nothing behind when it does."""
-        kernel = cls(await runtime.start(spec), spec)
+    async def start(cls, runtime: Runtime, spec: Spec, *, awaited: bool = False) -> Self:
+        """A kernel that waits for code. awaited: somebody has some; see `Runtime.start`.
+
+        Raises `SandboxFailed`, `Unready`; leaves nothing behind when it does.
+        """
+        kernel = cls(await runtime.start(spec, awaited=awaited), spec)
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await asyncio.shield(kernel._ready)

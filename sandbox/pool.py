@@ -4,6 +4,9 @@ One spec is kept warm. A claim takes a kernel for good; there is no way to put o
 prepared in the background, and whoever claims before that waits for it. Then replenishing goes on there, two starts at
 a time so that it leaves room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
 When sandboxes begin with more than before, those that wait are replaced, one by one.
+
+Claims that find nothing warm stand in line for a turn to start a kernel of their own. One that the pool has started
+meanwhile goes to the first of them whom it suits: in a burst nothing is started that nobody waits for.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Self
 
 from sandbox.errors import SandboxError
@@ -22,6 +26,15 @@ _STARTS_AT_ONCE = 2
 _COLD_STARTS_PER_CORE = 4
 """More at once would make all of them slower, and the first no sooner."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """In the line."""
+
+    spec: Spec
+    comes: "asyncio.Future[Kernel | None]"
+    """A kernel, or None: the turn to start one."""
 
 
 class Pool:
@@ -39,7 +52,9 @@ class Pool:
         self._filled = asyncio.Condition()
         self._failure: SandboxError | None = None
         self._warming = True
-        self._cold = asyncio.Semaphore(_COLD_STARTS_PER_CORE * (os.cpu_count() or 1))
+        self._line: deque[_Place] = deque()
+        self._turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
+        """Cold starts for which there is room. With anybody in line there is none."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -95,6 +110,14 @@ class Pool:
 
         Raises what `Kernel.start` raises.
         """
+        if (kernel := await self._take_warm(spec) or await self._stand_in_line(spec)) is not None:
+            return kernel
+        try:
+            return await Kernel.start(self._runtime, spec, awaited=True)
+        finally:
+            self._pass_on()
+
+    async def _take_warm(self, spec: Spec) -> Kernel | None:
         while spec == self._spec:
             async with self._wanted:
                 if not self._warm:
@@ -105,8 +128,44 @@ class Pool:
             if kernel.alive:
                 return kernel
             await kernel.stop()
-        async with self._cold:
-            return await Kernel.start(self._runtime, spec)
+        return None
+
+    async def _stand_in_line(self, spec: Spec) -> Kernel | None:
+        """A kernel that the pool has started meanwhile, or None: it is our turn to start one."""
+        if self._turns:
+            self._turns -= 1
+            return None
+        place = _Place(spec, asyncio.get_running_loop().create_future())
+        self._line.append(place)
+        try:
+            return await place.comes
+        except asyncio.CancelledError:
+            if place.comes.cancelled():
+                with contextlib.suppress(ValueError):  # whoever came to it meanwhile has taken it out
+                    self._line.remove(place)
+            elif (kernel := place.comes.result()) is None:
+                self._pass_on()
+            else:
+                self._keep(kernel)
+            raise
+
+    def _pass_on(self) -> None:
+        """Our turn is over: it is the next one's."""
+        while self._line:
+            place = self._line.popleft()
+            if not place.comes.done():  # it is when its claim has just been cancelled
+                place.comes.set_result(None)
+                return
+        self._turns += 1
+
+    def _keep(self, kernel: Kernel) -> None:
+        """One of the pool's own: for the first in line whom it suits, else it stays warm."""
+        for place in self._line:
+            if place.spec == self._spec and not place.comes.done():
+                self._line.remove(place)
+                place.comes.set_result(kernel)
+                return
+        self._warm.append(kernel)
 
     async def fill(self, count: int | None = None) -> None:
         """Wait until no longer warming and `count` kernels (default: the target size) are warm.
@@ -178,7 +237,7 @@ class Pool:
         self._warming = self._size > 0
 
     async def _start(self) -> None:
-        self._warm.append(await self._newest())
+        self._keep(await self._newest())
         self._warming = False
 
     async def _newest(self) -> Kernel:

@@ -38,7 +38,7 @@ class Impostor:
 
     # The runtime.
 
-    async def start(self, spec: Spec) -> "Impostor":
+    async def start(self, spec: Spec, *, awaited: bool = False) -> "Impostor":
         return self
 
     async def manifest(self, image: str) -> Manifest:

@@ -15,6 +15,7 @@ from sandbox.errors import ImageNotBuilt, SandboxFailed, UnknownImage
 from sandbox.execution import Status
 from sandbox.health import Checkup, Memory, Reason
 from sandbox.image import Image
+from sandbox.pool import _COLD_STARTS_PER_CORE
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.store import Store
 from tests.host import WAIT_SECONDS, Embedded, alive, ended, groups, stopped_zygote
@@ -48,6 +49,21 @@ async def test_who_comes_before_the_zygote_is_ready_waits_and_is_served(
         assert [(await each).stdout for each in runs] == ["1\n"] * 3
         await full
         assert not engine.pool.warming
+
+
+async def test_claims_that_are_cancelled_in_line_leave_their_turns_to_the_next(root: None, python_image: Image) -> None:
+    many = 3 * _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
+    async with opened(1) as (engine, _, zygote):
+        claims = [asyncio.create_task(engine.run("print(1)")) for _ in range(many)]
+        await asyncio.wait(claims, timeout=0)
+        for claim in claims[::2]:
+            claim.cancel()
+        os.kill(zygote, signal.SIGCONT)
+        assert [(await claim).stdout for claim in claims[1::2]] == ["1\n"] * (many // 2)
+        await asyncio.wait(claims)
+        again = await asyncio.gather(*(engine.run("print(1)") for _ in range(many)))
+        assert [each.stdout for each in again] == ["1\n"] * many
+        await engine.pool.fill()
 
 
 async def test_an_engine_that_is_closed_before_its_zygote_is_ready_leaves_nothing_and_nobody_waiting(

@@ -112,6 +112,8 @@ class Policy:
     result_bytes: int
     spill_bytes: int
     env: dict[str, str]
+    awaited: bool = False
+    """Whether somebody waits for the first kernel."""
 
 
 @dataclass(slots=True)
@@ -347,8 +349,9 @@ class Relay:
 
     def _born(self, news: Born) -> None:
         self._epoch += 1
+        told = {"env": self._policy.env, "awaited": self._policy.awaited and self._epoch == 1}
         with contextlib.suppress(ConnectionError):  # dead already; the spawner will say so
-            news.link.send(json.dumps(self._policy.env).encode())
+            news.link.send(json.dumps(told).encode())
         self._kernel = Live(news.pid, InitEnd(news.link))
 
     def _died(self, status: int) -> None:

@@ -411,29 +411,32 @@ def _flushed_before(kernel: Kernel, end: Callable[..., Any]) -> Callable[..., An
 
 
 def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
-    """Become init's kernel. `link` is a pair of packets with init, which says first what the environment is."""
-    environment = json.loads(link.recv(1 << 16))
+    """Become init's kernel. `link` is a pair of packets with init, which says first what the environment is, and
+    whether somebody waits.
+    """
+    told = json.loads(link.recv(1 << 16))
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(told["env"])
     kernel.shell.init_environment()
     with contextlib.suppress(OSError):  # something of the program's may be in the way, and then it is its own
         link_font_cache()
     reseed(kernel.generators)
-    told = [_redirect(1), _redirect(2)]
+    pipes = [_redirect(1), _redirect(2)]
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     adopt_process(kernel)
     sys.setswitchinterval(_TURN_S)
     faulthandler.enable(file=2)  # a crash in native code says where it was
-    touch(kernel)
+    if not told["awaited"]:
+        touch(kernel)
     kernel.settled, acknowledge = os.pipe()
     memory, fd = pending.shared()
     for output in kernel.outputs:
         output.gather_in(memory[output.name])
     kernel.link.attach(link)
-    kernel.link.hello([*told, acknowledge, fd])
-    for each in (*told, acknowledge, fd):
+    kernel.link.hello([*pipes, acknowledge, fd])
+    for each in (*pipes, acknowledge, fd):
         os.close(each)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kernel.start()

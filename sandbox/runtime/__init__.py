@@ -107,8 +107,12 @@ class Runtime(Protocol):
     async def renewed(self, image: str, generation: int) -> None:
         """Until `generation` is another than this one. That may be never."""
 
-    async def start(self, spec: "Spec") -> Sandbox:
-        """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`."""
+    async def start(self, spec: "Spec", *, awaited: bool = False) -> Sandbox:
+        """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`.
+
+        awaited: somebody waits, so the kernel leaves out what would make its first execution quicker, and is itself
+        ready sooner.
+        """
 
     def used_bytes(self) -> int:
         """Memory that all its sandboxes hold now, from outside; 0 where that cannot be told."""

@@ -29,7 +29,7 @@ def room(limits: Limits) -> Room:
     return Room(disk, small, small, max(disk, 64 * MIB))
 
 
-def policy(spec: Spec) -> dict[str, Any]:
+def policy(spec: Spec, *, awaited: bool) -> dict[str, Any]:
     """The fields of `guest.init.Policy`."""
     limits = spec.limits
     threads = str(max(1, int(limits.cpus)))
@@ -41,4 +41,5 @@ def policy(spec: Spec) -> dict[str, Any]:
         "result_bytes": limits.result_bytes,
         "spill_bytes": limits.disk * MIB // 4,
         "env": variables.KERNEL | thread_counts | dict(spec.env),
+        "awaited": awaited,
     }

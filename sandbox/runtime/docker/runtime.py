@@ -138,7 +138,7 @@ class DockerRuntime:
 
     # The way in.
 
-    async def start(self, spec: Spec) -> DockerSandbox:
+    async def start(self, spec: Spec, *, awaited: bool = False) -> DockerSandbox:
         """See `runtime.Runtime`."""
         image = await self._image(spec.image)
         if spec.oci_runtime and spec.oci_runtime not in self._about.runtimes:
@@ -149,7 +149,7 @@ class DockerRuntime:
             raise SandboxFailed("every slot is taken" if slot is None else "this runtime is closed; open a new engine")
         sandbox = DockerSandbox(uuid.uuid4().hex, slot, self._bury)
         self._sandboxes[sandbox.id] = sandbox
-        making = asyncio.create_task(self._make(sandbox, spec, image.id), name=f"start {sandbox.id}")
+        making = asyncio.create_task(self._make(sandbox, spec, image.id, awaited=awaited), name=f"start {sandbox.id}")
         try:
             await asyncio.shield(making)
         except BaseException as error:
@@ -164,7 +164,7 @@ class DockerRuntime:
         await asyncio.gather(making, return_exceptions=True)
         await sandbox.stop()
 
-    async def _make(self, sandbox: DockerSandbox, spec: Spec, image: str) -> None:
+    async def _make(self, sandbox: DockerSandbox, spec: Spec, image: str, *, awaited: bool) -> None:
         sockets = None if spec.oci_runtime not in ("", "runc", "crun") else self._sockets
         async with contextlib.AsyncExitStack() as stack:
             shown, listener = None, None
@@ -182,7 +182,7 @@ class DockerRuntime:
             await self._daemon.start(sandbox.container)
             if listener is not None:
                 sandbox.connect(await _accept(listener, sandbox))
-        begin = {"policy": terms.policy(spec), "filter": self._filter}
+        begin = {"policy": terms.policy(spec, awaited=awaited), "filter": self._filter}
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
         await self._find_meters(sandbox)
         sandbox.started = True

@@ -158,11 +158,11 @@ class EmbeddedRuntime:
         """See `runtime.Runtime`."""
         await self._generations.another(image, generation)
 
-    async def start(self, spec: Spec) -> EmbeddedSandbox:
+    async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
         """See `runtime.Runtime`."""
         await self.prepare(spec.image)
         sandbox = EmbeddedSandbox(uuid.uuid4().hex, self._launcher)
-        self._launcher.ask({"verb": "start", "sandbox": sandbox.id, **_request(spec)})
+        self._launcher.ask({"verb": "start", "sandbox": sandbox.id, **_request(spec, awaited=awaited)})
         self._launcher.sandboxes[sandbox.id] = sandbox
         try:
             await asyncio.shield(sandbox.started)
@@ -187,7 +187,7 @@ def _manifests(images_dir: Path) -> list[images.Manifest]:
     return found
 
 
-def _request(spec: Spec) -> dict[str, Any]:
+def _request(spec: Spec, *, awaited: bool) -> dict[str, Any]:
     """A spec in the launcher's words: integers and strings, nothing to be interpreted."""
     limits = spec.limits
     room = terms.room(limits)
@@ -203,7 +203,7 @@ def _request(spec: Spec) -> dict[str, Any]:
             "temporary": room.temporary,
             "shared_memory": room.shared_memory,
         },
-        "policy": terms.policy(spec),
+        "policy": terms.policy(spec, awaited=awaited),
     }
 
 
