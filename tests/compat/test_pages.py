@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.routing import APIRoute
 
-from sandbox.api import app, chat
+from sandbox.api import chat, vendors
 from sandbox.api.route import AnthropicRoute
 
 PAGES = sorted(Path("docs/compatibility").glob("*.md"))
@@ -54,10 +54,10 @@ LINES = _lines()
 
 def _routes() -> set[tuple[str, str]]:
     """Of the vendors' APIs; chat completions and models are in the OpenAPI document, and on their own page."""
-    routers = [router for router in app._ROUTERS if router is not chat.router]
+    routers = [router for router in vendors._ROUTERS if router is not chat.router]
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    vendors = [route for route in routes if not route.include_in_schema or isinstance(route, AnthropicRoute)]
-    return {(method, _shape(route.path_format)) for route in vendors for method in route.methods or ()}
+    theirs = [route for route in routes if not route.include_in_schema or isinstance(route, AnthropicRoute)]
+    return {(method, _shape(route.path_format)) for route in theirs for method in route.methods or ()}
 
 
 def _tests() -> set[str]:
