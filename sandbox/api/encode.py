@@ -31,21 +31,22 @@ def to_json(value: Any) -> bytes:
 
 
 async def to_json_in_turns(value: Mapping[str, Any]) -> bytes:
-    """`to_json` of an object whose lists may have thousands of items."""
-    if not any(_is_long(each) for each in value.values()):
+    """`to_json` of an object whose lists may have thousands of items, or a hundred of a mebibyte each."""
+    if not any(_is_list(each) for each in value.values()):
         return to_json(value)
     members = [to_json(name) + b":" + await _member(each) for name, each in value.items()]
     return b"{" + b",".join(members) + b"}"
 
 
 async def _member(value: Any) -> bytes:
-    if not _is_long(value):
+    if not _is_list(value):
         return to_json(value)
-    return b"[" + b",".join([to_json(some)[1:-1] async for some in in_turns(batches(value))]) + b"]"
+    size = BATCH if len(value) > BATCH else 1
+    return b"[" + b",".join([to_json(some)[1:-1] async for some in in_turns(batches(value, size))]) + b"]"
 
 
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > BATCH
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 1
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """Modules that take long to import, for whoever has something else to do meanwhile."""
 
 import asyncio
-import gc
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -18,9 +17,7 @@ async def imported(name: str) -> ModuleType:
 def _imported(name: str) -> ModuleType:
     turn = sys.getswitchinterval()
     sys.setswitchinterval(_TURN_S)
-    gc.disable()  # nothing of this is garbage, and to find that out takes a fifth of the time
     try:
         return import_module(name)
     finally:
-        gc.enable()
         sys.setswitchinterval(turn)

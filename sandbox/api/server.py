@@ -42,7 +42,8 @@ def longest_stop_s(settings: "Settings") -> float:
 async def serve(node: Node, listening: socket.socket, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain: what runs may end, new work gets 503. A second signal stops at once.
 
-    announce: called with the URL once it answers. Raises `InvalidSetting` for a public address without a key.
+    announce: called with the URL once it answers. Raises `InvalidSetting` for a public address without a key, and
+    afterwards what keeps the APIs that need a model from being imported.
     """
     if not _is_loopback(listening) and not await node.has_keys():
         raise InvalidSetting(
@@ -68,7 +69,7 @@ def _keep_what_is_loaded() -> None:
 async def _completing(app: FastAPI, server: "_Server") -> AsyncIterator[None]:
     """Within the block, once the server answers, the application becomes whole.
 
-    Where that fails the installation is broken: the server ends, and the block raises what it was.
+    Where that fails the installation is broken: the server ends, and so does the block, with what it was.
     """
 
     async def complete() -> None:
@@ -77,6 +78,7 @@ async def _completing(app: FastAPI, server: "_Server") -> AsyncIterator[None]:
             vendors = await imported("sandbox.api.vendors")
             vendors.add_to(app)
         except Exception:
+            app.state.later.fail()
             server.should_exit = True
             raise
         _keep_what_is_loaded()
@@ -89,8 +91,9 @@ async def _completing(app: FastAPI, server: "_Server") -> AsyncIterator[None]:
         yield
     finally:
         completing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await completing
+        await asyncio.wait([completing])
+        if not completing.cancelled():
+            completing.result()
 
 
 async def _warm(node: Node) -> None:

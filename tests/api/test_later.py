@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, Router
 
 from sandbox.api.later import Later
+from sandbox.errors import Unready
 
 
 async def _name(request: Request) -> PlainTextResponse:
@@ -37,6 +38,16 @@ async def test_who_asks_for_a_route_before_it_is_there_waits_for_it(path: str, s
         later.come([Route("/later", _name)])
         assert (await asking).status_code == status
         assert (await client.get(path)).status_code == status
+
+
+async def test_who_waits_for_a_route_that_will_never_come_is_told() -> None:
+    router = Router()
+    later = Later(router)
+    async with client_of(router) as client:
+        asking = asyncio.create_task(client.get("/later"))
+        later.fail()
+        with pytest.raises(Unready, match="could not be loaded"):
+            await asking
 
 
 async def test_a_method_that_a_late_route_does_not_have_is_refused_as_always() -> None:
