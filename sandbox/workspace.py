@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -47,8 +47,10 @@ _KEEP_S = 60.0
 """In which an execution's files have to be read: whatever a program left running may starve init."""
 _TOGETHER = 64
 """Files that are read with one call, if they are small enough to come with one answer."""
-_ROWS = 100
-"""Made and written at a time: others have requests, too."""
+_HELD_BYTES = 2 << 20
+"""Of files that were read together, before they are written: so many cost the disk no more than one."""
+_ROWS = 25
+"""Made and written at a time: others have requests, too, and their rows wait for these."""
 _PAGE = 4096
 _logger = logs.logger(__name__)
 
@@ -371,11 +373,18 @@ class _Reading:
 
     async def read(self, files: Sequence[File]) -> None:
         """All of them; after an error, those before it. Raises as `Workspace.keep` does."""
-        for bundle in _bundles(files):
-            if len(bundle) > 1 or bundle[0].size <= CHUNK:
-                await self._read_together(bundle)
-            else:
-                await self._read(*bundle)
+        short = dict[File, bytes]()
+        try:
+            for bundle in _bundles(files):
+                if len(bundle) > 1 or bundle[0].size <= CHUNK:
+                    short |= await self._gather(bundle)
+                else:
+                    await self._read(*bundle)
+                if len(short) >= _TOGETHER or sum(map(len, short.values())) >= _HELD_BYTES:
+                    enough, short = short, {}
+                    await self._put(enough)
+        finally:
+            await self._put(short)
 
     async def _read(self, file: File) -> None:
         try:
@@ -387,16 +396,20 @@ class _Reading:
         else:
             self.stored.append((file, stored))
 
-    async def _read_together(self, files: Sequence[File]) -> None:
+    async def _gather(self, files: Sequence[File]) -> dict[File, bytes]:
         """A file by itself costs three calls to init and four steps of a thread, a bundle of them no more."""
         contents = await self._session.gather([file.path for file in files])
         there = {file: content for file, content in zip(files, contents, strict=True) if content is not None}
-        self._held.push_async_callback(asyncio.sleep, 0)  # others have their turn between the ends of two bundles
-        stored = await self._held.enter_async_context(self._files.put_all([*there.values()]))
-        self.stored += zip(there, stored, strict=True)
         for file in files:
             if file not in there:
                 await self._read(file)
+        return there
+
+    async def _put(self, contents: Mapping[File, bytes]) -> None:
+        if contents:
+            self._held.push_async_callback(asyncio.sleep, 0)  # others have their turn between the ends of two of these
+            stored = await self._held.enter_async_context(self._files.put_all([*contents.values()]))
+            self.stored += zip(contents, stored, strict=True)
 
 
 def _bundles(files: Iterable[File]) -> Iterator[list[File]]:

@@ -3,6 +3,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from sandbox.errors import FileMissing, Overloaded, TooLarge, Unready
 from sandbox.files import Files
+from sandbox.files.disk import MANY
 from sandbox.files.reading import PIECE
 
 
@@ -371,6 +373,37 @@ def small_disk(root: None, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
     yield disk
     subprocess.run(["umount", disk], check=True)
+
+
+@contextlib.contextmanager
+def mounted(image: Path, where: Path) -> Iterator[Path]:
+    where.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, where], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", where], check=True)
+
+
+@pytest.fixture
+def disk(root: None, tmp_path: Path) -> Path:
+    """The image of a disk with an empty ext4."""
+    image = tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(32 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    return image
+
+
+@pytest.mark.parametrize("count", [1, MANY - 1, MANY, 100])
+async def test_what_was_put_at_once_is_there_after_a_power_cut(disk: Path, tmp_path: Path, count: int) -> None:
+    later = tmp_path / "later"
+    contents = [random.randbytes(1000) for _ in range(count)]
+    with mounted(disk, tmp_path / "now") as now, Files.open(now / "files") as files:
+        async with files.put_all(contents) as stored:
+            shutil.copyfile(disk, later)  # what is on the disk at this moment, and nothing of the kernel's memory
+    with mounted(later, tmp_path / "then") as then, Files.open(then / "files") as files:
+        assert [await content(files, each.digest) for each in stored] == contents
 
 
 async def test_a_full_disk_is_said_so_and_does_not_stay_full(small_disk: Path) -> None:

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from sandbox.files.disk import Disk
+from sandbox.files.disk import MANY, Disk
 
 
 def place(incoming: Path, contents: Mapping[Path, bytes]) -> None:
@@ -17,8 +17,9 @@ def place(incoming: Path, contents: Mapping[Path, bytes]) -> None:
     with Disk.of(incoming) as disk:
         try:
             for path, draft in drafts.items():
-                _write(draft, contents[path])
-            disk.sync(drafts.values())
+                _write(draft, contents[path], durably=len(drafts) < MANY)
+            if len(drafts) >= MANY:
+                disk.sync(drafts.values())
             for path, draft in drafts.items():
                 draft.rename(path)
         except BaseException:
@@ -29,11 +30,13 @@ def place(incoming: Path, contents: Mapping[Path, bytes]) -> None:
         disk.sync({path.parent for path in contents})
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, *, durably: bool) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
+        if durably:
+            os.fsync(fd)
     finally:
         os.close(fd)

@@ -68,11 +68,18 @@ class Json(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """Values, dataclasses and mappings too."""
-        return None if value is None else json.dumps(value, separators=(",", ":"), default=_plain)
+        if isinstance(value, list | tuple):
+            # One by one, because nobody else can compute while one is written down, and results may be long.
+            return f"[{','.join([_to_json(each) for each in value])}]"
+        return None if value is None else _to_json(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """As JSON has it: lists and dicts."""
         return None if value is None else json.loads(value)
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), default=_plain)
 
 
 def _is_utf8(text: str) -> bool:
