@@ -220,14 +220,13 @@ class DurableSession:
     async def _claim(self) -> Session:
         engine, start = self._parts.engine, time.monotonic()
         with span("claim sandbox", **{"sandbox.session.id": self.row.id, "sandbox.image": self.row.image}):
-            warm = engine.pool.serves(engine.spec(image=self.row.image, memory_mb=self.row.memory_mb))
             session = await engine.open_session(
                 image=self.row.image,
                 memory_mb=self.row.memory_mb,
                 idle_timeout=self.row.idle_timeout_s,
                 session_id=self.row.id,
             )
-        self._parts.metrics.claim(time.monotonic() - start, warm=warm)
+        self._parts.metrics.claim(time.monotonic() - start, warm=session.warm)
         return session
 
     async def _watch(self, session: Session, promise: Promise) -> None:

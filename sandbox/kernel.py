@@ -130,9 +130,11 @@ class _Running:
 class Kernel:
     """A live kernel in a sandbox of its own. Use `start`; end with `stop`."""
 
-    def __init__(self, sandbox: Sandbox, spec: Spec) -> None:
+    def __init__(self, sandbox: Sandbox, spec: Spec, *, awaited: bool) -> None:
         self.sandbox = sandbox
         self.spec = spec
+        self.awaited = awaited
+        """Whether it was started for somebody who waited for it."""
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: _Running | None = None
         self.files = RemoteFiles(sandbox.channel, lambda: self.alive)
@@ -148,7 +150,7 @@ class Kernel:
 
         Raises `SandboxFailed`, `Unready`; leaves nothing behind when it does.
         """
-        kernel = cls(await runtime.start(spec, awaited=awaited), spec)
+        kernel = cls(await runtime.start(spec, awaited=awaited), spec, awaited=awaited)
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await asyncio.shield(kernel._ready)

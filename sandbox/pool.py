@@ -5,8 +5,8 @@ prepared in the background, and whoever claims before that waits for it. Then re
 a time so that it leaves room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
 When sandboxes begin with more than before, those that wait are replaced, one by one.
 
-Claims that find nothing warm stand in line for a turn to start a kernel of their own. One that the pool has started
-meanwhile goes to the first of them whom it suits: in a burst nothing is started that nobody waits for.
+Claims that find nothing warm start a kernel of their own; where too many do at once, the others stand in line for a
+turn, and what the pool starts meanwhile goes to the first of them whom it suits.
 """
 
 import asyncio
@@ -101,12 +101,8 @@ class Pool:
         """What made the last start, or what comes before the first one, fail; None when it did not."""
         return self._failure
 
-    def serves(self, spec: Spec) -> bool:
-        """Whether a claim of this spec would be a warm one now."""
-        return spec == self._spec and bool(self._warm)
-
     async def claim(self, spec: Spec) -> Kernel:
-        """A kernel for good: a warm one when there is one of this spec, else a cold start.
+        """A kernel for good, of this spec: a warm one, else one that was started since, by the pool or for this claim.
 
         Raises what `Kernel.start` raises.
         """
@@ -145,8 +141,8 @@ class Pool:
                     self._line.remove(place)
             elif (kernel := place.comes.result()) is None:
                 self._pass_on()
-            else:
-                self._keep(kernel)
+            elif not self._hand_on(kernel):
+                await kernel.stop()  # the pool has begun another in its place
             raise
 
     def _pass_on(self) -> None:
@@ -158,14 +154,14 @@ class Pool:
                 return
         self._turns += 1
 
-    def _keep(self, kernel: Kernel) -> None:
-        """One of the pool's own: for the first in line whom it suits, else it stays warm."""
+    def _hand_on(self, kernel: Kernel) -> bool:
+        """One of the pool's own to the first in line whom it suits. Whether there was anybody."""
         for place in self._line:
             if place.spec == self._spec and not place.comes.done():
                 self._line.remove(place)
                 place.comes.set_result(kernel)
-                return
-        self._warm.append(kernel)
+                return True
+        return False
 
     async def fill(self, count: int | None = None) -> None:
         """Wait until no longer warming and `count` kernels (default: the target size) are warm.
@@ -237,7 +233,9 @@ class Pool:
         self._warming = self._size > 0
 
     async def _start(self) -> None:
-        self._keep(await self._newest())
+        kernel = await self._newest()
+        if not self._hand_on(kernel):
+            self._warm.append(kernel)
         self._warming = False
 
     async def _newest(self) -> Kernel:

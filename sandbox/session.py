@@ -29,6 +29,8 @@ class Session:
         self.id = session_id or f"ses_{uuid.uuid4().hex}"
         self.workspace_mark: int | None = None
         """After an execution: equal to an earlier one when no file has changed since. None: it could not be told."""
+        self.warm = not kernel.awaited
+        """Whether its sandbox came from the pool."""
         self._kernel = kernel
         self._timeout = timeout
         self._max_timeout = max_timeout

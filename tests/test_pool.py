@@ -52,7 +52,8 @@ async def test_who_comes_before_the_zygote_is_ready_waits_and_is_served(
 
 
 async def test_claims_that_are_cancelled_in_line_leave_their_turns_to_the_next(root: None, python_image: Image) -> None:
-    many = 3 * _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
+    turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
+    many = 3 * turns
     async with opened(1) as (engine, _, zygote):
         claims = [asyncio.create_task(engine.run("print(1)")) for _ in range(many)]
         await asyncio.wait(claims, timeout=0)
@@ -64,6 +65,8 @@ async def test_claims_that_are_cancelled_in_line_leave_their_turns_to_the_next(r
         again = await asyncio.gather(*(engine.run("print(1)") for _ in range(many)))
         assert [each.stdout for each in again] == ["1\n"] * many
         await engine.pool.fill()
+        assert engine.pool._turns == turns
+        assert engine.pool.warm == 1
 
 
 async def test_an_engine_that_is_closed_before_its_zygote_is_ready_leaves_nothing_and_nobody_waiting(

@@ -135,6 +135,18 @@ class TestStart:
         finally:
             await sandbox.stop()
 
+    async def test_one_that_is_awaited_does_as_any_other(self, runtime: Runtime, spec: Spec) -> None:
+        kernel = await Kernel.start(runtime, spec, awaited=True)
+        try:
+            [output], end = await run(kernel, "print('first')")
+            assert (output, end.status) == (Stream("stdout", "first\n"), Status.OK)
+            _, end = await run(kernel, "import os; os._exit(1)")
+            assert end.status is Status.KILLED
+            [output], end = await run(kernel, "print('second')")
+            assert (output, end.status) == (Stream("stdout", "second\n"), Status.OK)
+        finally:
+            await kernel.stop()
+
     async def test_it_lives_until_it_is_stopped(self, runtime: Runtime, spec: Spec) -> None:
         sandbox = await runtime.start(spec)
         assert sandbox.exited() is None
