@@ -98,12 +98,16 @@ class _Done:
         )
 
 
+class _Started:
+    """Init has begun, and has less time from now on to keep its promise."""
+
+
 @dataclass(slots=True)
 class _Running:
     id: str
     before: Usage
-    items: "asyncio.Queue[Output | Calls | _Done | Exit]"
-    """Outputs and calls, then init's DONE or the sandbox's end."""
+    items: "asyncio.Queue[_Started | Output | Calls | _Done | Exit]"
+    """That it has started, outputs and calls, then init's DONE or the sandbox's end."""
     sent: float
     timeout: float
     deadline: Deadline
@@ -214,6 +218,8 @@ class Kernel:
                 if running.overdue_in(time.monotonic()) > 0.0:
                     continue
                 item = await self._overdue()
+            if isinstance(item, _Started):
+                continue
             if isinstance(item, _Done):
                 self._running = None
                 yield await self._judge(running, item)
@@ -378,6 +384,7 @@ class Kernel:
                 raise BadFrame("it started twice, which would give it more time")
             running.started = time.monotonic()
             running.deadline.moment = running.started + running.timeout
+            running.items.put_nowait(_Started())
         elif kind is Frame.STDOUT or kind is Frame.STDERR:
             name: Literal["stdout", "stderr"] = "stdout" if kind is Frame.STDOUT else "stderr"
             running.items.put_nowait(Stream(name, body.decode("utf-8", "replace")))
