@@ -123,7 +123,8 @@ def contained(command: Sequence[str], *, mount_proc: bool = False) -> Iterator["
         finally:
             # The first in the namespace takes all others with it, and unshare hears of its end when they are gone.
             for first in children(process.pid):
-                os.kill(first, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may be on its way out
+                    os.kill(first, signal.SIGKILL)
             if process.poll() is None and not children(process.pid):
                 process.terminate()
 

@@ -83,7 +83,8 @@ class TestMemory:
     @pytest.mark.attack("C01", "C03")
     async def test_the_memory_of_the_dead_is_given_back(self, session: Session, kind: str) -> None:
         for _ in range(3):
-            execution = await session.execute("x = bytearray(1 << 30)", 30)
+            # It waits for its end, should that come only when somebody looks.
+            execution = await session.execute("import time\nx = bytearray(1 << 30)\ntime.sleep(60)", 30)
             assert (execution.status, execution.state_lost) == (Status.OOM, True)
             if kind == "docker/runsc":
                 with pytest.raises(SessionClosed):
