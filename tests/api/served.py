@@ -135,6 +135,13 @@ def logged(served: Served) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (served.data_dir / "log").read_text().splitlines() if line.startswith("{")]
 
 
+async def lines_about(served: Served, client: httpx.AsyncClient, **fields: str) -> list[dict[str, Any]]:
+    """The lines that have these fields, once there are any: a request is logged after its answer went out."""
+    while not (lines := [line for line in logged(served) if fields.items() <= line.items()]):
+        await client.get("/health/live")
+    return lines
+
+
 def problem(response: httpx.Response) -> tuple[int, str]:
     """Status and code of a problem, which must be one in every respect."""
     assert response.headers["content-type"] == "application/problem+json"

@@ -15,7 +15,7 @@ from sandbox.api.turnstile import Turnstile, asks_for_the_usual
 from sandbox.api.visit import Bodies
 from sandbox.errors import Overloaded
 from tests.api.conftest import NewDataDir
-from tests.api.served import Served, logged, problem, serving
+from tests.api.served import Served, lines_about, problem, serving
 
 HEAD = b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 GIB = 1 << 30
@@ -175,8 +175,7 @@ async def test_what_was_refused_before_it_was_a_request_is_counted_and_logged(
     served: Served, client: httpx.AsyncClient
 ) -> None:
     refused = assert_refused(await served.raw(b"hello\r\n\r\n"), 400, "invalid_request")
-    while not (lines := [line for line in logged(served) if line.get("request_id") == refused]):
-        await client.get("/health/live")
+    lines = await lines_about(served, client, request_id=refused)
     assert [(line["event"], line["status"], line["problem"]) for line in lines] == [("request", 400, "invalid_request")]
     counted = 'sandbox_requests_total{method="other",route="unmatched",status="400"}'
     assert counted in (await client.get("/metrics")).text
@@ -436,8 +435,7 @@ class TestTurnstile:
             while counted not in (metrics := (await client.get("/metrics")).text):
                 pass
             assert 'sandbox_rejections_total{reason="queue_full"}' in metrics
-            while not (lines := [line for line in logged(full) if line.get("path") == "/v1/run"]):
-                await client.get("/health/live")
+            lines = await lines_about(full, client, path="/v1/run")
             assert (lines[-1]["event"], lines[-1]["status"], lines[-1]["problem"]) == ("request", 503, "queue_full")
 
     async def test_the_connection_of_one_that_is_refused_takes_the_next_request(self, full: Served) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sandbox.keys import KeyLimits
 from tests.api.conftest import NewDataDir, add_key
-from tests.api.served import Served, logged, problem, serving
+from tests.api.served import Served, lines_about, logged, problem, serving
 
 RUN = {"code": "print('it ran')"}
 
@@ -76,7 +76,7 @@ async def test_a_preflight_is_not_answered_with_leave(client: httpx.AsyncClient)
 async def test_a_request_id_comes_back_and_a_strange_one_does_not(served: Served, client: httpx.AsyncClient) -> None:
     response = await client.get("/v1/sessions", headers={"x-request-id": "my-id.1"})
     assert response.headers["x-request-id"] == "my-id.1"
-    assert [line["status"] for line in logged(served) if line.get("request_id") == "my-id.1"] == [200]
+    assert [line["status"] for line in await lines_about(served, client, request_id="my-id.1")] == [200]
     strange = await client.get("/v1/sessions", headers={"x-request-id": "a b"})
     assert strange.headers["x-request-id"].startswith("req_")
 
@@ -183,7 +183,8 @@ async def test_a_line_of_the_log_says_which_request_session_and_execution_it_is_
     opened = (await client.post("/v1/sessions", json={}, headers={"x-request-id": "ids-open"})).json()
     told = (await client.post(f"{session}/executions", json=RUN, headers={"x-request-id": "ids-execute"})).json()
     await client.get(f"{session}/executions/{told['id']}", headers={"x-request-id": "ids-get"})
-    await client.delete(f"/v1/sessions/{opened['id']}")
+    await client.delete(f"/v1/sessions/{opened['id']}", headers={"x-request-id": "ids-close"})
+    await lines_about(served, client, request_id="ids-close")
 
     def about(request_id: str, event: str) -> list[tuple[str | None, str | None]]:
         lines = [line for line in logged(served) if line.get("request_id") == request_id and line["event"] == event]
@@ -211,7 +212,7 @@ async def test_neither_code_nor_keys_are_logged(locked: Served) -> None:
         await client.post("/v1/run", json={"code": "print('se' 'cret-word')"})
         await client.post("/v1/run", json={"code": 1, "secret-word": "se' 'cret-word"})
         assert (await client.get("/v1/sessions", headers={"x-request-id": "last"})).status_code == 200
-    assert [line for line in logged(locked) if line.get("request_id") == "last"]
+        await lines_about(locked, client, request_id="last")
     log = (locked.data_dir / "log").read_text()
     assert key not in log
     assert "cret-word" not in log

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sandbox.keys import digest
 from tests.api.conftest import NewDataDir, add_key
-from tests.api.served import Served, logged, problem, serving
+from tests.api.served import Served, lines_about, logged, problem, serving
 from tests.fuzzing import bounded
 
 RUN = b'{"code": "print(1)"}'
@@ -288,9 +288,8 @@ class TestBodies:
         assert status in (400, 413, 415), answer
         last = f"last-{os.urandom(6).hex()}"
         await client.get("/v1/sessions", headers={"x-request-id": last})
-        while last not in (ids := [line.get("request_id") for line in logged(served)]):
-            await client.get("/health/live")
-        assert marker not in ids, "the second request was heard"
+        await lines_about(served, client, request_id=last)
+        assert marker not in [line.get("request_id") for line in logged(served)], "the second request was heard"
 
 
 def _resident(pid: int) -> int:
