@@ -3,25 +3,38 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
+import shutil
 import sqlite3
 import sys
 import traceback
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Delete, Select, Update, event
+from sqlalchemy import Connection, Delete, Select, Update, event, select
 
 from sandbox.errors import InvalidRequest, InvalidSetting, SessionMissing, Unready
 from sandbox.execution import Artifact, Error, Execution, Status, Truncated
 from sandbox.guest.frames import BadFrame, Frame, decode_json, encode_json
 from sandbox.keys import KeyLimits, new_key
-from sandbox.store import Claim, ExecutionRow, FileRow, PauseRow, SessionRow, Store, TraceRow, statements
+from sandbox.store import (
+    Claim,
+    ExecutionRow,
+    FileRow,
+    PauseRow,
+    SessionRow,
+    Store,
+    TraceRow,
+    results,
+    schema,
+    statements,
+)
 from sandbox.store.database import connect
 from sandbox.store.schema import REVISION, metadata
 from sandbox.store.statements import Listing
@@ -344,6 +357,65 @@ async def test_a_hostile_kernels_numbers_and_nesting_do_not_keep_an_execution_fr
     assert row.execution.execution_count == 10**1000
 
 
+LONG: tuple[Mapping[str, Any], ...] = (
+    {"image/png": "A" * results.LONG, "text/plain": "é\0"},
+    {"application/json": [[1, None, "x"]] * 100_000},
+    *({"text/plain": f"{number:06}" * 10} for number in range(5000)),
+)
+"""Results that have rows of their own: more than one write takes, few and big ones and many small ones."""
+
+
+async def test_long_results_come_back_as_they_were_alone_and_in_lists(store: Store) -> None:
+    await store.add_session(a_session())
+    execution = dataclasses.replace(FULL, results=LONG)
+    row = an_execution("exe_1", ended_at=250.0, execution=execution)
+    assert await run_one(store, execution) == row
+    short = an_execution("exe_2", ended_at=250.0, execution=dataclasses.replace(FULL, id="exe_2"))
+    assert await run_one(store, dataclasses.replace(FULL, id="exe_2")) == short
+    page = await store.executions("me", "ses_1", limit=5, newest_first=False)
+    assert page.items == (row, short)
+
+
+@pytest.mark.parametrize(
+    ("results_", "are_long"),
+    [
+        (FULL.results, False),
+        ([{"text/plain": "x" * (results.LONG - 100)}], False),
+        ([{"text/plain": "x" * results.LONG}], True),
+        ([{"text/plain": "x" * 1000}] * 300, True),
+        ([{"application/json": {"a": [[0] * 1000] * 20}}], True),
+        ([{"application/json": {"k" * results.LONG: 0}}], True),
+        ([{"application/json": {"a": [[0] * 100] * 20}}], False),
+    ],
+)
+def test_results_are_long_by_all_that_is_in_them(results_: Any, are_long: bool) -> None:
+    assert results.are_long(results_) is are_long
+
+
+async def test_long_results_of_an_attempt_that_was_not_finished_are_replaced(store: Store) -> None:
+    await store.add_session(a_session())
+    execution = dataclasses.replace(FULL, results=LONG)
+    await store.add_execution(an_execution("exe_1"))
+    for rows in results.in_writes("exe_1", [{"text/plain": "of the first"}] * 6000):
+        await store._write(functools.partial(results.add, rows=rows))
+    assert await store.execution("me", "ses_1", "exe_1") == an_execution("exe_1")
+    assert await store.end_execution(execution, 250.0)
+    assert await store.execution("me", "ses_1", "exe_1") == an_execution("exe_1", ended_at=250.0, execution=execution)
+
+
+async def test_others_write_between_the_rows_of_long_results(store: Store) -> None:
+    await store.add_session(a_session())
+    await store.add_execution(an_execution("exe_1"))
+    execution = dataclasses.replace(FULL, results=({"text/plain": "x" * (1 << 20)},) * 32)
+    ending = asyncio.create_task(store.end_execution(execution, 250.0))
+    others = 0
+    while not ending.done():
+        await store.ping()
+        others += 1
+    assert ending.result()
+    assert others > 16  # one for each write of the results at least, however slow the others were
+
+
 async def test_the_first_end_of_an_execution_stays(store: Store) -> None:
     await store.add_session(a_session())
     await run_one(store, FULL)
@@ -481,10 +553,12 @@ async def test_a_purge_takes_what_ended_before_and_leaves_the_rest(store: Store)
     await store.add_session(a_session("ses_x"))
     await asyncio.gather(*(store.add_execution(an_execution(f"exe_{n}", "ses_7")) for n in range(statements.BATCH + 9)))
     await store.put_files([a_file("old", "ses_7"), a_file("recent", "ses_110"), a_file("live", "ses_x")])
+    await store.end_execution(dataclasses.replace(FULL, session_id="ses_7", results=LONG), 250.0)
     assert await store.purge(100.0) == 100
     left = [row.id for row in (await store.sessions("me", limit=100)).items]
     assert sorted(left) == sorted(["ses_x", *(f"ses_{number}" for number in range(100, 120))])
     assert (await store.executions("me", "ses_7", limit=5)).items == ()
+    assert await store._rows(select(schema.results), {}) == []
     assert await store.unreferenced([a_file(path).digest for path in ("old", "recent", "live")]) == {"digest of 'old'"}
 
 
@@ -535,6 +609,20 @@ async def test_a_write_that_fails_in_a_group_fails_alone(store: Store) -> None:
     told = await asyncio.gather(*(store.add_execution(row) for row in rows), return_exceptions=True)
     assert [isinstance(answer, SessionMissing) for answer in told] == [not number % 10 for number in range(50)]
     assert len((await store.executions("me", "ses_1", limit=100)).items) == 45
+
+
+async def test_a_commit_is_in_the_database_file_soon_without_another_one(tmp_path: Path) -> None:
+    async with Store.open(f"sqlite:///{tmp_path / 'db'}") as store:
+        await store.add_session(a_session())
+        copy = tmp_path / "after a power cut"
+        while not _has_sessions(shutil.copyfile(tmp_path / "db", copy)):
+            await store.sessions("me", limit=1)
+
+
+def _has_sessions(database: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(database)) as connection, contextlib.suppress(sqlite3.DatabaseError):
+        return bool(connection.execute("SELECT count(*) FROM sessions").fetchone()[0])
+    return False
 
 
 async def test_writes_happen_in_the_order_in_which_they_were_asked_for(store: Store) -> None:

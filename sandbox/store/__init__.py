@@ -6,6 +6,7 @@ Writes happen in the order in which they were asked for, so one need not be awai
 """
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sandbox.errors import InvalidRequest, Unready
 from sandbox.execution import Execution
+from sandbox.store import checkpoints, results
 from sandbox.store import statements as sql
 from sandbox.store.database import connect, explained, is_taken, prepare
 from sandbox.store.rows import (
@@ -88,7 +90,8 @@ class Store:
             await asyncio.get_running_loop().run_in_executor(readers, prepare, engine)
             store = cls(engine, readers)
             try:
-                yield store
+                async with checkpoints.taken(engine, readers, store._writer):
+                    yield store
             finally:
                 store._closed = True
                 await store._writer.aclose()
@@ -133,7 +136,7 @@ class Store:
         if family is not None:
             scope["family"] = family
         listing = sql.SESSIONS if family is None else sql.SESSIONS_OF_FAMILY
-        return await self._page(listing, scope, limit, after, newest_first, lambda row: SessionRow(**row))
+        return await self._page(listing, scope, limit, after, newest_first, lambda _, row: SessionRow(**row))
 
     async def active_sessions(self, node: str) -> tuple[SessionRow, ...]:
         """The sessions of this node that have not ended, oldest first."""
@@ -146,6 +149,7 @@ class Store:
         """
         purged = 0
         while ended := [row["id"] for row in await self._rows(sql.ENDED_SESSIONS, {"before": before})]:
+            await self._drain(sql.DELETE_RESULTS_OF, {"sessions": ended})
             await self._drain(sql.DELETE_EXECUTIONS_OF, {"sessions": ended})
             await self._drain(sql.DELETE_FILES_OF, {"sessions": ended})
             purged += await self._execute(sql.DELETE_SESSIONS, {"sessions": ended})
@@ -169,10 +173,18 @@ class Store:
         return await self._write(add)
 
     async def end_execution(self, execution: Execution, ended_at: float) -> bool:
-        """Write how it ended, and its session's `last_used_at`. False, and nothing is written, when it has an end."""
+        """Write how it ended, and its session's `last_used_at`. False, and nothing is written, when it has an end.
+
+        Long results are written first, in writes of their own between which others have their turn.
+        """
+        told = {**outcome(execution), "execution": execution.id, "ended_at": ended_at}
+        if results.are_long(execution.results):
+            told |= {"results": None, "results_apart": len(execution.results)}
+            making = self._loop.run_in_executor(self._readers, results.in_writes, execution.id, execution.results)
+            for rows in await making:
+                await self._write(functools.partial(results.add, rows=rows))
 
         def end(connection: Connection) -> bool:
-            told = {**outcome(execution), "execution": execution.id, "ended_at": ended_at}
             if not connection.execute(sql.END_EXECUTION, told).rowcount:
                 return False
             connection.execute(sql.USE_SESSION, {"session": execution.session_id, "now": ended_at})
@@ -183,15 +195,19 @@ class Store:
     async def execution(self, owner: str, session_id: str, execution_id: str) -> ExecutionRow | None:
         """An execution in a session of this owner."""
         found = {"owner": owner, "session": session_id, "id": execution_id}
-        row = await self._first(sql.EXECUTION, found)
-        return execution_row(row) if row is not None else None
+
+        def read(connection: Connection) -> ExecutionRow | None:
+            row = connection.execute(sql.EXECUTION, found).mappings().first()
+            return _execution(connection, row) if row is not None else None
+
+        return await self._read(read)
 
     async def executions(
         self, owner: str, session_id: str, *, limit: int, after: str | None = None, newest_first: bool = True
     ) -> Page[ExecutionRow]:
         """Executions of a session as they were asked for. Raises `InvalidRequest` when `after` is none of them."""
         scope = {"owner": owner, "session": session_id}
-        return await self._page(sql.EXECUTIONS, scope, limit, after, newest_first, execution_row)
+        return await self._page(sql.EXECUTIONS, scope, limit, after, newest_first, _execution)
 
     async def recover(self, node: str, reason: str, now: float) -> int:
         """End every execution in flight in a session of this node as killed, its state lost; how many.
@@ -279,7 +295,7 @@ class Store:
         """Kept files of this owner as they came. Raises `InvalidRequest` when `after` is none of them."""
         scope = {"owner": owner, "family": family} | ({} if purpose is None else {"purpose": purpose})
         listing = sql.KEPTS if purpose is None else sql.KEPTS_OF_PURPOSE
-        return await self._page(listing, scope, limit, after, newest_first, lambda row: KeptFileRow(**row))
+        return await self._page(listing, scope, limit, after, newest_first, lambda _, row: KeptFileRow(**row))
 
     async def remove_kept(self, owner: str, file_id: str) -> bool:
         """False when there is none."""
@@ -321,7 +337,7 @@ class Store:
         Raises `InvalidRequest` when `after` is none of them.
         """
         scope = {"owner": owner, "kind": kind, "parent": parent}
-        return await self._page(sql.OBJECTS, scope, limit, after, newest_first, lambda row: ObjectRow(**row))
+        return await self._page(sql.OBJECTS, scope, limit, after, newest_first, lambda _, row: ObjectRow(**row))
 
     async def remove_object(self, owner: str, object_id: str) -> bool:
         """Forget it, its parts and theirs. False when there is none."""
@@ -369,7 +385,7 @@ class Store:
     ) -> Page[TraceRow]:
         """Traces of this owner (None: of all), without records. Raises `InvalidRequest` when `after` is none."""
         listing, scope = (sql.TRACES_OF_ALL, {}) if owner is None else (sql.TRACES, {"owner": owner})
-        return await self._page(listing, scope, limit, after, newest_first, trace_row)
+        return await self._page(listing, scope, limit, after, newest_first, lambda _, row: trace_row(row))
 
     async def purge_traces(self, before: float) -> int:
         """Forget the traces that began before this time, in small writes; how many."""
@@ -462,14 +478,14 @@ class Store:
         limit: int,
         after: str | None,
         newest_first: bool,
-        make: Callable[[RowMapping], Row],
+        make: Callable[[Connection, RowMapping], Row],
     ) -> Page[Row]:
         def read(connection: Connection) -> Page[Row]:
             parameters = {**scope, "limit": limit + 1, "after": after}
             found = connection.execute(listing.pages[newest_first, after is not None], parameters).mappings().all()
             if not found and after is not None:
                 _check_listed(connection, listing, scope, after)
-            items = tuple(make(row) for row in found[:limit])
+            items = tuple(make(connection, row) for row in found[:limit])
             return Page(items, items[-1].id if len(found) > limit else None)
 
         return await self._read(read)
@@ -493,6 +509,11 @@ class Store:
     def _read_once(self, work: Callable[[Connection], T]) -> T:
         with self._engine.connect() as connection:
             return work(connection)
+
+
+def _execution(connection: Connection, row: RowMapping) -> ExecutionRow:
+    apart = row["results_apart"]
+    return execution_row(row, () if apart is None else results.read(connection, row["id"], apart))
 
 
 def _take(connection: Connection, claim: Claim, now: float) -> Claim | None:

@@ -142,6 +142,8 @@ def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     # a power cut may take back the last commits, never half of one. FULL would cost an fsync for each.
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA journal_size_limit = 67108864")
+    # Checkpoints are taken beside the writes; a writer only has to when it is so far ahead that they never get done.
+    cursor.execute("PRAGMA wal_autocheckpoint = 16384")
     cursor.close()
 
 

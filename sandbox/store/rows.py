@@ -221,12 +221,13 @@ def outcome(execution: Execution) -> dict[str, Any]:
     }
 
 
-def execution_row(columns: RowMapping) -> ExecutionRow:
-    """From all columns, by name."""
+def execution_row(columns: RowMapping, results: tuple[Mapping[str, Any], ...] = ()) -> ExecutionRow:
+    """From all columns, by name, and those results that have rows of their own."""
     told = {name: columns[name] for name in _DEFAULTS if columns[name] is not None}
     execution = None
     if columns["ended_at"] is not None:
-        execution = Execution(columns["id"], columns["session_id"], **{name: _value(name, told[name]) for name in told})
+        ended = {name: _value(name, told[name]) for name in told} | ({"results": results} if results else {})
+        execution = Execution(columns["id"], columns["session_id"], **ended)
     given = {field.name: columns[field.name] for field in dataclasses.fields(ExecutionRow)[:-1]}
     return ExecutionRow(**given, execution=execution)
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from sandbox.execution import Artifact
 
-REVISION = "0003"
+REVISION = "0004"
 """Of the newest migration, whose tables these are."""
 _ESCAPED = "\x1a"
 """The first character of a text that is stored as JSON. It was made for this: SUBSTITUTE."""
@@ -60,6 +60,17 @@ class Words(TypeDecorator[str]):
         return text
 
 
+class JsonText(TypeDecorator[Any]):
+    """What `to_json` has made, and read as `Json` is."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """As JSON has it: lists and dicts."""
+        return None if value is None else json.loads(value)
+
+
 class Json(TypeDecorator[Any]):
     """JSON in pure ASCII text: the databases' own JSON types differ in what they take, and in NUL."""
 
@@ -69,16 +80,17 @@ class Json(TypeDecorator[Any]):
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """Values, dataclasses and mappings too."""
         if isinstance(value, list | tuple):
-            # One by one, because nobody else can compute while one is written down, and results may be long.
-            return f"[{','.join([_to_json(each) for each in value])}]"
-        return None if value is None else _to_json(value)
+            # One by one, because nobody else can compute while one is written down, and they may be long.
+            return f"[{','.join([to_json(each) for each in value])}]"
+        return None if value is None else to_json(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """As JSON has it: lists and dicts."""
         return None if value is None else json.loads(value)
 
 
-def _to_json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """In pure ASCII; values, dataclasses and mappings too."""
     return json.dumps(value, separators=(",", ":"), default=_plain)
 
 
@@ -149,6 +161,8 @@ executions = Table(
     Column("reason", Words),
     Column("stdout", Words),
     Column("stderr", Words),
+    # How many have rows of their own, because they are long; NULL when none has.
+    Column("results_apart", Integer),
     Column("results", Json),
     Column("error", Json),
     Column("artifacts", Json),
@@ -168,6 +182,14 @@ Index(
     executions.c.session_id,
     sqlite_where=executions.c.ended_at.is_(None),
     postgresql_where=executions.c.ended_at.is_(None),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("execution_id", Words, ForeignKey("executions.id", ondelete="CASCADE"), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("bundle", JsonText, nullable=False),
 )
 
 files = Table(

@@ -34,12 +34,16 @@ from sandbox.store.schema import (
     nodes,
     objects,
     pauses,
+    results,
     sessions,
     traces,
 )
 
 BATCH = 500
 """Rows that one deletion takes at most, because everybody who writes waits for it."""
+
+FEW = 16
+"""Long rows that one deletion takes at most."""
 
 ByDialect = Mapping[str, Any]
 """One statement for each database, by its name: SQL has no standard for conflicts."""
@@ -102,6 +106,15 @@ DELETE_SESSIONS = delete(sessions).where(sessions.c.id.in_(_ENDED))
 DELETE_EXECUTIONS_OF = delete(executions).where(
     executions.c.id.in_(select(executions.c.id).where(executions.c.session_id.in_(_ENDED)).limit(BATCH))
 )
+_RESULT_KEY = (results.c.execution_id, results.c.place)
+DELETE_RESULTS_OF = delete(results).where(
+    tuple_(*_RESULT_KEY).in_(
+        select(*_RESULT_KEY)
+        .join(executions, executions.c.id == results.c.execution_id)
+        .where(executions.c.session_id.in_(_ENDED))
+        .limit(FEW)
+    )
+)
 DELETE_FILES_OF = delete(files).where(
     files.c.id.in_(select(files.c.id).where(files.c.session_id.in_(_ENDED)).limit(BATCH))
 )
@@ -120,6 +133,9 @@ EXECUTION = select(executions).where(
     _is(executions.c.id, "id"), _is(executions.c.session_id, "session"), _is(executions.c.owner, "owner")
 )
 EXECUTIONS = _listing(executions, session=executions.c.session_id, owner=executions.c.owner)
+ADD_RESULTS = insert(results)
+RESULTS = select(results.c.bundle).where(_is(results.c.execution_id, "execution")).order_by(results.c.place)
+REMOVE_RESULTS = delete(results).where(_is(results.c.execution_id, "execution"))
 RECOVER = (
     update(executions)
     .where(

@@ -46,6 +46,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._closed = False
+        self.commits = 0
+        """Transactions so far."""
         self._thread = threading.Thread(target=self._run, name="sandbox-store-writer", daemon=True)
         self._thread.start()
 
@@ -116,6 +118,7 @@ class Writer:
                 write.result = write.work(connection)
             committing = True
             connection.exec_driver_sql("COMMIT")
+            self.commits += 1
         except _Halted as error:
             return error
         except Exception as error:
