@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
+import uvloop
+from anyio.streams.tls import TLSAttribute
 
 from sandbox import errors
 from sandbox.api import problems as served
@@ -36,7 +39,9 @@ from sandbox.client import (
 )
 from sandbox.client.events import Decoder, Message
 from sandbox.client.problems import Again, refusal
+from sandbox.client.requests import Address
 from sandbox.client.retries import Tries
+from sandbox.client.wire import failures
 from sandbox.errors import (
     Draining,
     FileMissing,
@@ -359,6 +364,20 @@ def test_where_nobody_listens_that_is_said(connect: Connect) -> None:
         pass
     with pytest.raises(Unreachable, match="start one with sandbox serve"):
         connect(url, retries=1).run("1")
+
+
+def test_a_connection_that_uvloop_loses_as_it_is_made_is_a_failure_like_another() -> None:
+    async def lost(address: Address) -> None:
+        with scripted() as (url, _), failures(address):
+            stream = await anyio.connect_tcp("127.0.0.1", int(url.rpartition(":")[2]))
+            stream._transport.abort()  # type: ignore[attr-defined]
+            while True:
+                stream.extra(TLSAttribute.ssl_object, None)  # what httpcore asks first
+                await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, pytest.raises(Again) as again:
+        runner.run(lost(Address("http://127.0.0.1", "")))
+    assert isinstance(again.value.error, Unreachable)
 
 
 def test_a_stream_that_is_cut_goes_on_where_it_was(connect: Connect) -> None:

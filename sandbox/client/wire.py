@@ -70,3 +70,8 @@ def failures(address: Address) -> Iterator[None]:
         else:
             message = f"the connection to {address.url} failed ({words}); try again"
         raise Again(Unreachable(message)) from error
+    except AttributeError as error:
+        # anyio asks a connection for its peer that uvloop may have closed by then, and has no socket any more.
+        if error.name != "getpeername":
+            raise
+        raise Again(Unreachable(f"the connection to {address.url} was closed at once; try again")) from error
