@@ -277,7 +277,8 @@ class TestLeft:
             await ended(*inside)
             assert house.left()
         async with DockerRuntime.open(tmp_path / "docker", address=docker.address):
-            assert house.left() == []
+            pass  # it removes them meanwhile
+        assert house.left() == []
 
     @pytest.mark.attack("J05")
     @pytest.mark.parametrize(

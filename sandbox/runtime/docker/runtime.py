@@ -15,7 +15,7 @@ import contextlib
 import re
 import socket
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -26,7 +26,7 @@ from sandbox.image import Manifest, sources
 from sandbox.runtime import Channel, terms
 from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.docker import image as images
-from sandbox.runtime.docker.daemon import About, Daemon, Gone, Refused, client_for
+from sandbox.runtime.docker.daemon import About, Daemon, Found, Gone, Refused, client_for
 from sandbox.runtime.docker.instance import LABEL, Instance
 from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters
 from sandbox.runtime.docker.options import Place, options
@@ -53,6 +53,7 @@ class DockerRuntime:
         self._sandboxes: dict[str, DockerSandbox] = {}
         self._images: dict[str, images.Built] = {}
         self._answers = asyncio.Event()
+        self._clearing: asyncio.Task[None] | None = None
         self._filter = _filter()
         self._closed = False
 
@@ -61,7 +62,7 @@ class DockerRuntime:
     async def open(
         cls, directory: Path, *, address: str | None = None, channel: ChannelKind = "auto"
     ) -> AsyncIterator[Self]:
-        """Connect, and remove what dead engines left; at the end, end everything.
+        """Connect, and begin to remove what dead engines left; at the end, end everything.
 
         directory: where this runtime keeps its locks and sockets; engines that use the same one clean up after each
         other. address: of the daemon. channel: how inits are talked to. Raises `HostUnfit`, `Unready`.
@@ -83,6 +84,9 @@ class DockerRuntime:
                 await runtime.aclose()
                 watcher.cancel()
                 await asyncio.gather(watcher, return_exceptions=True)
+                if runtime._clearing is not None:
+                    await asyncio.wait((runtime._clearing,), timeout=_LEAVE_SECONDS)
+                    runtime._clearing.cancel()
 
     @property
     def name(self) -> str:
@@ -262,20 +266,31 @@ class DockerRuntime:
                 return
 
     async def _reconcile(self) -> None:
-        """Remove what the dead left, and end what the daemon no longer has. One failure never blocks the rest."""
+        """End what the daemon no longer has, and begin to remove what the dead left."""
         found = await self._daemon.labelled(f"{LABEL}={self._instance.owner}")
-        ours = {sandbox.container for sandbox in self._sandboxes.values()}
-        for each in found:
-            made = self._instance.made(each.labels)
-            if each.id in ours or (made is not None and made in self._sandboxes):
-                continue
-            with self._instance.inherits(each.labels) as left, contextlib.suppress(Refused):
-                if left:
-                    await self._daemon.remove(each.id)
+        if self._clearing is not None:
+            self._clearing.cancel()
+        left = [each for each in found if not self._is_ours(each)]
+        self._clearing = asyncio.create_task(self._clear(left), name="remove what the dead left")
         living = {each.id for each in found if each.running}
         for sandbox in list(self._sandboxes.values()):
             if sandbox.started and sandbox.container not in living:
                 sandbox.end("the Docker daemon was restarted")
+
+    def _is_ours(self, container: Found) -> bool:
+        ours = {sandbox.container for sandbox in self._sandboxes.values()}
+        return container.id in ours or self._instance.made(container.labels) in self._sandboxes
+
+    async def _clear(self, containers: Sequence[Found]) -> None:
+        """Remove those that the dead left. One that cannot be removed never blocks the rest.
+
+        One by one: what they ran ended with their engine, and who starts sandboxes now needs the daemon more.
+        """
+        with contextlib.suppress(Gone):  # then the next listing shows them again
+            for each in containers:
+                with self._instance.inherits(each.labels) as left, contextlib.suppress(Refused):
+                    if left:
+                        await self._daemon.remove(each.id)
 
     async def aclose(self) -> None:
         """See `runtime.Runtime`."""
