@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import sqlite3
 import sys
 import traceback
@@ -386,6 +385,7 @@ async def test_long_results_come_back_as_they_were_alone_and_in_lists(store: Sto
         ([{"application/json": {"a": [[0] * 1000] * 20}}], True),
         ([{"application/json": {"k" * results.LONG: 0}}], True),
         ([{"application/json": {"a": [[0] * 100] * 20}}], False),
+        ([{"text/plain": "漢" * (results.LONG // 6)}], True),
     ],
 )
 def test_results_are_long_by_all_that_is_in_them(results_: Any, are_long: bool) -> None:
@@ -397,23 +397,54 @@ async def test_long_results_of_an_attempt_that_was_not_finished_are_replaced(sto
     execution = dataclasses.replace(FULL, results=LONG)
     await store.add_execution(an_execution("exe_1"))
     for rows in results.in_writes("exe_1", [{"text/plain": "of the first"}] * 6000):
-        await store._write(functools.partial(results.add, rows=rows))
+        assert await store._write(functools.partial(results.add, execution_id="exe_1", rows=rows))
     assert await store.execution("me", "ses_1", "exe_1") == an_execution("exe_1")
     assert await store.end_execution(execution, 250.0)
     assert await store.execution("me", "ses_1", "exe_1") == an_execution("exe_1", ended_at=250.0, execution=execution)
 
 
 async def test_others_write_between_the_rows_of_long_results(store: Store) -> None:
+    transactions: list[int] = []  # results in each
+    writer = "before_cursor_execute"
+
+    def note(connection: Any, cursor: Any, statement: str, rows: Any, context: Any, many: bool) -> None:
+        if statement.startswith("BEGIN"):
+            transactions.append(0)
+        elif statement.startswith("INSERT INTO results"):
+            transactions[-1] += len(rows) if many else 1
+
     await store.add_session(a_session())
-    await store.add_execution(an_execution("exe_1"))
-    execution = dataclasses.replace(FULL, results=({"text/plain": "x" * (1 << 20)},) * 32)
-    ending = asyncio.create_task(store.end_execution(execution, 250.0))
-    others = 0
-    while not ending.done():
-        await store.ping()
-        others += 1
-    assert ending.result()
-    assert others > 16  # one for each write of the results at least, however slow the others were
+    ends = []
+    for number in range(3):
+        await store.add_execution(an_execution(f"exe_{number}"))
+        ends.append(dataclasses.replace(FULL, id=f"exe_{number}", results=({"text/plain": "x" * (1 << 19)},) * 8))
+    event.listen(store._engine, writer, note)
+    assert await asyncio.gather(*(store.end_execution(end, 250.0) for end in ends)) == [True] * 3
+    event.remove(store._engine, writer, note)
+    assert [count for count in transactions if count] == [1] * 3 * 8
+
+
+async def test_an_end_with_long_results_changes_nothing_of_the_first(store: Store) -> None:
+    await store.add_session(a_session())
+    first = dataclasses.replace(FULL, results=LONG)
+    row = await run_one(store, first)
+    assert not await store.end_execution(dataclasses.replace(FULL, results=LONG[1:]), 300.0)
+    assert not await store.end_execution(dataclasses.replace(FULL, id="exe_2", results=LONG), 300.0)
+    assert (await store.executions("me", "ses_1", limit=5)).items == (row,)
+    assert row == an_execution("exe_1", ended_at=250.0, execution=first)
+
+
+async def test_an_end_with_long_results_whose_caller_is_cancelled_is_written_before_the_store_closes(url: str) -> None:
+    execution = dataclasses.replace(FULL, results=LONG)
+    async with Store.open(url) as store:
+        await store.add_session(a_session())
+        await store.add_execution(an_execution("exe_1"))
+        task = asyncio.create_task(store.end_execution(execution, 250.0))
+        await asyncio.sleep(0)  # it has asked
+        task.cancel()
+    async with Store.open(url) as store:
+        row = await store.execution("me", "ses_1", "exe_1")
+    assert row == an_execution("exe_1", ended_at=250.0, execution=execution)
 
 
 async def test_the_first_end_of_an_execution_stays(store: Store) -> None:
@@ -614,13 +645,17 @@ async def test_a_write_that_fails_in_a_group_fails_alone(store: Store) -> None:
 async def test_a_commit_is_in_the_database_file_soon_without_another_one(tmp_path: Path) -> None:
     async with Store.open(f"sqlite:///{tmp_path / 'db'}") as store:
         await store.add_session(a_session())
-        copy = tmp_path / "after a power cut"
-        while not _has_sessions(shutil.copyfile(tmp_path / "db", copy)):
-            await store.sessions("me", limit=1)
+        async with asyncio.timeout(60):
+            while not await _has_sessions(tmp_path / "db", tmp_path / "copy"):
+                await store.sessions("me", limit=1)
 
 
-def _has_sessions(database: Path) -> bool:
-    with contextlib.closing(sqlite3.connect(database)) as connection, contextlib.suppress(sqlite3.DatabaseError):
+async def _has_sessions(database: Path, copy: Path) -> bool:
+    """Whether the file alone has any, without the log beside it."""
+    # By another process: one that closes a file drops the locks that SQLite has on it.
+    copying = await asyncio.create_subprocess_exec("cp", database, copy)
+    assert await copying.wait() == 0
+    with contextlib.closing(sqlite3.connect(copy)) as connection, contextlib.suppress(sqlite3.DatabaseError):
         return bool(connection.execute("SELECT count(*) FROM sessions").fetchone()[0])
     return False
 

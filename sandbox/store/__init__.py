@@ -2,7 +2,8 @@
 
 Writes go through one thread that commits those which wait together; reads go through a few threads with a connection
 each. A write is there for every read that begins after it has returned, and for every process that comes after a kill.
-Writes happen in the order in which they were asked for, so one need not be awaited before the next that builds on it.
+Writes happen in the order in which they were asked for, so one need not be awaited before the next that builds on it;
+the end of an execution with long results is several, and others come in between.
 """
 
 import asyncio
@@ -74,6 +75,7 @@ class Store:
         self._readers = readers
         self._writer = Writer(engine)
         self._loop = asyncio.get_running_loop()
+        self._ending: set[asyncio.Task[bool]] = set()
         self._closed = False
 
     @classmethod
@@ -93,6 +95,7 @@ class Store:
                 async with checkpoints.taken(engine, readers, store._writer):
                     yield store
             finally:
+                await asyncio.gather(*store._ending, return_exceptions=True)
                 store._closed = True
                 await store._writer.aclose()
         finally:
@@ -149,7 +152,8 @@ class Store:
         """
         purged = 0
         while ended := [row["id"] for row in await self._rows(sql.ENDED_SESSIONS, {"before": before})]:
-            await self._drain(sql.DELETE_RESULTS_OF, {"sessions": ended})
+            for row in await self._rows(sql.WITH_RESULTS, {"sessions": ended}):
+                await self._drain(sql.DELETE_RESULTS, {"execution": row["id"]})
             await self._drain(sql.DELETE_EXECUTIONS_OF, {"sessions": ended})
             await self._drain(sql.DELETE_FILES_OF, {"sessions": ended})
             purged += await self._execute(sql.DELETE_SESSIONS, {"sessions": ended})
@@ -177,17 +181,34 @@ class Store:
 
         Long results are written first, in writes of their own between which others have their turn.
         """
-        told = {**outcome(execution), "execution": execution.id, "ended_at": ended_at}
-        if results.are_long(execution.results):
-            told |= {"results": None, "results_apart": len(execution.results)}
-            making = self._loop.run_in_executor(self._readers, results.in_writes, execution.id, execution.results)
-            for rows in await making:
-                await self._write(functools.partial(results.add, rows=rows))
+        if not results.are_long(execution.results):
+            return await self._end(execution, {**outcome(execution), "ended_at": ended_at})
+        ending = self._loop.create_task(self._end_long(execution, ended_at))
+        self._ending.add(ending)
+        ending.add_done_callback(self._on_ended)
+        return await asyncio.shield(ending)
+
+    def _on_ended(self, ending: asyncio.Task[bool]) -> None:
+        self._ending.discard(ending)
+        if not ending.cancelled():
+            ending.exception()  # whoever asked may have been cancelled
+
+    async def _end_long(self, execution: Execution, ended_at: float) -> bool:
+        writes = results.in_writes(execution.id, execution.results)
+        while rows := await self._loop.run_in_executor(self._readers, next, writes, None):
+            add = functools.partial(results.add, execution_id=execution.id, rows=rows)
+            if not await self._writer.write(add, long=True):
+                return False
+        apart = {"results": None, "results_apart": len(execution.results)}
+        return await self._end(execution, {**outcome(execution), **apart, "ended_at": ended_at})
+
+    async def _end(self, execution: Execution, told: Mapping[str, Any]) -> bool:
+        told = {**told, "execution": execution.id}
 
         def end(connection: Connection) -> bool:
             if not connection.execute(sql.END_EXECUTION, told).rowcount:
                 return False
-            connection.execute(sql.USE_SESSION, {"session": execution.session_id, "now": ended_at})
+            connection.execute(sql.USE_SESSION, {"session": execution.session_id, "now": told["ended_at"]})
             return True
 
         return await self._write(end)

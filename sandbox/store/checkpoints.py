@@ -1,7 +1,7 @@
 """SQLite's checkpoints, taken beside the writes instead of in them.
 
-What is committed stands in a log, and is safe from a power cut once a checkpoint has brought the log to the disk. Left
-to itself SQLite does that within some commit or other, which then takes as long as the disk.
+What is committed stands in a log, and is safe from a power cut once a checkpoint has brought it into the database and
+to the disk. Left to itself SQLite does that within some commit or other, which then takes as long as the disk.
 """
 
 import asyncio
@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
+from sandbox import logs
 from sandbox.store.writer import Writer
 
-EVERY_S = 1.0
-"""About as much as a power cut can take back."""
+_EVERY_S = 1.0
+"""While there is something new. About as much as a power cut can take back."""
+
+_logger = logs.logger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -33,15 +35,25 @@ async def taken(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> 
 
 
 async def _take(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> None:
-    seen = 0
+    done, failed = 0, False
     while True:
-        await asyncio.sleep(EVERY_S)
-        if (commits := writer.commits) != seen:
-            seen = commits
-            with contextlib.suppress(DBAPIError):  # of a disk that is full or broken the next commit tells
-                await asyncio.get_running_loop().run_in_executor(threads, _checkpoint, engine)
+        await asyncio.sleep(_EVERY_S)
+        if (commits := writer.commits) == done:
+            continue
+        try:
+            whole = await asyncio.get_running_loop().run_in_executor(threads, _checkpoint, engine)
+        except Exception as error:
+            if not failed:
+                _logger.warning("checkpoint_failed", why=str(error))
+            failed = True
+            continue
+        failed = False
+        if whole:
+            done = commits
 
 
-def _checkpoint(engine: Engine) -> None:
+def _checkpoint(engine: Engine) -> bool:
+    """Whether everything is in the database now: who reads an older state keeps the rest from it."""
     with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+        busy, in_log, moved = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+    return not busy and in_log == moved

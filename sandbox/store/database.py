@@ -89,7 +89,7 @@ def explained(error: DBAPIError) -> Exception:
     """What went wrong in a statement, as one of our errors; a fault of ours stays as it is."""
     cause = error.orig
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    if code in ("23503", "SQLITE_CONSTRAINT_FOREIGNKEY"):  # all foreign keys are of sessions
+    if code in ("23503", "SQLITE_CONSTRAINT_FOREIGNKEY"):  # every foreign key leads to a session
         return SessionMissing("the session is gone; open a new one")
     if isinstance(error, DataError):
         return TooLarge("the database takes no value of this size")

@@ -1,8 +1,8 @@
 """Results that are too long for a row.
 
-One writer serves everybody, so no write may be long. Results can be, up to tens of megabytes of pictures: then they
-are rows of their own, written a few at a time before the row that says how their execution ended. A kill in between
-leaves rows that no execution counts; they go with their session.
+One writer serves everybody, so a write had better be short. Results may be tens of megabytes of pictures: then they
+are rows of their own, written about a megabyte at a time before the row that says how their execution ended. A kill in
+between leaves rows that no execution counts; they go with their session.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,22 +19,24 @@ LONG = 1 << 18
 _WRITE = 1 << 20
 """Characters that one write takes; a result that is longer has one to itself."""
 _VALUE = 16
-"""Characters that a value which is no text may be taken for."""
+"""Characters that a value which is no text is taken for."""
+_ESCAPED = 6
+"""Characters of JSON that one of a text may take."""
 
 Bundle = Mapping[str, Any]
 
 
 def are_long(results: Iterable[Bundle]) -> bool:
-    """Whether their JSON is about as long as `LONG`, without making it."""
+    """Whether their JSON is about as long as `LONG`, or may be, without making it."""
     length = 0
     waiting: list[Iterator[Any]] = [iter(results)]
     while waiting:
         for value in waiting[-1]:
-            length += len(value) if isinstance(value, str) else _VALUE
+            length += _length(value) if isinstance(value, str) else _VALUE
             if length >= LONG:
                 return True
             if isinstance(value, Mapping):
-                length += sum(map(len, value))
+                length += sum(map(_length, value))
                 waiting.append(iter(value.values()))
                 break
             if isinstance(value, list | tuple):
@@ -45,25 +47,32 @@ def are_long(results: Iterable[Bundle]) -> bool:
     return False
 
 
-def in_writes(execution_id: str, results: Iterable[Bundle]) -> list[list[dict[str, Any]]]:
-    """Their rows, as they are written together. For a thread: it takes a millisecond for a megabyte."""
-    writes: list[list[dict[str, Any]]] = []
-    length = _WRITE
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else len(text) * _ESCAPED
+
+
+def in_writes(execution_id: str, results: Iterable[Bundle]) -> Iterator[list[dict[str, Any]]]:
+    """Their rows, those together that one write takes. For a thread: each step takes milliseconds."""
+    rows: list[dict[str, Any]] = []
+    length = 0
     for place, bundle in enumerate(results):
         text = to_json(bundle)
-        if length + len(text) > _WRITE:
-            writes.append([])
-            length = 0
+        if rows and length + len(text) > _WRITE:
+            yield rows
+            rows, length = [], 0
         length += len(text)
-        writes[-1].append({"execution_id": execution_id, "place": place, "bundle": text})
-    return writes
+        rows.append({"execution_id": execution_id, "place": place, "bundle": text})
+    yield rows
 
 
-def add(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert them; the first replace what an attempt before has left."""
+def add(connection: Connection, execution_id: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Insert them; the first replace what an attempt before has left. False unless the execution is in flight."""
+    if connection.execute(sql.IN_FLIGHT, {"execution": execution_id}).first() is None:
+        return False
     if rows[0]["place"] == 0:
-        connection.execute(sql.REMOVE_RESULTS, {"execution": rows[0]["execution_id"]})
+        connection.execute(sql.REMOVE_RESULTS, {"execution": execution_id})
     connection.execute(sql.ADD_RESULTS, rows)
+    return True
 
 
 def read(connection: Connection, execution_id: str, count: int) -> tuple[Bundle, ...]:

@@ -106,14 +106,8 @@ DELETE_SESSIONS = delete(sessions).where(sessions.c.id.in_(_ENDED))
 DELETE_EXECUTIONS_OF = delete(executions).where(
     executions.c.id.in_(select(executions.c.id).where(executions.c.session_id.in_(_ENDED)).limit(BATCH))
 )
-_RESULT_KEY = (results.c.execution_id, results.c.place)
-DELETE_RESULTS_OF = delete(results).where(
-    tuple_(*_RESULT_KEY).in_(
-        select(*_RESULT_KEY)
-        .join(executions, executions.c.id == results.c.execution_id)
-        .where(executions.c.session_id.in_(_ENDED))
-        .limit(FEW)
-    )
+WITH_RESULTS = select(executions.c.id).where(
+    executions.c.session_id.in_(_ENDED), executions.c.results_apart.is_not(None)
 )
 DELETE_FILES_OF = delete(files).where(
     files.c.id.in_(select(files.c.id).where(files.c.session_id.in_(_ENDED)).limit(BATCH))
@@ -133,9 +127,14 @@ EXECUTION = select(executions).where(
     _is(executions.c.id, "id"), _is(executions.c.session_id, "session"), _is(executions.c.owner, "owner")
 )
 EXECUTIONS = _listing(executions, session=executions.c.session_id, owner=executions.c.owner)
+IN_FLIGHT = select(executions.c.id).where(_is(executions.c.id, "execution"), executions.c.ended_at.is_(None))
 ADD_RESULTS = insert(results)
-RESULTS = select(results.c.bundle).where(_is(results.c.execution_id, "execution")).order_by(results.c.place)
-REMOVE_RESULTS = delete(results).where(_is(results.c.execution_id, "execution"))
+_OF_EXECUTION = _is(results.c.execution_id, "execution")
+RESULTS = select(results.c.bundle).where(_OF_EXECUTION).order_by(results.c.place)
+REMOVE_RESULTS = delete(results).where(_OF_EXECUTION)
+DELETE_RESULTS = delete(results).where(
+    _OF_EXECUTION, results.c.place.in_(select(results.c.place).where(_OF_EXECUTION).limit(FEW))
+)
 RECOVER = (
     update(executions)
     .where(

@@ -28,6 +28,7 @@ _GROUP = 256
 class _Write:
     work: Callable[[Connection], Any]
     future: asyncio.Future[Any]
+    long: bool
     result: Any = None
     error: Exception | None = None
 
@@ -51,16 +52,17 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="sandbox-store-writer", daemon=True)
         self._thread.start()
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
         """Call `work` in the writer's thread, in a transaction; its result once that is committed.
 
-        `work` may be called again after a rollback. A caller that is cancelled no longer waits, but its write is done.
+        long: what waits behind it is not done in the same transaction. `work` may be called again after a rollback. A
+        caller that is cancelled no longer waits, but its write is done.
         Raises what `work` raises, then with nothing written, and `Unready` when the database fails.
         """
         if self._closed:
             raise Unready("the store is closed; nothing more is written")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Write(work, future))
+        self._queue.put(_Write(work, future, long))
         return cast(T, await future)
 
     async def aclose(self) -> None:
@@ -84,7 +86,7 @@ class Writer:
         write = self._queue.get()
         while write is not None:
             group.append(write)
-            if len(group) == _GROUP:
+            if write.long or len(group) == _GROUP:
                 return False
             try:
                 write = self._queue.get_nowait()

@@ -81,12 +81,10 @@ class DockerRuntime:
                 await watching.wait()
                 yield runtime
             finally:
-                await runtime.aclose()
-                watcher.cancel()
-                await asyncio.gather(watcher, return_exceptions=True)
-                if runtime._clearing is not None:
-                    await asyncio.wait((runtime._clearing,), timeout=_LEAVE_SECONDS)
-                    runtime._clearing.cancel()
+                try:
+                    await runtime.aclose()
+                finally:
+                    await runtime._end(watcher)
 
     @property
     def name(self) -> str:
@@ -286,11 +284,29 @@ class DockerRuntime:
 
         One by one: what they ran ended with their engine, and who starts sandboxes now needs the daemon more.
         """
-        with contextlib.suppress(Gone):  # then the next listing shows them again
-            for each in containers:
-                with self._instance.inherits(each.labels) as left, contextlib.suppress(Refused):
-                    if left:
-                        await self._daemon.remove(each.id)
+        while True:
+            containers = [each for each in containers if not await self._is_cleared(each)]
+            if not containers:
+                return
+            await asyncio.sleep(_RECONNECT_MAX_S)
+
+    async def _is_cleared(self, container: Found) -> bool:
+        with self._instance.inherits(container.labels) as left, contextlib.suppress(Gone, Refused):
+            if left:
+                await self._daemon.remove(container.id)
+            return True
+        return False
+
+    async def _end(self, watcher: "asyncio.Task[None]") -> None:
+        """Of what goes on in the background. What the dead left is removed before, unless that takes long."""
+        watcher.cancel()
+        await asyncio.wait((watcher,))
+        if (clearing := self._clearing) is not None:
+            try:
+                await asyncio.wait((clearing,), timeout=_LEAVE_SECONDS)
+            finally:
+                clearing.cancel()
+                await asyncio.gather(clearing, return_exceptions=True)
 
     async def aclose(self) -> None:
         """See `runtime.Runtime`."""
