@@ -14,7 +14,7 @@ from docker import APIClient
 
 from sandbox.runtime.docker.instance import Instance
 from tests.containers import Containers
-from tests.host import Embedded, alive, groups, pids
+from tests.host import Embedded, alive, groups, pids, status
 
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -46,16 +46,29 @@ class Processes:
         self._births: set[tuple[int, int]] = set()
 
     def add(self, found: Iterable[int]) -> None:
-        """Remember those of them that are still there."""
+        """Remember those of them that are still there, and nobody who is gone."""
+        self._reap()
         self._births.update((pid, birth) for pid in found if (birth := _birth(pid)) is not None)
 
     def left(self) -> list[str]:
         """Those that live, in words."""
-        # Who loses its parent becomes ours; and the PID 1 of a sandbox cannot end before its kernel has been reaped.
-        for pid, _ in self._births:
+        self._reap()
+        return [f"process {pid}" for pid, _ in self._births if alive(pid)]
+
+    def _reap(self) -> None:
+        # Who loses its parent becomes ours; and the PID 1 of a sandbox cannot end before its kernel has been reaped,
+        # which may have come and gone without being seen.
+        for pid in [*(pid for pid, _ in self._births), *_dead_in_sandboxes()]:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-        return [f"process {pid}" for pid, birth in self._births if alive(pid) and _birth(pid) == birth]
+        self._births = {(pid, birth) for pid, birth in self._births if _birth(pid) == birth}
+
+
+def _dead_in_sandboxes() -> list[int]:
+    """Children of ours, adopted ones that is, which have ended in pid namespaces of their own."""
+    found = ((pid, status(pid)) for pid in pids())
+    ours = [str(os.getpid())]
+    return [pid for pid, told in found if told and told["PPid"] == ours and len(told["NSpid"]) > 1 and not alive(pid)]
 
 
 def _birth(pid: int) -> int | None:
