@@ -1,13 +1,15 @@
 """Values to the JSON that `schemas` describes."""
 
+import contextlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
 from sandbox.batches import BATCH, batches, in_turns
 from sandbox.execution import Execution, Status, as_json
@@ -21,42 +23,60 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
     return Response(to_json(value), status, headers, "application/json")
 
 
+_PIECE = 1 << 16
+"""Bytes from which on a piece is not copied to be sent with others."""
+
+
 def to_json(value: Any) -> bytes:
     """Compact JSON that every client can parse, whatever a program has put into its results."""
+    with contextlib.suppress(orjson.JSONEncodeError):  # half a surrogate pair, more than 64 bits, hundreds of levels
+        return orjson.dumps(value)
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        value = json.loads(json.dumps(value), parse_constant=lambda name: None)  # NaN and the like are no JSON
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
 
 
-async def to_json_in_turns(value: Mapping[str, Any]) -> bytes:
-    """`to_json` of an object whose lists may have thousands of items, or a hundred of a mebibyte each."""
+async def to_pieces(value: Mapping[str, Any]) -> list[bytes]:
+    """`to_json` of an object whose lists may have thousands of items, or a hundred of a mebibyte each; one at least.
+
+    Tens of megabytes are not made one: to copy them takes as long as everything else about them.
+    """
     if not any(_is_list(each) for each in value.values()):
-        return to_json(value)
-    members = [to_json(name) + b":" + await _member(each) for name, each in value.items()]
-    return b"{" + b",".join(members) + b"}"
+        return [to_json(value)]
+    pieces, start = [b"{"], b""
+    for name, member in value.items():
+        _add(pieces, start + to_json(name) + b":")
+        await _add_member(pieces, member)
+        start = b","
+    _add(pieces, b"}")
+    return pieces
 
 
-async def _member(value: Any) -> bytes:
+async def _add_member(pieces: list[bytes], value: Any) -> None:
     if not _is_list(value):
-        return to_json(value)
-    size = BATCH if len(value) > BATCH else 1
-    return b"[" + b",".join([to_json(some)[1:-1] async for some in in_turns(batches(value, size))]) + b"]"
+        _add(pieces, to_json(value))
+        return
+    start = b"["
+    many = len(value) > BATCH
+    async for some in in_turns(batches(value, BATCH) if many else value):
+        _add(pieces, start)
+        _add(pieces, to_json(some)[1:-1] if many else to_json(some))
+        start = b","
+    _add(pieces, b"]")
+
+
+def _add(pieces: list[bytes], data: bytes) -> None:
+    if len(pieces[-1]) + len(data) < _PIECE:
+        pieces[-1] += data
+    else:
+        pieces.append(data)
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) > 1
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
 
 
 def time_of(seconds: float) -> str:
@@ -66,7 +86,21 @@ def time_of(seconds: float) -> str:
 
 async def execution_answer(told: Mapping[str, Any]) -> Response:
     """An `ExecutionOut` as a JSON response."""
-    return Response(await to_json_in_turns(told), media_type="application/json")
+    return _Pieces(await to_pieces(told))
+
+
+class _Pieces(Response):
+    """JSON that is sent as it was made, a piece at a time."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        length = str(sum(map(len, pieces)))
+        super().__init__(headers={"content-length": length}, media_type="application/json")
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for number, piece in enumerate(self._pieces, 1):
+            await send({"type": "http.response.body", "body": piece, "more_body": number < len(self._pieces)})
 
 
 def execution(value: Execution, created_at: float) -> dict[str, Any]:

@@ -96,7 +96,7 @@ async def _events(log: EventLog, last_id: str | None) -> AsyncGenerator[bytes, N
             data = event.data
             if event.name == "done":
                 data = encode.execution(data["execution"], log.created_at)
-            body = await encode.to_json_in_turns(data)
+            body = b"".join(await encode.to_pieces(data))  # one, between whose parts no heartbeat gets
             yield f"id: {event.id}\nevent: {event.name}\ndata: ".encode() + body + b"\n\n"
     except SandboxError as error:
         told = {"code": code_of(type(error)), "detail": str(error)}

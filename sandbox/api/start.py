@@ -14,6 +14,7 @@ import contextlib
 import gc
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
@@ -31,6 +32,10 @@ _GC_THRESHOLDS = 10_000, 3, 30
 """Objects made until the youngest are looked through; at Python's 700 a burst of requests does it all the time. Those
 that outlive it are looked through three such times later instead of ten, because everybody waits for it.
 """
+_TURN_S = 0.0005
+"""After which a thread that computes lets another one on that wants to, a tenth of Python's own. The store's writer
+needs a dozen turns for a transaction, and everybody's requests wait for it.
+"""
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -39,6 +44,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         # Before all sandboxes: whoever asks is answered, if only that it is busy, while everybody computes.
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     gc.set_threshold(*_GC_THRESHOLDS)
+    sys.setswitchinterval(_TURN_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, announce))
 

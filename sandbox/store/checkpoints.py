@@ -16,6 +16,8 @@ from sandbox.store.writer import Writer
 
 _EVERY_S = 1.0
 """While there is something new. About as much as a power cut can take back."""
+_AGAIN_S = 0.05
+"""After one that left something. The log begins anew, and does not grow, after one that left nothing."""
 
 _logger = logs.logger(__name__)
 
@@ -35,9 +37,10 @@ async def taken(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> 
 
 
 async def _take(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> None:
-    done, failed = 0, False
+    done, failed, pause = 0, False, _EVERY_S
     while True:
-        await asyncio.sleep(_EVERY_S)
+        await asyncio.sleep(pause)
+        pause = _EVERY_S
         if (commits := writer.commits) == done:
             continue
         try:
@@ -50,10 +53,12 @@ async def _take(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> 
         failed = False
         if whole:
             done = commits
+        else:
+            pause = _AGAIN_S
 
 
 def _checkpoint(engine: Engine) -> bool:
-    """Whether everything is in the database now: who reads an older state keeps the rest from it."""
+    """Whether everything is in the database now: what was committed meanwhile is not, nor what a reader is before."""
     with engine.connect() as connection:
         busy, in_log, moved = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
     return not busy and in_log == moved

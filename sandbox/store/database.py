@@ -143,7 +143,7 @@ def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> No
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA journal_size_limit = 67108864")
     # Checkpoints are taken beside the writes; a writer only has to when it is so far ahead that they never get done.
-    cursor.execute("PRAGMA wal_autocheckpoint = 16384")
+    cursor.execute("PRAGMA wal_autocheckpoint = 65536")
     cursor.close()
 
 

@@ -4,11 +4,13 @@ Every text, ids from URLs included, is stored as `Words`, so that no text a call
 databases differ.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -72,7 +74,7 @@ class JsonText(TypeDecorator[Any]):
 
 
 class Json(TypeDecorator[Any]):
-    """JSON in pure ASCII text: the databases' own JSON types differ in what they take, and in NUL."""
+    """JSON in text: the databases' own JSON types differ in what they take, and in NUL."""
 
     impl = Text
     cache_ok = True
@@ -90,7 +92,9 @@ class Json(TypeDecorator[Any]):
 
 
 def to_json(value: Any) -> str:
-    """In pure ASCII; values, dataclasses and mappings too."""
+    """Of values, dataclasses and mappings. A number that is none becomes null, as for clients."""
+    with contextlib.suppress(orjson.JSONEncodeError):  # half a surrogate pair, more than 64 bits, hundreds of levels
+        return orjson.dumps(value, default=_plain).decode()
     return json.dumps(value, separators=(",", ":"), default=_plain)
 
 
