@@ -385,7 +385,8 @@ async def test_long_results_come_back_as_they_were_alone_and_in_lists(store: Sto
         ([{"application/json": {"a": [[0] * 1000] * 20}}], True),
         ([{"application/json": {"k" * results.LONG: 0}}], True),
         ([{"application/json": {"a": [[0] * 100] * 20}}], False),
-        ([{"text/plain": "漢" * (results.LONG // 6)}], True),
+        ([{"text/plain": "漢" * (results.LONG // 3 + 1)}], True),
+        ([{"application/json": [10**4000] * 100}], True),
     ],
 )
 def test_results_are_long_by_all_that_is_in_them(results_: Any, are_long: bool) -> None:

@@ -1,16 +1,14 @@
 """Values to the JSON that `schemas` describes."""
 
-import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from sandbox import finite_json
 from sandbox.batches import BATCH, batches, in_turns
 from sandbox.execution import Execution, Status, as_json
 from sandbox.image import Manifest
@@ -29,14 +27,7 @@ _PIECE = 1 << 16
 
 def to_json(value: Any) -> bytes:
     """Compact JSON that every client can parse, whatever a program has put into its results."""
-    with contextlib.suppress(orjson.JSONEncodeError):  # half a surrogate pair, more than 64 bits, hundreds of levels
-        return orjson.dumps(value)
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    except ValueError:
-        value = json.loads(json.dumps(value), parse_constant=lambda name: None)  # NaN and the like are no JSON
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")  # half a surrogate pair has no UTF-8
+    return finite_json.dumps(value)
 
 
 async def to_pieces(value: Mapping[str, Any]) -> list[bytes]:

@@ -95,9 +95,12 @@ class Store:
                 async with checkpoints.taken(engine, readers, store._writer):
                     yield store
             finally:
-                await asyncio.gather(*store._ending, return_exceptions=True)
-                store._closed = True
-                await store._writer.aclose()
+                try:
+                    if store._ending:
+                        await asyncio.wait(store._ending)
+                finally:
+                    store._closed = True
+                    await store._writer.aclose()
         finally:
             await asyncio.to_thread(readers.shutdown)
             engine.dispose()

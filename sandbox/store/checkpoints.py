@@ -17,7 +17,9 @@ from sandbox.store.writer import Writer
 _EVERY_S = 1.0
 """While there is something new. About as much as a power cut can take back."""
 _AGAIN_S = 0.05
-"""After one that left something. The log begins anew, and does not grow, after one that left nothing."""
+"""After one that left something, and twice that after the next. Only when nothing is left the log begins anew; while
+it never is, it grows until the writer waits for a checkpoint of its own.
+"""
 
 _logger = logs.logger(__name__)
 
@@ -37,10 +39,9 @@ async def taken(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> 
 
 
 async def _take(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> None:
-    done, failed, pause = 0, False, _EVERY_S
+    done, failed, again = 0, False, _EVERY_S
     while True:
-        await asyncio.sleep(pause)
-        pause = _EVERY_S
+        await asyncio.sleep(again)
         if (commits := writer.commits) == done:
             continue
         try:
@@ -48,17 +49,17 @@ async def _take(engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> 
         except Exception as error:
             if not failed:
                 _logger.warning("checkpoint_failed", why=str(error))
-            failed = True
+            failed, again = True, _EVERY_S
             continue
         failed = False
         if whole:
             done = commits
-        else:
-            pause = _AGAIN_S
+        is_left = not whole or writer.commits != commits
+        again = min(_EVERY_S, 2 * again if again < _EVERY_S else _AGAIN_S) if is_left else _EVERY_S
 
 
 def _checkpoint(engine: Engine) -> bool:
-    """Whether everything is in the database now: what was committed meanwhile is not, nor what a reader is before."""
+    """Whether all is in the database now that was committed before: a reader may hold up what is newer than it sees."""
     with engine.connect() as connection:
         busy, in_log, moved = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
     return not busy and in_log == moved

@@ -15,13 +15,11 @@ from sandbox.store import statements as sql
 from sandbox.store.schema import to_json
 
 LONG = 1 << 18
-"""Characters, about, from which results have rows of their own: those take another write, and another read."""
+"""Bytes, about, from which results have rows of their own: those take another write, and another read."""
 _WRITE = 1 << 20
-"""Characters that one write takes; a result that is longer has one to itself."""
+"""Bytes that one write takes; a result that is longer has one to itself."""
 _VALUE = 16
-"""Characters that a value which is no text is taken for."""
-_ESCAPED = 6
-"""Characters of JSON that one of a text may take."""
+"""Bytes that a value which is no text is taken for, but for a longer integer."""
 
 Bundle = Mapping[str, Any]
 
@@ -32,7 +30,7 @@ def are_long(results: Iterable[Bundle]) -> bool:
     waiting: list[Iterator[Any]] = [iter(results)]
     while waiting:
         for value in waiting[-1]:
-            length += _length(value) if isinstance(value, str) else _VALUE
+            length += _length(value)
             if length >= LONG:
                 return True
             if isinstance(value, Mapping):
@@ -47,8 +45,10 @@ def are_long(results: Iterable[Bundle]) -> bool:
     return False
 
 
-def _length(text: str) -> int:
-    return len(text) if text.isascii() else len(text) * _ESCAPED
+def _length(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) if value.isascii() else 3 * len(value)
+    return max(_VALUE, value.bit_length() // 3) if isinstance(value, int) else _VALUE
 
 
 def in_writes(execution_id: str, results: Iterable[Bundle]) -> Iterator[list[dict[str, Any]]]:

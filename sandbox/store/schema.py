@@ -4,13 +4,11 @@ Every text, ids from URLs included, is stored as `Words`, so that no text a call
 databases differ.
 """
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -28,6 +26,7 @@ from sqlalchemy import (
     false,
 )
 
+from sandbox import finite_json
 from sandbox.execution import Artifact
 
 REVISION = "0004"
@@ -93,9 +92,7 @@ class Json(TypeDecorator[Any]):
 
 def to_json(value: Any) -> str:
     """Of values, dataclasses and mappings. A number that is none becomes null, as for clients."""
-    with contextlib.suppress(orjson.JSONEncodeError):  # half a surrogate pair, more than 64 bits, hundreds of levels
-        return orjson.dumps(value, default=_plain).decode()
-    return json.dumps(value, separators=(",", ":"), default=_plain)
+    return finite_json.dumps(value, _plain, ascii_only=True).decode()
 
 
 def _is_utf8(text: str) -> bool:

@@ -54,6 +54,8 @@ class DockerRuntime:
         self._images: dict[str, images.Built] = {}
         self._answers = asyncio.Event()
         self._clearing: asyncio.Task[None] | None = None
+        self._cleared = asyncio.Event()
+        """What the dead left was removed, or tried to."""
         self._filter = _filter()
         self._closed = False
 
@@ -268,6 +270,7 @@ class DockerRuntime:
         found = await self._daemon.labelled(f"{LABEL}={self._instance.owner}")
         if self._clearing is not None:
             self._clearing.cancel()
+        self._cleared.clear()
         left = [each for each in found if not self._is_ours(each)]
         self._clearing = asyncio.create_task(self._clear(left), name="remove what the dead left")
         living = {each.id for each in found if each.running}
@@ -285,13 +288,15 @@ class DockerRuntime:
         One by one: what they ran ended with their engine, and who starts sandboxes now needs the daemon more.
         """
         while True:
-            containers = [each for each in containers if not await self._is_cleared(each)]
+            containers = [each for each in containers if not await self._remove_left(each)]
+            self._cleared.set()
             if not containers:
                 return
             await asyncio.sleep(_RECONNECT_MAX_S)
 
-    async def _is_cleared(self, container: Found) -> bool:
-        with self._instance.inherits(container.labels) as left, contextlib.suppress(Gone, Refused):
+    async def _remove_left(self, container: Found) -> bool:
+        """Whether it is gone, or not to be removed by us."""
+        with contextlib.suppress(Gone, Refused, OSError), self._instance.inherits(container.labels) as left:
             if left:
                 await self._daemon.remove(container.id)
             return True
@@ -303,7 +308,10 @@ class DockerRuntime:
         await asyncio.wait((watcher,))
         if (clearing := self._clearing) is not None:
             try:
-                await asyncio.wait((clearing,), timeout=_LEAVE_SECONDS)
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self._cleared.wait()
+            except TimeoutError:
+                pass
             finally:
                 clearing.cancel()
                 await asyncio.gather(clearing, return_exceptions=True)
