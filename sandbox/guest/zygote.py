@@ -60,6 +60,10 @@ class Zygote:
 
     def _become_kernel(self, request: birth.Request, fds: list[int]) -> NoReturn:
         signal.set_wakeup_fd(-1)
+        # At once: as long as anybody has it open, nobody hears of the zygote's death, and a fork may wait for a word
+        # that only comes when its zygote has told of it.
+        for sock in (self._link, self._wakeup, self._signalled):
+            sock.close()
         link = self._contain(request, fds)
         gc.enable()
         serve(self._kernel, link)
