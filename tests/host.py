@@ -139,7 +139,8 @@ class Embedded:
     def kernels(self) -> list[int]:
         """The kernel of each sandbox: whose parent is outside."""
         inside = set(self.contained())
-        return [pid for pid in inside - set(self.inits()) if int(status(pid)["PPid"][0]) not in inside]
+        others = {pid: status(pid) for pid in inside - set(self.inits())}
+        return [pid for pid, told in others.items() if told and int(told["PPid"][0]) not in inside]
 
     def groups(self) -> list[Path]:
         """The control groups of its sandboxes."""
