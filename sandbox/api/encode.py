@@ -15,14 +15,13 @@ from sandbox.image import Manifest
 from sandbox.node import Node
 from sandbox.store.rows import ExecutionRow, FileRow, SessionRow
 
+_PIECE = 1 << 16
+"""Bytes from which on a piece is not copied to be sent with others."""
+
 
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A value as a JSON response."""
     return Response(to_json(value), status, headers, "application/json")
-
-
-_PIECE = 1 << 16
-"""Bytes from which on a piece is not copied to be sent with others."""
 
 
 def to_json(value: Any) -> bytes:

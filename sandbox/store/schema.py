@@ -62,7 +62,7 @@ class Words(TypeDecorator[str]):
 
 
 class JsonText(TypeDecorator[Any]):
-    """What `to_json` has made, and read as `Json` is."""
+    """What `to_json` has made."""
 
     impl = Text
     cache_ok = True
@@ -72,10 +72,9 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
-class Json(TypeDecorator[Any]):
+class Json(JsonText):
     """JSON in text: the databases' own JSON types differ in what they take, and in NUL."""
 
-    impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
@@ -84,10 +83,6 @@ class Json(TypeDecorator[Any]):
             # One by one, because nobody else can compute while one is written down, and they may be long.
             return f"[{','.join([to_json(each) for each in value])}]"
         return None if value is None else to_json(value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """As JSON has it: lists and dicts."""
-        return None if value is None else json.loads(value)
 
 
 def to_json(value: Any) -> str:
