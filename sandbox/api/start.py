@@ -4,9 +4,11 @@
                                                                                         └ our imports ─ node ─ answers
                                                                                            ─ imports for models ─ whole
 
-So little is imported at the top of this file. Where it can fail: the address or the directory is somebody else's, the
-host cannot contain sandboxes, the database cannot be had; each ends the command before it has said a URL. Afterwards
-only a broken installation can, of which a part cannot be imported.
+On Docker it is the first container that imports, and we ask for it before we import what is ours.
+
+Hence little is imported at the top of this file. Where it can fail: the address or the directory is somebody else's,
+the host cannot contain sandboxes, the database cannot be had; each ends the command before it has said a URL.
+Afterwards only a broken installation can, of which a part cannot be imported.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import version
 
 import uvloop
@@ -60,15 +62,29 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         stack.enter_context(telemetry.tracing(version("sandbox-engine")))
         listening = stack.enter_context(_bound(settings.host, settings.port))
         directory = stack.enter_context(DataDir.open(settings.data_dir))
-        importing = asyncio.create_task(imported("sandbox.api.server"), name="imports")
         with _uncollected():
-            engine = await stack.enter_async_context(Engine.open(settings))
-            await importing
+            engine = await stack.enter_async_context(_with_imports(settings))
         from sandbox.api import server
         from sandbox.node import Node
 
         node = await stack.enter_async_context(Node.on(engine, directory))
         await server.serve(node, listening, announce)
+
+
+@contextlib.asynccontextmanager
+async def _with_imports(settings: Settings) -> AsyncIterator[Engine]:
+    """An engine, and what the server is made of imported. Raises what `Engine.open` raises."""
+    server = "sandbox.api.server"
+    if settings.runtime == "docker":
+        # Opening it is our own work, on one lock with the imports; the daemon and the container have a core each then.
+        async with Engine.open(settings) as engine:
+            await imported(server)
+            yield engine
+        return
+    importing = asyncio.create_task(imported(server), name="imports")
+    async with Engine.open(settings) as engine:
+        await importing
+        yield engine
 
 
 @contextlib.contextmanager
