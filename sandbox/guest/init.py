@@ -6,7 +6,8 @@ code → text, results and errors are bounded and become frames → the kernel's
 DONE tells what was seen. Where it can fail: the kernel dies (the spawner says so: DONE says `died`, everything else in
 the sandbox is killed, a new kernel is asked for; what it had written and not sent is read from its memory); the
 deadline passes (SIGINT, grace, SIGKILL); the host stops reading (the kernel is no longer read, so it blocks, and the
-deadline goes on); the host goes away (we end, and with PID 1 the sandbox).
+deadline goes on); the host goes away (we end, and with PID 1 the sandbox; one that nobody has used yet may take its
+time, see `Policy.linger_s`).
 """
 
 import contextlib
@@ -114,6 +115,8 @@ class Policy:
     env: dict[str, str]
     awaited: bool = False
     """Whether somebody waits for the first kernel."""
+    linger_s: float = 0.0
+    """How long it outlives the host if it was never asked for anything, and so holds nobody's code or files."""
 
 
 @dataclass(slots=True)
@@ -179,6 +182,7 @@ class Relay:
         """An EXECUTE that came before a kernel was ready."""
         self._epoch = 0
         self._deaths_in_a_row = 0
+        self._used = False
 
     def run(self) -> NoReturn:
         """Relay until the host or the spawner goes away; then end, and with PID 1 the whole sandbox."""
@@ -272,9 +276,15 @@ class Relay:
     # The host.
 
     def _on_channel(self) -> None:
-        data = os.read(self._source, 1 << 20)
+        try:
+            data = os.read(self._source, 1 << 20)
+        except ConnectionError:
+            data = b""
         if not data:
+            if not self._used:
+                time.sleep(self._policy.linger_s)
             raise EOFError
+        self._used = True
         for kind, body in self._decoder.feed(data):
             self._on_frame(kind, body)
 

@@ -248,8 +248,9 @@ from sandbox.engine import Engine
 async def main():
     settings = Settings(runtime="docker", data_dir=sys.argv[1], pool_size=1)
     async with Engine.open(settings) as engine, engine.session() as session:
+        await engine.pool.fill()
         async for output in session.stream("print('busy')\\nwhile True: pass", 600):
-            print("busy", engine.runtime.owner, flush=True)
+            print(engine.runtime.owner, session._kernel.sandbox.container, flush=True)
 
 asyncio.run(main())
 """
@@ -266,14 +267,18 @@ class TestLeft:
             sys.executable, "-c", SERVER, tmp_path, stdout=asyncio.subprocess.PIPE, env=docker.env
         )
         assert server.stdout is not None
-        owner = (await server.stdout.readline()).decode().split()[1]
+        owner, busy = (await server.stdout.readline()).decode().split()
         async with DockerRuntime.open(tmp_path / "docker", address=docker.address) as neighbour:
             assert neighbour.owner == owner
             house = Containers.of(docker_client, neighbour)
-            inside = house.contained()
-            assert any(alive(pid) for pid in inside), "a neighbour with the same directory has ended what lives"
+            inside, inits = house.contained(), house.inits()
+            assert all(alive(pid) for pid in inits), "a neighbour with the same directory has ended what lives"
+            working: int = docker_client.inspect_container(busy)["State"]["Pid"]
+            (unused,) = {*inits} - {working}
             server.kill()
             await server.wait()
+            await ended(working)
+            assert alive(unused), "it holds nobody's program, and leaves the next server's start the machine"
             await ended(*inside)
             assert house.left()
         async with DockerRuntime.open(tmp_path / "docker", address=docker.address):

@@ -12,6 +12,7 @@ with our label is looked at, what no live sandbox of ours is is removed, and wha
 import asyncio
 import base64
 import contextlib
+import random
 import re
 import socket
 import uuid
@@ -37,6 +38,10 @@ ChannelKind = Literal["auto", "socket", "stdio"]
 
 _DIAL_SECONDS = 30.0
 _RECONNECT_FIRST_S, _RECONNECT_MAX_S = 0.1, 2.0
+_LINGER_S = 4.0, 8.0
+"""When an unused sandbox ends whose engine was killed, somewhere between: all at once they would keep the daemon, and
+every core, from the next engine's first ones. That one removes them one by one."""
+_CLEAR_AFTER_S = 2.0
 _LEAVE_SECONDS = 5.0
 """How long a removal waits for a daemon that does not answer; what is left then is removed when it is back."""
 
@@ -54,6 +59,7 @@ class DockerRuntime:
         self._images: dict[str, images.Built] = {}
         self._answers = asyncio.Event()
         self._clearing: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
         self._cleared = asyncio.Event()
         """What the dead left was removed, or tried to."""
         self._filter = _filter()
@@ -186,7 +192,8 @@ class DockerRuntime:
             await self._daemon.start(sandbox.container)
             if listener is not None:
                 sandbox.connect(await _accept(listener, sandbox))
-        begin = {"policy": terms.policy(spec, awaited=awaited), "filter": self._filter}
+        policy = terms.policy(spec, awaited=awaited) | {"linger_s": random.uniform(*_LINGER_S)}
+        begin = {"policy": policy, "filter": self._filter}
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
         await self._find_meters(sandbox)
         sandbox.started = True
@@ -285,8 +292,11 @@ class DockerRuntime:
     async def _clear(self, containers: Sequence[Found]) -> None:
         """Remove those that the dead left. One that cannot be removed never blocks the rest.
 
-        One by one: what they ran ended with their engine, and who starts sandboxes now needs the daemon more.
+        Later, and one by one: what they ran ended with their engine, and our first sandbox needs the daemon more.
         """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLEAR_AFTER_S):
+                await self._ending.wait()
         while True:
             containers = [each for each in containers if not await self._remove_left(each)]
             self._cleared.set()
@@ -304,6 +314,7 @@ class DockerRuntime:
 
     async def _end(self, watcher: "asyncio.Task[None]") -> None:
         """Of what goes on in the background. What the dead left is removed before, unless that takes long."""
+        self._ending.set()
         watcher.cancel()
         await asyncio.wait((watcher,))
         if (clearing := self._clearing) is not None:
