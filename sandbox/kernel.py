@@ -142,6 +142,8 @@ class Kernel:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: _Running | None = None
         self.files = RemoteFiles(sandbox.channel, lambda: self.alive)
+        self._cut_off = False
+        """Whether the channel has come to its end, which the sandbox may outlive a little."""
         self._restart_expected = False
         self._state_lost = False
         self._restarted = asyncio.Event()
@@ -168,7 +170,7 @@ class Kernel:
     @property
     def alive(self) -> bool:
         """Whether its sandbox can still take an execution."""
-        return not self._stopping and self.sandbox.exited() is None and not self._reader.done()
+        return not (self._stopping or self._cut_off or self._reader.done()) and self.sandbox.exited() is None
 
     # Executions.
 
@@ -342,6 +344,7 @@ class Kernel:
             self._fail(Exit(f"protocol error: {error}"))
             await self.sandbox.stop()
             return
+        self._cut_off = True
         await self.sandbox.usage()  # the last reading there will be: what init died of is in it
         self._fail(await self.sandbox.wait())
 

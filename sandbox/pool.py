@@ -2,8 +2,8 @@
 
 One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. What all starts share is
 prepared in the background, and whoever claims before that waits for it. Then replenishing goes on there: one start,
-which has the machine to itself because everybody waits for it, and from then on two at a time, so that there is room
-for what runs. Both back off when they fail, so that a broken image cannot spin the host.
+beside which the pool does nothing else, because the sooner it is over the sooner the pool is ready; from then on two at
+a time, so that there is room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
 When sandboxes begin with more than before, those that wait are replaced, one by one.
 
 Claims that find nothing warm start a kernel of their own; where too many do at once, the others stand in line for a
@@ -200,12 +200,13 @@ class Pool:
                 await self._persist(self._start)
             finally:
                 self._starting -= 1
-            async with self._wanted:
-                self._wanted.notify_all()
+                async with self._wanted:
+                    self._wanted.notify_all()
 
     def _has_room(self) -> bool:
         """For one more start."""
-        return len(self._warm) + self._starting < (1 if self._warming else self._size)
+        is_first = self._warming and self._failure is None
+        return len(self._warm) + self._starting < (1 if is_first else self._size)
 
     async def _renew(self) -> None:
         image, generation = self._spec.image, 0
@@ -271,3 +272,5 @@ class Pool:
         async with self._filled:
             self._failure = failure
             self._filled.notify_all()
+        async with self._wanted:
+            self._wanted.notify_all()

@@ -12,11 +12,12 @@ import pytest
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.errors import ImageNotBuilt, SandboxFailed, UnknownImage
-from sandbox.execution import Status
+from sandbox.execution import Spec, Status
 from sandbox.health import Checkup, Memory, Reason
 from sandbox.image import Image
 from sandbox.pool import _COLD_STARTS_PER_CORE
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from sandbox.runtime.embedded.sandbox import EmbeddedSandbox
 from sandbox.store import Store
 from tests.host import WAIT_SECONDS, Embedded, alive, ended, groups, stopped_zygote
 
@@ -49,6 +50,22 @@ async def test_who_comes_before_the_zygote_is_ready_waits_and_is_served(
         assert [(await each).stdout for each in runs] == ["1\n"] * 3
         await full
         assert not engine.pool.warming
+
+
+async def test_nothing_else_is_started_before_the_first_start_has_succeeded(root: None, python_image: Image) -> None:
+    warming = []
+
+    class Watched(EmbeddedRuntime):
+        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+            warming.append(engine.pool.warming)
+            return await super().start(spec, awaited=awaited)
+
+    async with (
+        Watched.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=3), runtime=runtime) as engine,
+    ):
+        await engine.pool.fill()
+        assert warming[:3] == [True, False, False]
 
 
 async def test_claims_that_are_cancelled_in_line_leave_their_turns_to_the_next(root: None, python_image: Image) -> None:

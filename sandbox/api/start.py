@@ -4,7 +4,7 @@
                                                                                         └ our imports ─ node ─ answers
                                                                                            ─ imports for models ─ whole
 
-On Docker it is the first container that imports, and we ask for it before we import what is ours.
+Where the settings say Docker, it is the first container that imports, and we ask for it before we import what is ours.
 
 Hence little is imported at the top of this file. Where it can fail: the address or the directory is somebody else's,
 the host cannot contain sandboxes, the database cannot be had; each ends the command before it has said a URL.

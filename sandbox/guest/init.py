@@ -116,7 +116,7 @@ class Policy:
     awaited: bool = False
     """Whether somebody waits for the first kernel."""
     linger_s: float = 0.0
-    """How long it outlives the host if it was never asked for anything, and so holds nobody's code or files."""
+    """How long it outlives the host while it rests and nobody has asked for anything: it holds no code and no files."""
 
 
 @dataclass(slots=True)
@@ -281,7 +281,7 @@ class Relay:
         except ConnectionError:
             data = b""
         if not data:
-            if not self._used:
+            if not self._used and self._kernel is not None and self._kernel.ready:
                 time.sleep(self._policy.linger_s)
             raise EOFError
         self._used = True

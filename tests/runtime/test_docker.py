@@ -270,17 +270,17 @@ class TestLeft:
         owner, busy = (await server.stdout.readline()).decode().split()
         async with DockerRuntime.open(tmp_path / "docker", address=docker.address) as neighbour:
             assert neighbour.owner == owner
-            house = Containers.of(docker_client, neighbour)
-            inside, inits = house.contained(), house.inits()
-            assert all(alive(pid) for pid in inits), "a neighbour with the same directory has ended what lives"
-            working: int = docker_client.inspect_container(busy)["State"]["Pid"]
-            (unused,) = {*inits} - {working}
-            server.kill()
-            await server.wait()
-            await ended(working)
-            assert alive(unused), "it holds nobody's program, and leaves the next server's start the machine"
-            await ended(*inside)
-            assert house.left()
+        house = Containers(docker_client, owner)
+        inside, inits = house.contained(), house.inits()
+        assert all(alive(pid) for pid in inits), "a neighbour with the same directory has ended what lives"
+        working: int = docker_client.inspect_container(busy)["State"]["Pid"]
+        (unused,) = {*inits} - {working}
+        server.kill()
+        await server.wait()
+        await ended(working)
+        assert alive(unused), "it holds nobody's program, and leaves the next server's start the machine"
+        await ended(*inside)
+        assert len(house.left()) == 2
         async with DockerRuntime.open(tmp_path / "docker", address=docker.address):
             async with asyncio.timeout(WAIT_SECONDS):
                 while house.left():  # noqa: ASYNC110
