@@ -54,6 +54,7 @@ from sandbox.metrics import Metrics
 from sandbox.objects import Objects
 from sandbox.quota import Quota, Slot
 from sandbox.remote import checked_path
+from sandbox.retention import Retention
 from sandbox.runtime import Runtime
 from sandbox.session import checked_code
 from sandbox.store import Store
@@ -62,12 +63,6 @@ from sandbox.workspace import FileList, Workspace
 
 T = TypeVar("T")
 _SWEEP_S = 30.0
-_COLLECT_S = 600.0
-"""Bytes that no row names may stay so long: to find them, the store is asked about everything that is kept."""
-_CLAIMS_KEPT_S = 24 * 3600.0
-"""For how long an Idempotency-Key is remembered."""
-_PAUSES_KEPT_S = 24 * 3600.0
-"""For how long a chat that waits for its caller's functions can be gone on with."""
 SETTLE_S = 5.0
 """For storing what background processes wrote after the last executions, when the server stops."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -114,7 +109,9 @@ class Node:
         self._chats = 0
         self._memory = Memory()
         self._checkup = Checkup(settings, parts.store, parts.engine.pool, self._memory, parts.engine.models.states)
-        self._collect_at = 0.0
+        self._retention = Retention(
+            parts.store, parts.files, rows_s=settings.retention_h * 3600, files_s=settings.file_retention_h * 3600
+        )
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -711,16 +708,7 @@ class Node:
                 session = await self._held(Owner(row.owner, KeyLimits()), row.id)
                 if session.is_idle(now):  # still, because loading it took a while
                     await session.end("expired")
-        await self.store.purge_files(now - self.settings.file_retention_h * 3600)
-        await self.store.purge(now - self.settings.retention_h * 3600)
-        await self.store.purge_traces(now - self.settings.retention_h * 3600)
-        await self.store.drop_claims(now - _CLAIMS_KEPT_S)
-        await self.store.purge_pauses(now - _PAUSES_KEPT_S)
-        await self.store.purge_kept(now)
-        await self.store.purge_objects(now)
-        if now >= self._collect_at:
-            self._collect_at = now + _COLLECT_S
-            await self._files.collect(self.store.unreferenced)
+        await self._retention.enforce(now)
 
 
 def _draining() -> Draining:

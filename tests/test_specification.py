@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import calls, kernel, keyring, node, quota
+from sandbox import calls, kernel, keyring, quota, retention
 from sandbox.api import connection, download, guard, multipart, visit
 from sandbox.config import Settings
 from sandbox.execution import MIB, MIN_MEMORY_MB, Limits
-from sandbox.guest import frames, init
+from sandbox.guest import bounds, frames, init
 from sandbox.runtime import terms
 from sandbox.runtime.docker import options
 from sandbox.runtime.embedded import jail, mounts, seccomp
@@ -99,8 +99,8 @@ CODE: Mapping[str, str] = {
     "rich results": str(LIMITS.results),
     "one rich result": size(LIMITS.result_bytes),
     "rich results together": size(4 * LIMITS.result_bytes),
-    "error name, value, traceback": f"{init._ERROR_TEXT:,} characters each",
-    "MIME types passed on": str(len(init._MIME_TYPES)),
+    "error name, value, traceback": f"{bounds._ERROR_TEXT:,} characters each",
+    "MIME types passed on": str(len(bounds._MIME_TYPES)),
     "entries of a listing": f"{frames.MAX_ENTRIES:,}",
     "directories in each other": str(frames.MAX_DEPTH),
     "code": size(kernel.MAX_CODE_BYTES),
@@ -124,7 +124,7 @@ CODE: Mapping[str, str] = {
     "wait for a sandbox": seconds(default("max_wait_s")),
     "window of the rate limit": seconds(quota.WINDOW_S),
     "revoked key": seconds(keyring._REMEMBERED_S),
-    "Idempotency-Key": f"{node._CLAIMS_KEPT_S / 3600:g} h",
+    "Idempotency-Key": f"{retention._CLAIMS_KEPT_S / 3600:g} h",
     "ended session, executions": f"{default('retention_h'):g} h",
     "ended session, files": f"{default('file_retention_h'):g} h",
 }

@@ -104,11 +104,11 @@ async def stop(settings: Settings, scale: float) -> list[Figure]:
 
 
 async def crowd(settings: Settings, scale: float) -> list[Figure]:
-    """How many warm sandboxes stand at once; 500 are tried."""
+    """How many warm sandboxes with every library stand at once; 500 are tried."""
     target = runs(500, scale)
     async with opened(settings, pool_size=target) as engine:
         with suppress(TimeoutError, SandboxFailed):
-            await asyncio.wait_for(engine.pool.fill(), 180)
+            await asyncio.wait_for(engine.pool.settle(), 180)
         standing = engine.pool.warm
     return [Figure("warm sandboxes at once", standing, "sandboxes", 200, 500, 1)]
 

@@ -20,15 +20,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
-from sandbox.guest import pending
+from sandbox.guest import bounds, pending
 from sandbox.guest.deadline import Deadline
 from sandbox.guest.frames import (
-    MAX_ARGUMENTS,
     MAX_WAITING,
     BadFrame,
     Decoder,
     Frame,
-    arguments_of,
     decode_json,
     encode,
     encode_json,
@@ -42,32 +40,6 @@ GRACE_S = 2.0
 """Between SIGINT and SIGKILL."""
 _OUTBOX_FULL = 4 << 20
 _PIPE_CHUNK = 256 << 10
-_ERROR_TEXT = 64 << 10
-_WANTS = 16 * MAX_ARGUMENTS
-"""Bytes of one message with calls. A kernel puts five of the longest arguments into it, escaped once more."""
-_NAMES = 30
-"""Of those that an error found, how many are told."""
-_NAME = 160
-"""Characters of one of them."""
-_MIME_TYPES = frozenset(
-    {
-        "text/plain",
-        "text/html",
-        "text/markdown",
-        "text/latex",
-        "image/png",
-        "image/jpeg",
-        "image/gif",
-        "image/webp",
-        "image/svg+xml",
-        "application/json",
-        "application/pdf",
-        "application/geo+json",
-        "application/vnd.plotly.v1+json",
-        "application/vnd.dataresource+json",
-    }
-)
-"""What may pass; scripts and widgets may not."""
 
 
 class Spawner(Protocol):
@@ -479,21 +451,12 @@ class Relay:
             running.dropped_results += 1
             return
         content = message.read()
-        bundle = content.get("data")
-        data: dict[str, Any] = bundle if isinstance(bundle, dict) else {}
-        kept = {}
-        room = min(self._policy.result_bytes, running.result_room)
-        # text/plain first: it is what remains when the rich forms are too large.
-        for mime in sorted(data, key=lambda mime: mime != "text/plain"):
-            size = len(json.dumps(data[mime]))
-            if mime in _MIME_TYPES and size <= room:
-                kept[mime] = data[mime]
-                room -= size
+        kept, size = bounds.result(content, min(self._policy.result_bytes, running.result_room))
         if not kept:
             running.dropped_results += 1
             return
         running.results += 1
-        running.result_room -= sum(len(json.dumps(item)) for item in kept.values())
+        running.result_room -= size
         count = content.get("execution_count") if message.kind == "execute_result" else None
         self._send(encode_json(Frame.RESULT, {"data": kept, "execution_count": count}))
 
@@ -501,21 +464,14 @@ class Relay:
         if running.error_sent:
             return
         running.error_sent = True
-        lines = content.get("traceback")
-        text = "\n".join(str(line) for line in lines) if isinstance(lines, list) else ""
-        value = {"name": content.get("ename"), "value": content.get("evalue"), "traceback": text}
-        bounded: dict[str, Any] = {key: str(item or "")[:_ERROR_TEXT] for key, item in value.items()}
-        names = content.get("available")
-        bounded["looked_in"] = _short(content.get("looked_in"))
-        bounded["available"] = [_short(name) for name in names[:_NAMES]] if isinstance(names, list) else []
-        self._send(encode_json(Frame.ERROR, bounded))
+        self._send(encode_json(Frame.ERROR, bounds.error(content)))
 
     def _wants(self, running: Running, message: Message) -> None:
         """Calls of the caller's functions. What an honest kernel would not send is dropped: nobody waits for it."""
-        calls = message.read().get("calls") if len(message.content) <= _WANTS else None
+        calls = message.read().get("calls") if len(message.content) <= bounds.MAX_CALLS else None
         told = []
         for call in calls if isinstance(calls, list) else ():
-            if len(running.waiting) < MAX_WAITING and _is_call(call, running):
+            if len(running.waiting) < MAX_WAITING and bounds.is_call(call, running.functions, running.waiting):
                 running.waiting.add(call[0])
                 told.append(call)
         if told:
@@ -611,15 +567,6 @@ class Relay:
         self._send(encode_rows(Frame.DONE, ending, changes))
 
 
-def _is_call(call: Any, running: Running) -> bool:
-    match call:
-        case [int(number), str(name), str(arguments)] if name in running.functions and number not in running.waiting:
-            with contextlib.suppress(BadFrame):
-                arguments_of(arguments)
-                return type(number) is int and 0 < number < 1 << 53  # True is a number to Python alone
-    return False
-
-
 def _made(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
     """Rows of the files that it has made or changed."""
     changed = []
@@ -628,11 +575,6 @@ def _made(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
             known = path in running.before or not running.before_complete
             changed.append([path, seen.size, "changed" if known else "created"])
     return changed
-
-
-def _short(text: object) -> str:
-    """One line of bounded length, of whatever the kernel said."""
-    return " ".join(str(text or "")[: 4 * _NAME].split())[:_NAME]
 
 
 def _lives(pid: int) -> bool:
