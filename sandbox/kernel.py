@@ -143,7 +143,7 @@ class Kernel:
         self._running: _Running | None = None
         self.files = RemoteFiles(sandbox.channel, lambda: self.alive)
         self._cut_off = False
-        """Whether the channel has come to its end, which the sandbox may outlive a little."""
+        """Whether nobody reads the channel any more, which the sandbox may outlive a little."""
         self._restart_expected = False
         self._state_lost = False
         self._restarted = asyncio.Event()
@@ -341,6 +341,7 @@ class Kernel:
                 for kind, body in decoder.feed(data):
                     await self._on_frame(kind, body)
         except (BadFrame, KeyError, TypeError, ValueError) as error:
+            self._cut_off = True
             self._fail(Exit(f"protocol error: {error}"))
             await self.sandbox.stop()
             return

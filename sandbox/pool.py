@@ -49,6 +49,7 @@ class Pool:
         self._starting = 0
         self._behind: deque[Kernel] = deque()
         """Those of the warm ones that have less than a new one would."""
+        self._burials: set[asyncio.Task[None]] = set()
         self._wanted = asyncio.Condition()
         self._filled = asyncio.Condition()
         self._failure: SandboxError | None = None
@@ -73,7 +74,8 @@ class Pool:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
-            await asyncio.gather(*(kernel.stop() for kernel in pool._warm), return_exceptions=True)
+            stops = (kernel.stop() for kernel in pool._warm)
+            await asyncio.gather(*stops, *pool._burials, return_exceptions=True)
             pool._warm.clear()
 
     @property
@@ -124,8 +126,19 @@ class Pool:
                 self._wanted.notify_all()
             if kernel.alive:
                 return kernel
-            await kernel.stop()
+            self._bury(kernel)
         return None
+
+    def _bury(self, kernel: Kernel) -> None:
+        """Stop one that is as good as dead. Nobody waits: a daemon that is away would make that long."""
+        task = asyncio.create_task(kernel.stop(), name="stop a dead kernel")
+        self._burials.add(task)
+        task.add_done_callback(self._on_buried)
+
+    def _on_buried(self, task: "asyncio.Task[None]") -> None:
+        self._burials.discard(task)
+        if not task.cancelled():
+            task.exception()  # it is no longer ours; the runtime says what it leaves
 
     async def _stand_in_line(self, spec: Spec) -> Kernel | None:
         """A kernel that the pool has started meanwhile, or None: it is our turn to start one."""

@@ -82,6 +82,8 @@ class Impostor:
         pass
 
     async def stop(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)  # a real one takes its time, too
         self.hang_up("stopped")
         await self.channel.aclose()
 
@@ -91,6 +93,10 @@ class Impostor:
         """As if it had died."""
         self._exit = self._exit or Exit(reason)
         self._ended.set()
+        self._guest.close()
+
+    def cut_off(self) -> None:
+        """As if the channel had been lost, and nothing else."""
         self._guest.close()
 
     async def say(self, kind: Frame, body: Any = None) -> None:

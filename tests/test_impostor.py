@@ -13,6 +13,7 @@ from sandbox.execution import Artifact, Spec, Status
 from sandbox.guest.frames import HEADER, MAX_ENTRIES, MAX_ROWS, Frame, encode, encode_rows
 from sandbox.kernel import READY_SECONDS, Kernel
 from tests.fuzzing import bounded
+from tests.host import WAIT_SECONDS
 from tests.impostor import Impostor, deceived, honest, told
 from tests.test_frames import JSON
 
@@ -150,6 +151,16 @@ async def test_what_no_init_says_ends_the_sandbox(frame: bytes) -> None:
         assert ending.status is Status.KILLED
         assert "protocol error" in ending.reason or frame[4] == Frame.EXECUTE
         assert not kernel.alive
+
+
+async def test_whose_channel_is_lost_is_asked_for_nothing_more_even_before_it_has_ended() -> None:
+    async with deceived() as (kernel, impostor):
+        assert kernel.alive
+        impostor.cut_off()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while kernel.alive:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert impostor.exited() is None
 
 
 @pytest.mark.attack("E01")

@@ -39,8 +39,10 @@ async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[
                 wholes.append(time.perf_counter() - began)
                 async with _busy(server):
                     await server.kill()
-        async with Server.within(home, settings, pool=0, room=_BUSY):
-            pass  # who comes next removes the last one's containers, and nobody else can tell whose they are
+        async with Server.within(home, settings, pool=pool, room=_BUSY) as server:
+            # Who comes next removes the last one's containers, while it fills its pool, and nobody else can tell whose
+            # they are.
+            await server.full()
     count = len(answers)
     return [
         Figure("kill -9 to the next server's first answer, p50", quantiles(answers)[0], "s", 2, 1, count),

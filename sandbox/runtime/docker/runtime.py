@@ -41,7 +41,7 @@ _RECONNECT_FIRST_S, _RECONNECT_MAX_S = 0.1, 2.0
 _LINGER_S = 4.0, 8.0
 """When an unused sandbox ends whose engine was killed, somewhere between: all at once they would keep the daemon, and
 every core, from the next engine's first ones. That one removes them one by one."""
-_CLEAR_AFTER_S, _CLEAR_AT_END_S = 2.0, 15.0
+_CLEAR_AFTER_S = 2.0
 _LEAVE_SECONDS = 5.0
 """How long a removal waits for a daemon that does not answer; what is left then is removed when it is back."""
 
@@ -320,7 +320,7 @@ class DockerRuntime:
         await asyncio.wait((watcher,))
         if (clearing := self._clearing) is not None:
             try:
-                async with asyncio.timeout(_CLEAR_AT_END_S):
+                async with asyncio.timeout(_LEAVE_SECONDS):
                     await self._cleared.wait()
             except TimeoutError:
                 pass
