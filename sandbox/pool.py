@@ -50,6 +50,7 @@ class Pool:
         self._behind: deque[Kernel] = deque()
         """Those of the warm ones that have less than a new one would."""
         self._burials: set[asyncio.Task[None]] = set()
+        """Stops of those that were found dead."""
         self._wanted = asyncio.Condition()
         self._filled = asyncio.Condition()
         self._failure: SandboxError | None = None
@@ -213,7 +214,7 @@ class Pool:
                 await self._persist(self._start)
             finally:
                 self._starting -= 1
-                async with self._wanted:
+                async with self._wanted:  # should this end for good, the other one has to go on
                     self._wanted.notify_all()
 
     def _has_room(self) -> bool:

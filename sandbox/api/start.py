@@ -75,15 +75,10 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
 async def _with_imports(settings: Settings) -> AsyncIterator[Engine]:
     """An engine, and what the server is made of imported. Raises what `Engine.open` raises."""
     server = "sandbox.api.server"
-    if settings.runtime == "docker":
-        # Opening it is our own work, on one lock with the imports; the daemon and the container have a core each then.
-        async with Engine.open(settings) as engine:
-            await imported(server)
-            yield engine
-        return
-    importing = asyncio.create_task(imported(server), name="imports")
+    # To ask for a container is our own work, on one lock with the imports; a launcher is a process of its own.
+    beside = None if settings.runtime == "docker" else asyncio.create_task(imported(server), name="imports")
     async with Engine.open(settings) as engine:
-        await importing
+        await (beside or imported(server))
         yield engine
 
 

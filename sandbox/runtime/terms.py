@@ -29,7 +29,7 @@ def room(limits: Limits) -> Room:
     return Room(disk, small, small, max(disk, 64 * MIB))
 
 
-def policy(spec: Spec, *, awaited: bool) -> dict[str, Any]:
+def policy(spec: Spec, *, awaited: bool, linger_s: float = 0.0) -> dict[str, Any]:
     """The fields of `guest.init.Policy`."""
     limits = spec.limits
     threads = str(max(1, int(limits.cpus)))
@@ -42,4 +42,5 @@ def policy(spec: Spec, *, awaited: bool) -> dict[str, Any]:
         "spill_bytes": limits.disk * MIB // 4,
         "env": variables.KERNEL | thread_counts | dict(spec.env),
         "awaited": awaited,
+        "linger_s": linger_s,
     }

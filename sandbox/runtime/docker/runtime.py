@@ -42,6 +42,7 @@ _LINGER_S = 4.0, 8.0
 """When an unused sandbox ends whose engine was killed, somewhere between: all at once they would keep the daemon, and
 every core, from the next engine's first ones. That one removes them one by one."""
 _CLEAR_AFTER_S = 2.0
+"""When what the dead left begins to be removed: by then our first sandbox is on its own way."""
 _LEAVE_SECONDS = 5.0
 """How long a removal waits for a daemon that does not answer; what is left then is removed when it is back."""
 
@@ -60,6 +61,7 @@ class DockerRuntime:
         self._answers = asyncio.Event()
         self._clearing: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
+        """Whoever waits for a better time to remove something has no more."""
         self._cleared = asyncio.Event()
         """What the dead left was removed, or tried to."""
         self._filter = _filter()
@@ -192,9 +194,8 @@ class DockerRuntime:
             await self._daemon.start(sandbox.container)
             if listener is not None:
                 sandbox.connect(await _accept(listener, sandbox))
-        linger = 0.0 if awaited or spec.env else random.uniform(*_LINGER_S)
-        policy = terms.policy(spec, awaited=awaited) | {"linger_s": linger}
-        begin = {"policy": policy, "filter": self._filter}
+        linger_s = 0.0 if awaited or spec.env else random.uniform(*_LINGER_S)
+        begin = {"policy": terms.policy(spec, awaited=awaited, linger_s=linger_s), "filter": self._filter}
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
         await self._find_meters(sandbox)
         sandbox.started = True
