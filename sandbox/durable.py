@@ -4,6 +4,8 @@ An execution's path: accepted (its row is on its way, `EventLog` begins) → a s
 go into the log as they come → the end is known → changed files are stored → the row is ended → the log says so. A step
 that fails ends the execution with a status, never without one: what was accepted gets an end, if need be from the
 next start of the server.
+
+(Long for one file: that path, the sandbox's coming and going, and the session's end all hang on the same few facts.)
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from sandbox.errors import Draining, QueueFull, SandboxError, SessionClosed, Ses
 from sandbox.events import EventLog
 from sandbox.execution import MIB, Answer, Calls, Execution, Functions, Limits, Status
 from sandbox.files import Files
+from sandbox.in_flight import Accepted, InFlight
 from sandbox.metrics import Metrics
 from sandbox.session import Session, new_execution_id
 from sandbox.store import Store
@@ -32,50 +35,8 @@ _ATTEMPTS = 3
 """Sandboxes that an execution gets which die before its code was handed over."""
 STOPPED = "the server was stopped while it ran"
 """The reason of an execution that a stop or a crash of the server has ended."""
-_UNWRITTEN = 256
-"""Ends that wait for the database at most; those beyond it are written by the next start of the server."""
-
 
 _logger = logs.logger(__name__)
-
-
-class InFlight:
-    """Executions whose end is not written yet: their logs, and the ends that a failing database did not take."""
-
-    def __init__(self, store: Store) -> None:
-        self.logs: dict[str, EventLog] = {}
-        """By execution id, until the end can be read from the store."""
-        self._store = store
-        self._unwritten: dict[str, tuple[Execution, float]] = {}
-
-    async def end(self, execution: Execution) -> None:
-        """Write how it ended, now or with a later `retry`. Raises `Unready` when it is not now."""
-        await self._end(execution, time.time())
-
-    async def _end(self, execution: Execution, ended_at: float) -> None:
-        try:
-            await self._store.end_execution(execution, ended_at)
-        except Exception:
-            self._unwritten[execution.id] = execution, ended_at
-            if len(self._unwritten) > _UNWRITTEN:
-                self._forget(next(iter(self._unwritten)))
-            raise
-        self._forget(execution.id)
-
-    def waits(self, execution_id: str) -> bool:
-        """Whether its end is known and waits to be written."""
-        return execution_id in self._unwritten
-
-    async def retry(self) -> None:
-        """Write what could not be written before. Raises nothing: what still cannot waits for the next time."""
-        ends = [self._end(execution, ended_at) for execution, ended_at in self._unwritten.values()]
-        failures = [failure for failure in await asyncio.gather(*ends, return_exceptions=True) if failure is not None]
-        if failures:
-            _logger.warning("ends_not_written", count=len(failures), why=str(failures[0]))
-
-    def _forget(self, execution_id: str) -> None:
-        self._unwritten.pop(execution_id, None)
-        self.logs.pop(execution_id, None)
 
 
 @dataclass(slots=True)
@@ -102,15 +63,6 @@ class Parts:
         task = asyncio.create_task(work, name=name)
         self.wait_for(task)
         task.add_done_callback(_report)
-
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    """What is to be executed."""
-
-    code: str
-    timeout: float
-    functions: Functions | None
 
 
 class DurableSession:
@@ -294,9 +246,8 @@ class DurableSession:
         # Known before it is awaited: whoever comes second with an Idempotency-Key may look for it at once.
         log = self._logs[execution_id] = EventLog(execution_id, self.row.id, now)
         self._parts.in_flight.logs[execution_id] = log
-        program = _Program(code, timeout, functions)
-        performing = self._logged(program, written, log, done, claimed=claim is not None)
-        self._parts.spawn(performing, f"execution {execution_id}")
+        accepted = Accepted(code, timeout, functions, log, claim is not None, written, done)
+        self._parts.spawn(self._logged(accepted), f"execution {execution_id}")
         # Without a key there is no need to wait: what runs is written down by the time its first output is shown.
         if claim and (taken := await asyncio.shield(written)) is not None:
             return taken
@@ -310,133 +261,105 @@ class DurableSession:
             await asyncio.sleep(0)
         return await self._parts.store.add_execution(row, claim)
 
-    async def _logged(
-        self,
-        program: _Program,
-        written: asyncio.Future[Claim | None],
-        log: EventLog,
-        done: Callable[[Execution | None], None],
-        *,
-        claimed: bool,
-    ) -> None:
+    async def _logged(self, accepted: Accepted) -> None:
         """`_perform`, with the ids on every line that is logged meanwhile."""
-        with logs.bound(session_id=log.session_id, execution_id=log.execution_id):
+        with logs.bound(session_id=self.row.id, execution_id=accepted.id):
             if self._parts.engine.settings.log_code:  # before it runs, and whatever becomes of it
-                _logger.info("execution accepted", code=program.code)
-            await self._perform(program, written, log, done, claimed=claimed)
+                _logger.info("execution accepted", code=accepted.code)
+            await self._perform(accepted)
 
-    async def _perform(
-        self,
-        program: _Program,
-        written: asyncio.Future[Claim | None],
-        log: EventLog,
-        done: Callable[[Execution | None], None],
-        *,
-        claimed: bool,
-    ) -> None:
-        # Told at once, not with the first output; but whichever comes first.
-        written.add_done_callback(lambda _: None if _has_failed(written) or written.result() else log.start())
-        attributes = execution_attributes(execution_id=log.execution_id, session_id=log.session_id, code=program.code)
+    async def _perform(self, accepted: Accepted) -> None:
+        accepted.start_once_written()
+        attributes = execution_attributes(execution_id=accepted.id, session_id=self.row.id, code=accepted.code)
         try:
             with span(EXECUTION_SPAN, **attributes) as told:
-                execution = await self._run(program, written, log, claimed=claimed)
+                execution = await self._run(accepted)
                 if execution is None:
-                    self._parts.in_flight.logs.pop(log.execution_id, None)
-                    self._drop(log)
+                    self._parts.in_flight.forget(accepted.id)
+                    self._drop(accepted)
                     return
-                await self._accepted_in_writing(written, log)
+                await accepted.start()
                 told.set(**outcome_attributes(execution))
             await self._parts.in_flight.end(execution)
         except Exception as error:
             _logger.exception("execution lost")
-            await self._lose(written, log)
-            self._forget(log, done, None)
-            log.fail(error)
+            await self._lose(accepted)
+            self._drop(accepted)
+            accepted.done(None)
+            accepted.log.fail(error)
             return
-        self._forget(log, done, execution)
+        self._drop(accepted)
+        accepted.done(execution)
         _logger.info("execution ended", status=execution.status.value, ms=round(execution.duration_ms, 2))
-        log.end(execution)
+        accepted.log.end(execution)
 
-    async def _accepted_in_writing(self, written: asyncio.Future[Claim | None], log: EventLog) -> None:
-        """Nobody may see anything of an execution that cannot be found."""
-        await written
-        log.start()
-
-    async def _lose(self, written: asyncio.Future[Claim | None], log: EventLog) -> None:
+    async def _lose(self, accepted: Accepted) -> None:
         """We failed. If it has a row, that row gets an end all the same."""
-        await asyncio.wait((written,))
-        if _has_failed(written):
-            self._parts.in_flight.logs.pop(log.execution_id, None)
-        elif not self._parts.in_flight.waits(log.execution_id):
+        await asyncio.wait((accepted.written,))
+        if accepted.has_no_row:
+            self._parts.in_flight.forget(accepted.id)
+        elif not self._parts.in_flight.waits(accepted.id):
             words = "the server failed while it ran; its log says why"
-            lost = Execution(log.execution_id, self.row.id, Status.KILLED, words, state_lost=True)
+            lost = Execution(accepted.id, self.row.id, Status.KILLED, words, state_lost=True)
             with contextlib.suppress(Exception):  # then it waits for the database
                 await self._parts.in_flight.end(lost)
 
-    def _forget(self, log: EventLog, done: Callable[[Execution | None], None], end: Execution | None) -> None:
-        self._drop(log)
-        done(end)
-
-    def _drop(self, log: EventLog) -> None:
+    def _drop(self, accepted: Accepted) -> None:
         self._accepted -= 1
-        del self._logs[log.execution_id]
-        self._taken_back.pop(log.execution_id, None)
+        del self._logs[accepted.id]
+        self._taken_back.pop(accepted.id, None)
 
-    async def _run(
-        self, program: _Program, written: asyncio.Future[Claim | None], log: EventLog, *, claimed: bool
-    ) -> Execution | None:
+    async def _run(self, accepted: Accepted) -> Execution | None:
         """None when somebody else was first with its Idempotency-Key."""
-        if claimed and await written is not None:
+        if accepted.claimed and await accepted.written is not None:
             return None
         async with self._turn:
-            self._next = log.execution_id
+            self._next = accepted.id
             try:
-                return await self._run_now(program, written, log)
+                return await self._run_now(accepted)
             finally:
                 self._next = None
 
-    async def _run_now(self, program: _Program, written: asyncio.Future[Claim | None], log: EventLog) -> Execution:
+    async def _run_now(self, accepted: Accepted) -> Execution:
         """The execution, whatever happens to its sandbox before its turn."""
         stopped = False
         for _ in range(_ATTEMPTS):
             try:
-                if (status := self._taken_back.get(log.execution_id)) is None:
+                if (status := self._taken_back.get(accepted.id)) is None:
                     session = await self.wake()
-                    status = self._taken_back.get(log.execution_id)
+                    status = self._taken_back.get(accepted.id)
                 if status is not None:
-                    return Execution(log.execution_id, self.row.id, status, "it was taken back before it ran")
-                execution = await self._stream(session, program, written, log)
+                    return Execution(accepted.id, self.row.id, status, "it was taken back before it ran")
+                execution = await self._stream(session, accepted)
                 break
             except (SessionClosed, SessionExpired) as error:
                 # Either it was ended, or the execution before took the sandbox with it, and this one gets a new one.
-                execution = Execution(log.execution_id, self.row.id, Status.CANCELLED, str(error), state_lost=True)
+                execution = Execution(accepted.id, self.row.id, Status.CANCELLED, str(error), state_lost=True)
                 if self.row.status != "active" or self._parts.stopping:
                     break
             except SandboxError as error:
-                if _has_failed(written):
+                if accepted.has_no_row:
                     raise  # no fault of the program, and there is no row that could say how it ended
-                execution = Execution(log.execution_id, self.row.id, Status.KILLED, str(error), state_lost=True)
+                execution = Execution(accepted.id, self.row.id, Status.KILLED, str(error), state_lost=True)
                 stopped = self._parts.stopping
                 break
         if stopped or (self._parts.stopping and execution.status is Status.CANCELLED):
             return dataclasses.replace(execution, status=Status.KILLED, reason=STOPPED, state_lost=True)
         return execution
 
-    async def _stream(
-        self, session: Session, program: _Program, written: asyncio.Future[Claim | None], log: EventLog
-    ) -> Execution:
-        self._current = log.execution_id
+    async def _stream(self, session: Session, accepted: Accepted) -> Execution:
+        self._current = accepted.id
         try:
-            streaming = session.stream(program.code, program.timeout, program.functions, execution_id=log.execution_id)
+            streaming = session.stream(accepted.code, accepted.timeout, accepted.functions, execution_id=accepted.id)
             async with contextlib.aclosing(streaming) as items:
                 async for item in items:
-                    await self._accepted_in_writing(written, log)
+                    await accepted.start()
                     if isinstance(item, Execution):
                         return await self._conclude(session, item)
                     if isinstance(item, Calls):
-                        log.call(item)
+                        accepted.log.call(item)
                     else:
-                        log.add(item)
+                        accepted.log.add(item)
         finally:
             self._current = None
         raise SessionClosed(f"the sandbox of session {self.row.id} is gone")
@@ -558,10 +481,6 @@ class DurableSession:
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _logger.error("task_failed", task=task.get_name(), exc_info=error)
-
-
-def _has_failed(written: asyncio.Future[Claim | None]) -> bool:
-    return written.done() and (written.cancelled() or written.exception() is not None)
 
 
 def _see(waking: asyncio.Task[Session]) -> None:

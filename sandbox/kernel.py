@@ -1,34 +1,20 @@
 """The conversation with a kernel: frames in, outputs out.
 
-`Kernel` is our client of the init at the other end of a sandbox's channel, and the judge: how an execution ended is
-decided here, from init's account, the cgroup's counters and our own clock, never from what a program claims.
+`Kernel` is our client of the init at the other end of a sandbox's channel. It gathers what an execution is judged by,
+which `ending` does: init's account, the cgroup's counters and our own clock, never what a program claims.
 """
 
 import asyncio
 import contextlib
-import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from sandbox.batches import in_turns
 from sandbox.calls import RemoteCalls
+from sandbox.ending import Account, Ending, Measured, count, exit_judged
 from sandbox.errors import ProtocolError, SandboxFailed, SessionClosed
-from sandbox.execution import (
-    Answer,
-    Artifact,
-    Calls,
-    Error,
-    Functions,
-    Output,
-    Result,
-    Spec,
-    Status,
-    Stream,
-    Truncated,
-    mime_of,
-)
+from sandbox.execution import Answer, Calls, Error, Functions, Output, Result, Spec, Stream
 from sandbox.guest.deadline import Deadline
 from sandbox.guest.frames import MAX_BODY, BadFrame, Decoder, Frame, decode_json, encode_json, rows_of
 from sandbox.remote import RemoteFiles
@@ -41,63 +27,6 @@ _OVERTIME_SECONDS = 8.0
 MAX_CODE_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an execution ended, and what it cost."""
-
-    status: Status
-    reason: str
-    execution_count: int | None
-    duration_ms: float
-    cpu_ms: float
-    peak_memory_bytes: int
-    artifacts: tuple[Artifact, ...]
-    truncated: Truncated
-    state_lost: bool
-    removed: tuple[str, ...] = ()
-    workspace: int | None = None
-    """Equal at two ends: no file has changed between them. None: it could not be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """Init's account of an end. Read as soon as it comes: one that no init gives ends the sandbox, as any bad frame."""
-
-    died: int | None
-    """The kernel's wait status, if it did."""
-    ok: bool
-    timed_out: bool
-    interrupted: bool
-    execution_count: int | None
-    truncated: Truncated
-    artifacts: tuple[Artifact, ...]
-    removed: tuple[str, ...]
-    workspace: int | None
-
-    @classmethod
-    async def read(cls, value: dict[str, Any], rows: Iterable[list[list[Any]]]) -> Self:
-        """Raises `KeyError`, `TypeError` or `ValueError`."""
-        died = value.get("died")
-        artifacts, removed = list[Artifact](), list[str]()
-        async for some in in_turns(rows):
-            for path, size, change in some:
-                if change == "removed":
-                    removed.append(str(path))
-                else:
-                    artifacts.append(_artifact(str(path), size, change))
-        return cls(
-            None if died is None else _bounded(died, 1 << 16),
-            value.get("reply") == "ok",
-            value.get("timed_out") is True,
-            value.get("interrupted") is True,
-            _count(value.get("execution_count")),
-            Truncated(*(_bounded(number) for number in value.get("dropped") or ())),
-            tuple(artifacts),
-            tuple(removed),
-            _integer(value.get("workspace")),
-        )
-
-
 class _Started:
     """Init has begun, and has less time from now on to keep its promise."""
 
@@ -106,7 +35,7 @@ class _Started:
 class _Running:
     id: str
     before: Usage
-    items: "asyncio.Queue[_Started | Output | Calls | _Done | Exit]"
+    items: "asyncio.Queue[_Started | Output | Calls | Account | Exit]"
     """That it has started, outputs and calls, then init's DONE or the sandbox's end."""
     sent: float
     timeout: float
@@ -222,7 +151,7 @@ class Kernel:
                 item = await self._overdue()
             if isinstance(item, _Started):
                 continue
-            if isinstance(item, _Done):
+            if isinstance(item, Account):
                 self._running = None
                 yield await self._judge(running, item)
                 return
@@ -248,44 +177,22 @@ class Kernel:
                     item = await running.items.get()
             except TimeoutError:
                 item = await self._overdue()
-            if isinstance(item, _Done):
+            if isinstance(item, Account):
                 self._state_lost |= item.died is not None
-            if isinstance(item, _Done | Exit):
+            if isinstance(item, Account | Exit):
                 self._running = None
 
-    async def _judge(self, running: _Running, done: _Done) -> Ending:
-        """From init's account and the meters to a status."""
+    async def _judge(self, running: _Running, account: Account) -> Ending:
         now = time.monotonic()
         after = await self.sandbox.usage()
-        status, reason = _status(done, after.oom_kills - running.before.oom_kills, self.spec)
-        lost, self._state_lost = done.died is not None or self._state_lost, False
-        return Ending(
-            status,
-            reason,
-            done.execution_count,
-            running.lasted(now, timed_out=done.timed_out) * 1000,
-            (after.cpu_ns - running.before.cpu_ns) / 1e6,
-            after.peak_bytes,
-            done.artifacts,
-            done.truncated,
-            lost,
-            done.removed,
-            done.workspace,
-        )
+        lost, self._state_lost = account.died is not None or self._state_lost, False
+        lasted = running.lasted(now, timed_out=account.timed_out)
+        return account.judged(Measured(running.before, after, lasted), self.spec, state_lost=lost)
 
     async def _judge_exit(self, running: _Running, end: Exit) -> Ending:
         after = await self.sandbox.usage()
-        if end.reason == "overdue":
-            status, reason = Status.TIMEOUT, "the time was over and the sandbox had to be destroyed with its files"
-        elif self._stopping:
-            status, reason = Status.CANCELLED, "its session was closed"
-        elif after.oom_kills > running.before.oom_kills:
-            status, reason = Status.OOM, f"{_oom_words(self.spec)}; the sandbox died of it, with its files"
-        else:
-            status, reason = Status.KILLED, f"the sandbox ended: {end.reason}"
-        duration = (time.monotonic() - (running.started or running.sent)) * 1000
-        cpu = (after.cpu_ns - running.before.cpu_ns) / 1e6
-        return Ending(status, reason, None, duration, cpu, after.peak_bytes, (), Truncated(), True)
+        lasted = time.monotonic() - (running.started or running.sent)
+        return exit_judged(end, Measured(running.before, after, lasted), self.spec, closed=self._stopping)
 
     async def answer(self, answers: Sequence[Answer]) -> int:
         """See `RemoteCalls.answer`."""
@@ -394,7 +301,7 @@ class Kernel:
             running.items.put_nowait(Stream(name, body.decode("utf-8", "replace")))
         elif kind is Frame.RESULT:
             value, _ = decode_json(body)
-            running.items.put_nowait(Result(dict(value["data"]), _count(value.get("execution_count"))))
+            running.items.put_nowait(Result(dict(value["data"]), count(value.get("execution_count"))))
         elif kind is Frame.ERROR:
             value, _ = decode_json(body)
             running.items.put_nowait(_error(value))
@@ -404,64 +311,13 @@ class Kernel:
     async def _on_done(self, running: _Running, body: bytes) -> None:
         value, payload = decode_json(body, MAX_BODY)
         if value["id"] == running.id:
-            done = await _Done.read(value, rows_of(payload))
-            if done.died is not None:
+            account = await Account.read(value, rows_of(payload))
+            if account.died is not None:
                 self._restart_expected = True  # this execution's own result will say it
-            running.items.put_nowait(done)
-
-
-def _status(done: _Done, oom_kills: int, spec: Spec) -> tuple[Status, str]:
-    if done.died is not None and oom_kills > 0:
-        return Status.OOM, _oom_words(spec)
-    if done.timed_out:
-        return Status.TIMEOUT, "" if done.died is None else "it ignored the interrupt and was killed"
-    if done.died is not None:
-        if done.interrupted:
-            return Status.INTERRUPTED, "it ignored the interrupt and was killed"
-        return Status.KILLED, _exit_words(done.died)
-    if done.ok:
-        return Status.OK, ""
-    if done.interrupted:
-        return Status.INTERRUPTED, ""
-    return Status.ERROR, ""
-
-
-def _integer(value: object) -> int | None:
-    """A number from inside, which may be anything."""
-    return value if isinstance(value, int) else None
-
-
-def _bounded(value: object, below: int = 1 << 53) -> int:
-    """A number from inside that has to be one. Raises `ValueError`."""
-    number = _integer(value)
-    if number is None or not 0 <= number < below:
-        raise ValueError(f"a number is {str(value)[:80]}")
-    return number
-
-
-def _count(value: object) -> int | None:
-    """An execution count, such as every reader of JSON can hold."""
-    number = _integer(value)
-    return number if number is not None and 0 <= number < 1 << 53 else None
-
-
-def _oom_words(spec: Spec) -> str:
-    return f"the memory limit of {spec.limits.memory_mb} MB was reached"
-
-
-def _exit_words(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        names = {9: "SIGKILL", 11: "SIGSEGV", 6: "SIGABRT", 15: "SIGTERM", 7: "SIGBUS", 8: "SIGFPE", 31: "SIGSYS"}
-        return f"the kernel process died of signal {number} ({names.get(number, 'see signal(7)')})"
-    return f"the kernel process exited with code {os.WEXITSTATUS(status)}"
+            running.items.put_nowait(account)
 
 
 def _error(value: dict[str, Any]) -> Error:
     names = tuple(str(name) for name in value.get("available") or ())
     where = str(value.get("looked_in") or "")
     return Error(str(value["name"]), str(value["value"]), str(value["traceback"]), where, names)
-
-
-def _artifact(path: str, size: object, change: object) -> Artifact:
-    return Artifact(path, _bounded(size), mime_of(path), "created" if change == "created" else "changed")

@@ -31,7 +31,7 @@ from sandbox.admission import Admission, memory_of_machine
 from sandbox.claims import Claims, Once, claimer, conflict
 from sandbox.config import Settings
 from sandbox.datadir import DataDir
-from sandbox.durable import STOPPED, DurableSession, InFlight, Parts
+from sandbox.durable import STOPPED, DurableSession, Parts
 from sandbox.engine import Engine
 from sandbox.errors import (
     Draining,
@@ -47,6 +47,7 @@ from sandbox.events import EventLog
 from sandbox.execution import MIB, Answer, Execution, Functions, Limits
 from sandbox.files import Files
 from sandbox.health import Checkup, Gauges, Health, Memory
+from sandbox.in_flight import InFlight
 from sandbox.kept import KeptFiles
 from sandbox.keyring import Keyring
 from sandbox.keys import KeyLimits, Owner

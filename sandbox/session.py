@@ -7,9 +7,10 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from typing import Literal
 
+from sandbox.ending import Ending
 from sandbox.errors import InvalidCode, InvalidLimits, QueueFull, SessionClosed, SessionExpired
 from sandbox.execution import Answer, Calls, Error, Execution, Functions, Limits, Output, Result, Status, Stream
-from sandbox.kernel import MAX_CODE_BYTES, Ending, Kernel
+from sandbox.kernel import MAX_CODE_BYTES, Kernel
 from sandbox.remote import File, Listing
 
 

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,7 +33,7 @@ from sandbox.errors import (
 )
 from sandbox.execution import MIB, Limits, mime_of
 from sandbox.files import Files, Stored
-from sandbox.guest.frames import CHUNK
+from sandbox.intake import Intake
 from sandbox.remote import File, Listing, checked_path, free_path
 from sandbox.session import Session
 from sandbox.store import Store
@@ -45,10 +45,6 @@ _NAMED = 3
 """Files that are named where some could not be stored."""
 _KEEP_S = 60.0
 """In which an execution's files have to be read: whatever a program left running may starve init."""
-_TOGETHER = 64
-"""Files that are read with one call, if they are small enough to come with one answer."""
-_HELD_BYTES = 2 << 20
-"""Of files that were read together, before they are written: so many cost the disk no more than one."""
 _ROWS = 25
 """Made and written at a time: others have requests, too, and their rows wait for these."""
 _PAGE = 4096
@@ -181,17 +177,17 @@ class Workspace:
 
     async def _keep_files(self, session: Session, files: Sequence[File]) -> list[str]:
         """Store them, also those that were read before an error; the paths of impossible ones."""
-        async with _Reading(self._files, session) as reading:
+        async with Intake(self._files, session) as intake:
             try:
-                await reading.read(files)
+                await intake.read(files)
             finally:
-                for start in range(0, len(reading.stored), _ROWS):
-                    some = reading.stored[start : start + _ROWS]
+                for start in range(0, len(intake.stored), _ROWS):
+                    some = intake.stored[start : start + _ROWS]
                     await self._write([self._row(file.path, stored, file.modified) for file, stored in some])
                     self._versions.update((file.path, file.version) for file, _ in some)
-        for count, (path, why) in enumerate(reading.impossible, 1):
+        for count, (path, why) in enumerate(intake.impossible, 1):
             self._log("file not stored", path, why, count)
-        return [path for path, _ in reading.impossible]
+        return [path for path, _ in intake.impossible]
 
     def _log(self, event: str, path: str, why: object, count: int) -> None:
         if count <= _NAMED:  # a program can make thousands of them
@@ -352,77 +348,6 @@ class Workspace:
             return self._rows[path]
         except KeyError:
             raise FileMissing(f"there is no file {path}") from None
-
-
-class _Reading:
-    """Files on their way from a sandbox to the disk. Within its block what came is held."""
-
-    def __init__(self, files: Files, session: Session) -> None:
-        self.stored: list[tuple[File, Stored]] = []
-        self.impossible: list[tuple[str, InvalidPath]] = []
-        """Paths that are none, and why."""
-        self._files = files
-        self._session = session
-        self._held = contextlib.AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self._held.aclose()
-
-    async def read(self, files: Sequence[File]) -> None:
-        """All of them; after an error, those before it. Raises as `Workspace.keep` does."""
-        short = dict[File, bytes]()
-        try:
-            for bundle in _bundles(files):
-                if len(bundle) > 1 or bundle[0].size <= CHUNK:
-                    short |= await self._gather(bundle)
-                else:
-                    await self._read(*bundle)
-                if len(short) >= _TOGETHER or sum(map(len, short.values())) >= _HELD_BYTES:
-                    enough, short = short, {}
-                    await self._put(enough)
-        finally:
-            await self._put(short)
-
-    async def _read(self, file: File) -> None:
-        try:
-            stored = await self._held.enter_async_context(self._files.put(self._session.read(file.path)))
-        except FileMissing:
-            return  # deleted meanwhile; the next look will see that
-        except InvalidPath as error:
-            self.impossible.append((file.path, error))
-        else:
-            self.stored.append((file, stored))
-
-    async def _gather(self, files: Sequence[File]) -> dict[File, bytes]:
-        """A file by itself costs three calls to init and four steps of a thread, a bundle of them no more."""
-        contents = await self._session.gather([file.path for file in files])
-        there = {file: content for file, content in zip(files, contents, strict=True) if content is not None}
-        for file in files:
-            if file not in there:
-                await self._read(file)
-        return there
-
-    async def _put(self, contents: Mapping[File, bytes]) -> None:
-        if contents:
-            self._held.push_async_callback(asyncio.sleep, 0)  # others have their turn between the ends of two of these
-            stored = await self._held.enter_async_context(self._files.put_all([*contents.values()]))
-            self.stored += zip(contents, stored, strict=True)
-
-
-def _bundles(files: Iterable[File]) -> Iterator[list[File]]:
-    """As many as can be read with one call; what is too large for that by itself."""
-    bundle, size = list[File](), 0
-    for file in files:
-        if bundle and (len(bundle) == _TOGETHER or size + file.size > CHUNK):
-            yield bundle
-            bundle, size = [], 0
-        bundle.append(file)
-        size += file.size
-    if bundle:
-        yield bundle
 
 
 class _Filling:

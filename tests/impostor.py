@@ -10,10 +10,11 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+from sandbox.ending import Ending
 from sandbox.execution import Spec
 from sandbox.guest.frames import Decoder, Frame, decode_json, encode
 from sandbox.image import Manifest
-from sandbox.kernel import Ending, Kernel
+from sandbox.kernel import Kernel
 from sandbox.runtime import Exit, Usage
 from sandbox.runtime.channel import SocketChannel
 

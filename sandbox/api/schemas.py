@@ -2,6 +2,8 @@
 
 Bodies out are built by `encode`, because a pydantic model per answer would cost more than the rest of the request.
 A test holds the two against each other.
+
+(Long, because it is the list of all bodies.)
 """
 
 import base64

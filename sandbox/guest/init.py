@@ -8,6 +8,8 @@ the sandbox is killed, a new kernel is asked for; what it had written and not se
 deadline passes (SIGINT, grace, SIGKILL); the host stops reading (the kernel is no longer read, so it blocks, and the
 deadline goes on); the host goes away (we end, and with PID 1 the sandbox; one that nobody has used yet may take its
 time, see `Policy.linger_s`).
+
+(Long for one file: it is one loop, and that path is easier to follow in one place. What may pass is `bounds`' to say.)
 """
 
 import contextlib

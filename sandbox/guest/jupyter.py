@@ -21,7 +21,8 @@ from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 from zmq.eventloop.zmqstream import ZMQStream
 
-from sandbox.guest.kernel import Kernel, adopt_process, insist
+from sandbox.guest.adoption import adopt_process
+from sandbox.guest.kernel import Kernel, insist
 from sandbox.guest.link import KernelEnd
 
 _SEND_QUEUE = 64

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import contextvars
 import faulthandler
-import functools
 import glob
 import json
 import logging
@@ -20,9 +19,8 @@ import socket
 import sys
 import threading
 import traceback
-import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import thread as pool_thread
 from typing import Any, NoReturn
 
@@ -34,6 +32,7 @@ from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import i
 from traitlets.config import Config
 
 from sandbox.guest import pending, tracebacks
+from sandbox.guest.adoption import adopt_process, flush
 from sandbox.guest.calls import Calls
 from sandbox.guest.link import STREAMS, KernelEnd, Message
 from sandbox.guest.randomness import reseed
@@ -158,7 +157,7 @@ class Kernel(IPythonKernel):
                 reply = await self.do_execute(code, False, history)
             finally:
                 self.post_handler_hook()
-            _flush()
+            flush()
             self.link.send("reply", execution, self.session.pack(_told(reply)))
 
     # What init is told.
@@ -172,7 +171,7 @@ class Kernel(IPythonKernel):
 
     def publish_calls(self, calls: list[list[Any]], parent: Any) -> None:
         """Functions that the execution in `parent` waits for. What it has printed before comes before."""
-        _flush()
+        flush()
         self.session.send(None, "wants", {"calls": calls}, parent)
 
     def current_parent(self) -> Any:
@@ -181,7 +180,7 @@ class Kernel(IPythonKernel):
 
     def settle(self) -> None:
         """Wait until init has what was printed: what a new process writes to the descriptors comes after it."""
-        _flush()
+        flush()
         if self.settled is None:
             return
         with contextlib.suppress(OSError):
@@ -353,61 +352,6 @@ def link_font_cache() -> None:
 
 
 _FONT_LISTS = tuple(glob.glob(f"{sys.prefix}/share/matplotlib/fontlist-*.json"))
-
-
-def _import_from_workspace() -> None:
-    """Make modules in the working directory importable, after the standard library, as Jupyter does."""
-    libraries = (i for i, entry in enumerate(sys.path) if entry.endswith("site-packages"))
-    sys.path.insert(next(libraries, len(sys.path)), "")
-
-
-def adopt_process(kernel: Kernel) -> None:
-    """Everything in the prepared kernel that remembers a process."""
-    _import_from_workspace()
-    kernel.ident = str(uuid.uuid4())
-    kernel.session.pid = os.getpid()
-    kernel.session.session = uuid.uuid4().hex
-    for output in kernel.outputs:
-        output.adopt()
-    kernel._stdout, kernel._stderr = kernel.outputs
-    sys.stdout, sys.stderr = kernel.outputs
-    os.register_at_fork(before=_flush, after_in_child=lambda: _forget(kernel))
-    sys.addaudithook(functools.partial(_before, kernel))
-    for name in ("_exit", "abort"):  # no audit event tells of these
-        setattr(os, name, _flushed_before(kernel, getattr(os, name)))
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-
-
-def _forget(kernel: Kernel) -> None:
-    kernel.link.detach()
-    for output in kernel.outputs:
-        output.after_fork_in_child()
-
-
-_SPAWNS = frozenset({"subprocess.Popen", "os.system", "os.posix_spawn"})
-_SIGNALS = frozenset({"os.kill", "os.killpg"})
-
-
-def _before(kernel: Kernel, event: str, args: tuple[Any, ...]) -> None:
-    if event in _SPAWNS and os.getpid() == kernel.session.pid:
-        kernel.settle()
-    elif event in _SIGNALS and os.getpid() == kernel.session.pid:
-        _flush()
-
-
-def _flushed_before(kernel: Kernel, end: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(end)
-    def flushed(*args: Any, **kwargs: Any) -> Any:
-        if os.getpid() == kernel.session.pid:
-            _flush()
-        return end(*args, **kwargs)
-
-    return flushed
 
 
 def serve(kernel: Kernel, link: socket.socket) -> NoReturn:

@@ -8,6 +8,8 @@ once more for an honest answer, or, where it cannot be asked any more, the answe
 What can fail: an upstream (`models` has tried what can be tried: `UpstreamError` ends the run), the session
 (`SandboxError` ends the run), the model (a call that cannot be executed is told back and counts as a failure; an empty
 answer is asked for again), the program (the loop's daily bread).
+
+(Long for one file: a run is one state, and every step of it reads or moves that on.)
 """
 
 import contextlib

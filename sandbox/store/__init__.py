@@ -4,6 +4,8 @@ Writes go through one thread that commits those which wait together; reads go th
 each. A write is there for every read that begins after it has returned, and for every process that comes after a kill.
 Writes happen in the order in which they were asked for, so one need not be awaited before the next that builds on it;
 the end of an execution with long results is several, and others come in between.
+
+(Long, because it is the list of all that is asked of the database; each heading below can be read alone.)
 """
 
 import asyncio

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from sandbox.ending import Ending
 from sandbox.execution import Calls, Output, Spec
-from sandbox.kernel import Ending, Kernel
+from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
 
 
