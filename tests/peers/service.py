@@ -36,11 +36,14 @@ class Running:
             yield running
 
     def rest(self, sessions: int = 0) -> None:
-        """Wait until the pool is full and no other sessions are left. Raises `TimeoutError`."""
+        """Wait until the pool is full, of sandboxes as good as they get, and no other sessions are left.
+
+        Raises `TimeoutError`.
+        """
         deadline = time.monotonic() + _REST_S
         while True:
             told = _gauges(self.server.url)
-            if told["sandbox_pool_warm"] >= self.service.pool and told["sandbox_sessions"] <= sessions:
+            if told["sandbox_pool_settled"] and told["sandbox_sessions"] <= sessions:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the server did not come to rest within {_REST_S:g} s")
