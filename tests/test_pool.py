@@ -68,6 +68,28 @@ async def test_nothing_else_is_started_before_the_first_start_has_succeeded(root
         assert warming[:3] == [True, False, False]
 
 
+async def test_when_the_first_start_fails_another_is_tried_at_once(
+    root: None, python_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.pool._BACKOFF_FIRST_S", 3600.0)  # whoever has failed is not the one to try again
+    failures = [SandboxFailed("the first one fails")]
+
+    class Failing(EmbeddedRuntime):
+        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+            sandbox = await super().start(spec, awaited=awaited)
+            if failures:
+                await sandbox.stop()
+                raise failures.pop()
+            return sandbox
+
+    async with (
+        Failing.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=2), runtime=runtime) as engine,
+    ):
+        await _recovered(engine)
+        assert engine.pool.warm == 1
+
+
 async def test_claims_that_are_cancelled_in_line_leave_their_turns_to_the_next(root: None, python_image: Image) -> None:
     turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
     many = 3 * turns
