@@ -24,6 +24,9 @@ READY_SECONDS = 60.0
 """A kernel that is not there by then never will be."""
 _OVERTIME_SECONDS = 8.0
 """Init interrupts at the deadline and kills two seconds later; past this we no longer believe in it."""
+_PARTING_SECONDS = 10.0
+"""A sandbox whose channel has ended ends by itself, because its init hears nobody either. One that still lives then may
+live for ever: the connection was lost on its way, and is open at init's end."""
 MAX_CODE_BYTES = 1 << 20
 
 
@@ -250,11 +253,26 @@ class Kernel:
         except (BadFrame, KeyError, TypeError, ValueError) as error:
             self._cut_off = True
             self._fail(Exit(f"protocol error: {error}"))
-            await self.sandbox.stop()
+            await self._end_it()
             return
         self._cut_off = True
-        await self.sandbox.usage()  # the last reading there will be: what init died of is in it
-        self._fail(await self.sandbox.wait())
+        self._fail(await self._parted())
+
+    async def _parted(self) -> Exit:
+        """How the sandbox ended whose channel has: by itself, or else by us."""
+        try:
+            async with asyncio.timeout(_PARTING_SECONDS):
+                await self.sandbox.usage()  # the last reading there will be: what init died of is in it
+                return await self.sandbox.wait()
+        except TimeoutError:
+            await self._end_it()
+        end = self.sandbox.exited()
+        # Whatever else it died of meanwhile is the truth.
+        return Exit("the way to it was lost") if end is None or end.reason.startswith("stopped") else end
+
+    async def _end_it(self) -> None:
+        with contextlib.suppress(SandboxFailed):  # whoever stops this kernel tries again
+            await self.sandbox.stop()
 
     def _fail(self, end: Exit) -> None:
         """The sandbox is gone: everybody who waits for something of it is told."""

@@ -105,6 +105,11 @@ class Daemon:
 
     def restart(self, *, kill: bool) -> None:
         """End it, politely or not, and start it again over the same data."""
+        self.leave(kill=kill)
+        self.start()
+
+    def leave(self, *, kill: bool) -> None:
+        """End it, politely or not, so that it can be started again."""
         assert self._process is not None
         self._process.kill() if kill else self._process.terminate()
         self._ended.join()
@@ -114,7 +119,6 @@ class Daemon:
         if number.exists():
             wait_for_end(int(number.read_text()))
             number.unlink()
-        self.start()
 
     def stop(self) -> None:
         """End it; nothing is left but its directory."""

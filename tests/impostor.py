@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sandbox.ending import Ending
+from sandbox.errors import SandboxFailed
 from sandbox.execution import Spec
 from sandbox.guest.frames import Decoder, Frame, decode_json, encode
 from sandbox.image import Manifest
@@ -35,6 +36,9 @@ class Impostor:
         self._exit: Exit | None = None
         self.channel = SocketChannel(host)
         self.oom_kills = 0
+        self.is_mute = False
+        """Whether its meters cannot be read while it lives."""
+        self.failing_stops = 0
         self.soft: dict[str, str] = {}
 
     # The runtime.
@@ -77,12 +81,17 @@ class Impostor:
         return self._exit
 
     async def usage(self) -> Usage:
+        if self.is_mute:
+            await self._ended.wait()
         return Usage(0, 0, self.oom_kills)
 
     def reset_peak(self) -> None:
         pass
 
     async def stop(self) -> None:
+        if self.failing_stops:
+            self.failing_stops -= 1
+            raise SandboxFailed("it does not end")
         for _ in range(5):
             await asyncio.sleep(0)  # a real one takes its time, too
         self.hang_up("stopped")

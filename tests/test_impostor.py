@@ -163,6 +163,44 @@ async def test_whose_channel_is_lost_is_asked_for_nothing_more_even_before_it_ha
         assert impostor.exited() is None
 
 
+@pytest.mark.parametrize("mute", [False, True], ids=["", "whose meters do not answer"])
+async def test_who_outlives_the_loss_of_its_channel_is_ended(monkeypatch: pytest.MonkeyPatch, mute: bool) -> None:
+    monkeypatch.setattr("sandbox.kernel._PARTING_SECONDS", 0.2)
+    async with deceived() as (kernel, impostor), asyncio.timeout(WAIT_SECONDS):
+        execution = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(STARTED)
+        impostor.is_mute = mute
+        impostor.cut_off()
+        _, ending = await execution
+        assert (ending.status, ending.state_lost) == (Status.KILLED, True)
+        assert ending.reason == "the sandbox ended: the way to it was lost"
+        assert impostor.exited() is not None
+
+
+async def test_who_does_not_end_when_its_channel_is_lost_ends_with_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.kernel._PARTING_SECONDS", 0.2)
+    async with deceived() as (kernel, impostor):
+        impostor.failing_stops = 1
+        execution = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        impostor.cut_off()
+        _, ending = await execution
+        assert ending.status is Status.KILLED
+        assert impostor.exited() is None
+    assert impostor.exited() is not None
+
+
+async def test_what_it_died_of_after_its_channel_was_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.kernel._PARTING_SECONDS", 0.0)
+    async with deceived() as (kernel, impostor):
+        execution = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        impostor.hang_up("its container ended with code 70")
+        _, ending = await execution
+        assert ending.reason == "the sandbox ended: its container ended with code 70"
+
+
 @pytest.mark.attack("E01")
 async def test_a_start_that_is_told_again_gives_no_more_time() -> None:
     ending = await ends(STARTED, STARTED, done())

@@ -91,6 +91,7 @@ CODE: Mapping[str, str] = {
     "longest timeout": seconds(default("max_timeout_s")),
     "from interrupt to kill": seconds(init.GRACE_S),
     "from deadline to the sandbox's end": seconds(kernel._OVERTIME_SECONDS),
+    "from the end of a connection to the sandbox's end": seconds(kernel._PARTING_SECONDS),
     "a kernel to be ready": seconds(kernel.READY_SECONDS),
     "idle session": seconds(default("idle_timeout_s")),
     "drain": seconds(default("drain_timeout_s")),

@@ -11,8 +11,8 @@ from sandbox.runtime import Runtime
 
 
 @contextlib.asynccontextmanager
-async def kernel_of(runtime: Runtime, spec: Spec) -> AsyncIterator[Kernel]:
-    kernel = await Kernel.start(runtime, spec)
+async def kernel_of(runtime: Runtime, spec: Spec, *, awaited: bool = False) -> AsyncIterator[Kernel]:
+    kernel = await Kernel.start(runtime, spec, awaited=awaited)
     try:
         yield kernel
     finally:

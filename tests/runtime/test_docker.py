@@ -1,6 +1,7 @@
 """Containers as sandboxes: what they are created with, who survives whom, and who is left alone."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -286,6 +287,27 @@ class TestLeft:
                 while house.left():  # noqa: ASYNC110
                     await asyncio.sleep(0.1)  # it removes them meanwhile
 
+    @pytest.mark.attack("D09")
+    async def test_only_who_was_never_asked_for_anything_outlives_its_engine_a_little(
+        self, runtime: DockerRuntime, docker_client: APIClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sandbox.runtime.docker.runtime._LINGER_S", (3600.0, 3600.0))
+        spec = Spec()
+        async with (
+            kernel_of(runtime, spec) as unused,
+            kernel_of(runtime, spec) as used,
+            kernel_of(runtime, spec, awaited=True) as awaited,
+            kernel_of(runtime, SPEC) as told_secrets,
+        ):
+            await run(used, "1")
+            container: str = unused.sandbox.container  # type: ignore[attr-defined]
+            at_rest: int = docker_client.inspect_container(container)["State"]["Pid"]
+            for kernel in (unused, used, awaited, told_secrets):
+                await kernel.sandbox.channel.aclose()  # what init hears of an engine that was killed
+            async with asyncio.timeout(WAIT_SECONDS):
+                await asyncio.gather(*(each.sandbox.wait() for each in (used, awaited, told_secrets)))
+            assert alive(at_rest)
+
     @pytest.mark.attack("J05")
     @pytest.mark.parametrize(
         "count", [pytest.param(2, id="2"), pytest.param(1000, id="1000", marks=pytest.mark.nightly)]
@@ -387,6 +409,35 @@ class TestDaemon:
                     assert status in (Status.OK, Status.KILLED)
             assert status is Status.OK
         assert house.left() == []
+
+    @pytest.mark.attack("J04")
+    async def test_while_it_is_away_who_was_talked_to_through_it_is_told_gone(
+        self,
+        docker: Docker,
+        docker_client: APIClient,
+        docker_image: Built,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if docker.daemon is None:
+            pytest.skip("the daemon that runs here is not the tests' to end")
+        monkeypatch.setattr("sandbox.kernel._PARTING_SECONDS", 0.5)
+        async with DockerRuntime.open(tmp_path, address=docker.address, channel="stdio") as runtime:
+            house = Containers.of(docker_client, runtime)
+            async with kernel_of(runtime, SPEC) as kernel:
+                execution = contextlib.AsyncExitStack()
+                await execution.enter_async_context(running(kernel))
+                await asyncio.to_thread(docker.daemon.leave, kill=True)
+                try:
+                    await execution.aclose()
+                finally:
+                    await asyncio.to_thread(docker.daemon.start)
+                end = endings.pop(kernel)
+                assert (end.status, end.reason) == (Status.KILLED, "the sandbox ended: the way to it was lost")
+                assert not kernel.alive
+            async with asyncio.timeout(WAIT_SECONDS):
+                while house.left():  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)  # it is removed when the daemon is back
 
 
 def test_only_the_owner_may_read_the_secret(tmp_path: Path) -> None:

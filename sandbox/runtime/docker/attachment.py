@@ -6,6 +6,7 @@ eight bytes that says which stream it is of (the Engine API's format for contain
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import struct
 from typing import Self
@@ -13,6 +14,8 @@ from typing import Self
 _HEAD = struct.Struct(">BxxxI")
 _STDERR = 2
 _LAST_WORDS = 2048
+_SILENCE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""After how many seconds a host that says nothing is asked whether it is there, how long between, and how often."""
 
 
 class Attachment:
@@ -33,6 +36,7 @@ class Attachment:
         else:
             host, _, port = place.rstrip("/").rpartition(":")
             reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=tls)
+            _notice_silence(writer.get_extra_info("socket"))
         query = "stream=1&stdin=1&stdout=1&stderr=1"
         writer.write(
             f"POST /containers/{container}/attach?{query} HTTP/1.1\r\n"
@@ -82,3 +86,10 @@ class Attachment:
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+def _notice_silence(sock: socket.socket) -> None:
+    """A program may print nothing for an hour; a host that is gone says nothing, either."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _SILENCE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
