@@ -394,7 +394,10 @@ class DurableSession:
         Raises nothing: how the program ended is known, and what becomes of its files does not change that.
         """
         try:
-            return await self.workspace.keep([made.path for made in execution.artifacts] if execution else ()), True
+            words = await self.workspace.keep([made.path for made in execution.artifacts] if execution else ())
+            if execution is not None and self.row.single:
+                await self._keep_output(execution)
+            return words, True
         except (SessionClosed, SessionExpired):
             words = "its sandbox ended before its files could be stored"
             return words if self.row.status == "active" else "", False
@@ -404,6 +407,12 @@ class DurableSession:
         except Exception:  # the sandbox's answers are a hostile program's to make up
             _logger.exception("files not stored", session_id=self.row.id)
             return "its files could not be stored; the server's log says why", True
+
+    async def _keep_output(self, execution: Execution) -> None:
+        """What was too long to be told is stored when it is asked for; this sandbox ends before anybody could."""
+        for name, dropped in (("stdout", execution.truncated.stdout), ("stderr", execution.truncated.stderr)):
+            if dropped:
+                await self.workspace.keep_file(f".outputs/{execution.id}.{name}.txt")
 
     async def withdraw(self, execution_id: str) -> None:
         """Interrupt this execution if it runs; if it waits, it ends as `cancelled` when its turn comes."""

@@ -69,7 +69,7 @@ class Limits:
         )
         for name, value, low, high in bounds:
             if not low <= value <= high:
-                raise InvalidLimits(f"{name} is {value:g}; choose a value from {low:g} to {high:g}")
+                raise InvalidLimits(f"{name} is {value:.12g}; choose a value from {low:.12g} to {high:.12g}")
 
     @property
     def disk(self) -> int:

@@ -28,7 +28,8 @@ class Keyring:
         if secret is None:
             if self._open_without_keys and not await self.any():
                 return LOCAL
-            raise Unauthorized("this server wants a key: send it as `Authorization: Bearer …`")
+            words = "send it as `Authorization: Bearer …`, or set SANDBOX_API_KEY for the CLI and the client"
+            raise Unauthorized(f"this server wants a key: {words}")
         hashed = digest(secret)
         known = self._known.get(hashed)
         if known is not None and known[1] > time.monotonic():

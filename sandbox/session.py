@@ -220,8 +220,10 @@ def checked_timeout(timeout: float | None, default: float, most: float) -> float
 
 def checked_code(code: str | bytes) -> str:
     """Code as text. Raises `InvalidCode` when it is not UTF-8 or over 1 MiB."""
+    if not isinstance(code, str | bytes):  # callers that nobody checks: `bytes(5)` would be five zeros
+        raise InvalidCode(f"the code is of type {type(code).__name__}; pass a str, or bytes in UTF-8")
     try:
-        raw = code.encode() if isinstance(code, str) else bytes(code)
+        raw = code.encode() if isinstance(code, str) else code
         text = raw.decode()
     except UnicodeError as error:
         raise InvalidCode(f"the code is not valid UTF-8: {error}") from error

@@ -458,6 +458,17 @@ def test_an_upload_from_a_pipe_is_not_repeated(connect: Connect) -> None:
             session.upload("x", pipe)
 
 
+def test_text_is_no_upload_and_a_download_may_be_told_its_path_as_text(connect: Connect, tmp_path: Path) -> None:
+    whole = reply("200 OK", b"x", content_type="application/octet-stream")
+    with scripted(SESSION, whole) as (url, _), (tmp_path / "y").open("w") as text:
+        session = connect(f"{url}/v1/").attach("ses_1")
+        for content in ("y", text):
+            with pytest.raises(InvalidRequest, match=r"give bytes, a pathlib\.Path or a file opened in binary mode"):
+                session.upload("y", content)
+        session.download_to("x", str(tmp_path / "y"))
+    assert (tmp_path / "y").read_bytes() == b"x"
+
+
 def test_a_download_that_is_cut_begins_anew_and_leaves_no_half_file(connect: Connect, tmp_path: Path) -> None:
     whole = reply("200 OK", b"x" * 1000, content_type="application/octet-stream")
     with scripted(SESSION, whole[:-10], whole) as (url, _):

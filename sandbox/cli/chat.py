@@ -35,6 +35,7 @@ from sandbox.loop.loop import Loop
 from sandbox.loop.messages import Message, Request
 from sandbox.loop.options import Options
 from sandbox.plans import budget, known_secrets
+from sandbox.session import checked_timeout
 from sandbox.store import Store
 from sandbox.traces import Recorder, Secrets
 
@@ -217,6 +218,7 @@ def _show_pictures(paths: list[str]) -> None:
 async def _opened(settings: Settings, asked: Asked) -> AsyncIterator[Interpreter]:
     """A fresh session with the files in it, here or on a server."""
     if settings.server is None:
+        checked_timeout(asked.timeout, settings.timeout_s, settings.max_timeout_s)  # before a turn is paid for
         async with Engine.open(settings, warm=False) as engine, engine.session(memory_mb=asked.memory_mb) as session:
             for path in asked.files:
                 await session.upload(path.name, pieces(path))

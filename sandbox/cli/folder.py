@@ -125,4 +125,6 @@ def hint(execution: Execution) -> str:
     parts = [f"{pictures} image{'s' * (pictures != 1)}"] if pictures else []
     if names:
         parts.append(", ".join(names[:5]) + (f" and {len(names) - 5} more files" if len(names) > 5 else ""))
+    if execution.truncated.stdout or execution.truncated.stderr:
+        parts.append("more output than is shown")
     return f"made {' and '.join(parts)}; --out DIR saves them" if parts else ""

@@ -51,6 +51,8 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
     if as_json:
         print(json.dumps([_document(row) for row in rows]))
         return
+    if not rows:
+        note("there is no key; a server on loopback takes everybody")
     for row in rows:
         state = ("revoked", "red") if row.revoked_at else ("valid", "green")
         line((row.id, "bold"), "  ", state, f"  {_time(row.created_at)}  {row.name}  {_limits(row.limits)}".rstrip())
@@ -67,6 +69,8 @@ def revoke(key: Annotated[str, typer.Argument(metavar="ID", help="A key's id or 
     if not asyncio.run(_revoke(key)):
         raise NotFound(f"there is no valid key {key!r}; sandbox key list shows them")
     note(f"revoked {key}")
+    if all(row.revoked_at for row in asyncio.run(_keys())):
+        note("no valid key is left: the server is locked until `sandbox key create` makes another")
 
 
 async def _revoke(key: str) -> bool:

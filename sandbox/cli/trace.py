@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sandbox.cli.view import line, printable
+from sandbox.cli.view import line, note, printable
 from sandbox.config import Settings
 from sandbox.errors import TraceMissing
 from sandbox.store import Store, TraceRow
@@ -41,6 +41,8 @@ def list_(
     if as_json:
         print(json.dumps([_summary(row) for row in rows]))
         return
+    if not rows:
+        note("there is no trace yet; `sandbox chat` and a server's model loop leave them")
     for row in rows:
         colour = "green" if row.ending == "answered" else "yellow"
         spent = f"{row.turns} turns, {row.executions} executions, {row.input_tokens + row.output_tokens} tokens"

@@ -159,7 +159,7 @@ class AsyncClient:
         """Until there is an execution it is a call like any other; then a server that starts again is waited for."""
         return Tries(RECONNECTS if self._retries and following.started else self._retries)
 
-    async def _save(self, request: Request[bytes], local: Path) -> None:
+    async def _save(self, request: Request[bytes], local: str | Path) -> None:
         tries = Tries(self._retries)
         with replacing(local) as file:
             while True:
@@ -223,7 +223,7 @@ class AsyncSession:
         """As `Session.download`."""
         return await self._client._send(requests.download(self.id, path, start, end))
 
-    async def download_to(self, path: str, local: Path) -> None:
+    async def download_to(self, path: str, local: str | Path) -> None:
         """As `Session.download_to`."""
         await self._client._save(requests.download(self.id, path), local)
 

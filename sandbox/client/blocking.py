@@ -171,7 +171,7 @@ class Client:
         """Until there is an execution it is a call like any other; then a server that starts again is waited for."""
         return Tries(RECONNECTS if self._retries and following.started else self._retries)
 
-    def _save(self, request: Request[bytes], local: Path) -> None:
+    def _save(self, request: Request[bytes], local: str | Path) -> None:
         tries = Tries(self._retries)
         with replacing(local) as file:
             while True:
@@ -245,7 +245,7 @@ class Session:
         """A file's contents, from `start` to before `end` in bytes. Raises `FileMissing`, `InvalidPath`."""
         return self._client._send(requests.download(self.id, path, start, end))
 
-    def download_to(self, path: str, local: Path) -> None:
+    def download_to(self, path: str, local: str | Path) -> None:
         """Store a file at `local`, wholly or not at all. Raises `FileMissing`, `InvalidPath`, `OSError`."""
         self._client._save(requests.download(self.id, path), local)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sandbox.client.requests import PIECE, Content, unreadable
+from sandbox.errors import InvalidRequest
 
 
 class Source:
@@ -44,6 +45,8 @@ def opened(content: Content) -> Iterator[Source]:
     """What to send. A file that the caller has opened stays open. Raises `InvalidRequest`."""
     if isinstance(content, bytes):
         yield Source(io.BytesIO(content))
+    elif isinstance(content, str | io.TextIOBase):  # of callers that nobody checks
+        raise InvalidRequest("text cannot be uploaded; give bytes, a pathlib.Path or a file opened in binary mode")
     elif isinstance(content, Path):
         try:
             file = content.open("rb")
@@ -56,8 +59,9 @@ def opened(content: Content) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well, and is gone when it does not."""
+def replacing(local: str | Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `local` when the block ends well, and is gone when it does not."""
+    path = Path(local)
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     file = temporary.open("xb")
     try:

@@ -72,10 +72,10 @@ class Address:
 
     @classmethod
     def of(cls, url: str | None, api_key: str | None) -> "Address":
-        """With defaults from `SANDBOX_SERVER` and `SANDBOX_API_KEY`."""
+        """With defaults from `SANDBOX_SERVER` and `SANDBOX_API_KEY`. The `/v1` that vendors' SDKs want may be there."""
         environment = os.environ
         return cls(
-            (url or environment.get("SANDBOX_SERVER") or DEFAULT_URL).rstrip("/"),
+            (url or environment.get("SANDBOX_SERVER") or DEFAULT_URL).rstrip("/").removesuffix("/v1"),
             environment.get("SANDBOX_API_KEY", "") if api_key is None else api_key,
         )
 

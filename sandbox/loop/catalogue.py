@@ -158,7 +158,7 @@ class Catalogue:
                 "OPENAI_BASE_URL for a local server, or [upstreams.NAME] in the settings file"
             )
         if not name:
-            raise UnknownModel("the request names no model, and there is no default; set `model`")
+            raise UnknownModel("the request names no model, and there is no default; set `model`, or SANDBOX_MODEL")
         if name in self.models:
             return self.models[name]
         route = None if self.closed else self._route(name)

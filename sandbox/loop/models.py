@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import random
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ _AFTER_REST_S = 0.5
 """Up to so much later than an upstream asks for: not all that were sent away come back at once."""
 _ELSEWHERE = frozenset({401, 402, 403, 404})
 """Refusals that are about the key or the model's name, not about the request: another upstream may take it."""
+_CANNOT_CHAT = re.compile(r"embed|whisper|transcri|tts|dall-e|image|moderation|rerank|realtime|babbage|davinci|sora")
+"""In the names of models that the same servers list."""
 _LIST_S = 30.0
 _LIST_WAIT_S = 5.0
 
@@ -52,6 +55,15 @@ class Listed:
     name: str
     upstream: str
     """Who has it; of several the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What an upstream says it has."""
+
+    models: tuple[str, ...]
+    why_none: str = ""
+    """Why it could not be asked."""
 
 
 @dataclass(slots=True)
@@ -106,7 +118,7 @@ class Models:
         self._upstreams: dict[str, Upstream] = {}
         self._replies = Replies(cache_entries, cache_s, clock)
         self._speeds = Speeds(clock)
-        self._listings: TTLCache[str, tuple[str, ...]] = TTLCache(len(self._gates) or 1, _LIST_S, clock.now)
+        self._listings: TTLCache[str, _Known] = TTLCache(len(self._gates) or 1, _LIST_S, clock.now)
         self._shadows = Shadows(self._reflect, chance or random.Random())
         self.on_shadow = on_shadow
 
@@ -135,14 +147,19 @@ class Models:
         return self.catalogue.plan(name)
 
     async def chosen(self, name: str) -> ModelPlan:
-        """As `plan`; with neither a name nor a default it is the first model that an upstream says it has.
+        """As `plan`. With neither a name nor a default it is the first model that an upstream says it has; of several
+        the first whose name is not that of one that cannot chat.
 
-        Raises `UnknownModel`.
+        Raises `UnknownModel`, and `UpstreamFailed` when there is none because no upstream says what it has.
         """
         if name or self.catalogue.default or self.catalogue.models:
             return self.plan(name)
-        found = await self.list()
-        return self.plan(found[0].name if found else "")
+        found = [each.name for each in await self.list()]
+        unasked = [f"{upstream} {known.why_none}" for upstream, known in self._listings.items() if known.why_none]
+        if not found and unasked:
+            raise UpstreamFailed(f"no model is named, and none can be chosen: {'; '.join(unasked)}")
+        talks = (each for each in found if not _CANNOT_CHAT.search(each))
+        return self.plan(next(talks, found[0] if found else ""))
 
     def states(self) -> Mapping[str, State]:
         """Each upstream's circuit breaker."""
@@ -325,23 +342,24 @@ class Models:
         if self.catalogue.closed:
             return found
         listings = await asyncio.gather(*(self._listing(name) for name in self._gates))
-        for upstream, models in zip(self._gates, listings, strict=True):
-            found += [Listed(self.catalogue.name_of(Route(upstream, model)), upstream) for model in models]
+        for upstream, known in zip(self._gates, listings, strict=True):
+            found += [Listed(self.catalogue.name_of(Route(upstream, model)), upstream) for model in known.models]
         return found
 
-    async def _listing(self, name: str) -> tuple[str, ...]:
+    async def _listing(self, name: str) -> _Known:
         """The models of one upstream, as of half a minute ago at most."""
         if (known := self._listings.get(name)) is not None:
             return known
-        models: tuple[str, ...] = ()
         upstream = self._upstream(name)
         try:
             async with self._clock.timeout(_LIST_WAIT_S):
-                models = tuple(await upstream.models())
+                known = _Known(tuple(await upstream.models()))
         except (UpstreamError, TimeoutError) as error:
-            log.info("an upstream does not list its models", upstream=name, error=str(error) or "it takes too long")
-        self._listings[name] = models
-        return models
+            why = str(error) or f"takes longer than {_LIST_WAIT_S:g} s"
+            log.info("an upstream does not list its models", upstream=name, error=why)
+            known = _Known((), f"does not list its models ({why})")
+        self._listings[name] = known
+        return known
 
     async def settle(self, seconds: float) -> None:
         """Wait for the second opinions that are under way, but no longer than that."""

@@ -39,6 +39,16 @@ async def test_a_file_goes_up_and_comes_down_and_away(client: httpx.AsyncClient,
     assert problem(await client.delete(url)) == (404, "file_missing")
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_output_that_was_too_long_can_be_had_whole_after_a_run(client: httpx.AsyncClient, stream: str) -> None:
+    code = f"import sys; sys.{stream}.write('x' * 3_000_000)"
+    told = (await client.post("/v1/run", json={"code": code})).json()
+    assert told["truncated"][stream] > 0
+    path = f".outputs/{told['id']}.{stream}.txt"
+    assert f"all of it is in /mnt/data/{path}" in told[stream]
+    assert (await client.get(f"/v1/sessions/{told['session_id']}/files/{path}")).content == b"x" * 3_000_000
+
+
 @pytest.mark.attack("B12")
 async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file(
     client: httpx.AsyncClient, session: str

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -144,10 +144,35 @@ async def test_a_server_that_shows_a_page_instead_of_its_models_is_left_out(
     assert "an upstream does not list its models" in caplog.text
 
 
-async def test_a_local_servers_first_model_is_chosen_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Scripted("openai", models=("qwen", "llama")) as server:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+@pytest.fixture
+def one_address(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes an address that of the only upstream."""
+
+    def point(url: str) -> None:
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
         for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"):
             monkeypatch.delenv(name, raising=False)
+
+    return point
+
+
+async def test_a_local_servers_first_model_is_chosen_where_nothing_is_said(one_address: Callable[[str], None]) -> None:
+    async with Scripted("openai", models=("qwen", "llama")) as server:
+        one_address(server.url)
         async with open_models(Settings()) as models:
             assert (await models.chosen("")).name == "qwen"
+
+
+async def test_a_model_that_cannot_chat_is_not_chosen_before_one_that_may(one_address: Callable[[str], None]) -> None:
+    async with Scripted("openai", models=("text-embedding-ada-002", "whisper-1", "gpt-4o")) as server:
+        one_address(server.url)
+        async with open_models(Settings()) as models:
+            assert (await models.chosen("")).name == "gpt-4o"
+
+
+async def test_who_names_no_model_is_told_that_the_server_is_away(one_address: Callable[[str], None]) -> None:
+    async with Scripted("openai", models=("qwen",)) as server:
+        one_address(server.url)
+    async with open_models(Settings()) as models:
+        with pytest.raises(UpstreamFailed, match="no model is named, and none can be chosen: openai does not list"):
+            await models.chosen("")
