@@ -259,11 +259,15 @@ def _split(answer: dict[str, Any], data: bytes, count: int) -> Iterator[bytes | 
         start += size or 0
 
 
+_LATEST = 253402300799.0
+"""The last second of the year 9999: a program may set its files' times to what no calendar has."""
+
+
 def _file(path: object, size: int, modified_ns: int, version: object) -> File:
     named = str(path)
     if named.count("/") >= MAX_DEPTH:  # whoever sorts files out looks at each directory above each
         raise ValueError("a path is deeper than any that is listed")
-    return File(named, int(size), int(modified_ns) / 1e9, str(version))
+    return File(named, int(size), min(max(int(modified_ns) / 1e9, 0.0), _LATEST), str(version))
 
 
 @contextlib.asynccontextmanager

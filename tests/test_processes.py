@@ -14,7 +14,7 @@ import pytest
 from sandbox.engine import Engine
 from sandbox.execution import Execution, Limits, Status
 from sandbox.session import Session
-from tests.host import alive, ended, named
+from tests.host import WAIT_SECONDS, alive, ended, named, status
 
 FOREVER = "while True: n = 1"
 
@@ -104,6 +104,34 @@ async def test_what_would_block_a_shutdown_is_not_asked(engine: Engine, code: st
         kernel = await pid_of(session)
         assert alive(kernel)
     assert not alive(kernel)
+
+
+@pytest.mark.attack("D15")
+async def test_a_program_makes_no_children_for_its_zygote(session: Session) -> None:
+    code = """
+        import ctypes, os
+        libc = ctypes.CDLL(None, use_errno=True)
+        parent = 0x8000 | 17
+        print(libc.syscall(56, parent, 0, 0, 0, 0), os.strerror(ctypes.get_errno()))
+    """
+    assert (await run(session, code)).stdout == "-1 Operation not permitted\n"
+
+
+@pytest.mark.attack("D15")
+async def test_a_kernel_whose_first_thread_alone_has_ended_is_replaced(engine: Engine) -> None:
+    code = """
+        import asyncio, ctypes, threading
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        asyncio.get_running_loop().call_later(0.2, ctypes.CDLL(None).syscall, 60, 0)
+    """
+    async with engine.session() as session:
+        kernel = await pid_of(session)
+        await run(session, code)
+        async with asyncio.timeout(WAIT_SECONDS):
+            while status(kernel)["State"][0] != "Z":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        execution = await session.execute("print('on')", 20)
+        assert (execution.status, execution.stdout, execution.state_lost) == (Status.OK, "on\n", True)
 
 
 @pytest.mark.attack("D15")

@@ -493,7 +493,11 @@ class Relay:
         if value is None or kernel is None or not kernel.ready or kernel.deaf:
             return
         if not _lives(kernel.pid):
-            return  # the news of its death is on its way, and then a kernel that this can run on
+            # The news of its death is on its way, and then a kernel that this can run on. But where only its first
+            # thread has ended there is no news before the others have.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(kernel.pid, signal.SIGKILL)
+            return
         self._waiting = None
         self._discard_leftovers(kernel)
         self._running = self._prepare(value)

@@ -64,6 +64,14 @@ async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file
     assert (again["status"], again["reason"]) == ("ok", "")
 
 
+async def test_a_file_whose_time_is_in_no_calendar_is_listed_and_read(client: httpx.AsyncClient, session: str) -> None:
+    code = "import os; open('far', 'w').write('x'); os.utime('far', (1e17, 1e17))"
+    assert (await client.post(f"{session}/executions", json={"code": code})).json()["status"] == "ok"
+    files = (await client.get(f"{session}/files")).json()["data"]
+    assert [(file["path"], file["modified_at"][:4]) for file in files] == [("far", "9999")]
+    assert (await client.get(f"{session}/files/far")).text == "x"
+
+
 async def test_names_as_people_have_them_go_in_and_out(client: httpx.AsyncClient, session: str) -> None:
     names = ["non\u00a0breaking", "Screenshot 9.41\u202fPM.png", "\N{WOMAN}\u200d\N{ROCKET}", "日本 語.csv"]
     for name in names:

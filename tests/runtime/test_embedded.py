@@ -63,6 +63,27 @@ def library(pid: int) -> str:
     return next(line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "libc.so" in line).split("-")[0]
 
 
+@pytest.mark.attack("C01")
+async def test_what_waits_in_the_internets_sockets_has_a_cap_of_its_own(runtime: EmbeddedRuntime) -> None:
+    code = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+held, sent = [], 0
+for _ in range(40):
+    client = socket.create_connection(server.getsockname())
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+    client.setblocking(False)
+    held += [client, server.accept()]
+    try:
+        while True: sent += client.send(bytes(1 << 16))
+    except BlockingIOError: pass
+print(sent >> 20)
+"""
+    async with kernel_of(runtime, SPEC) as kernel:
+        assert int(await said(kernel, code)) <= SPEC.limits.memory_mb / 8 * 1.5
+
+
 class TestParts:
     def test_the_launcher_has_loaded_nothing_but_the_standard_library(self, host: Embedded) -> None:
         mapped = Path(f"/proc/{host.launcher}/maps").read_text()

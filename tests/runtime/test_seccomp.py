@@ -22,6 +22,7 @@ X86_64, I386 = 0xC000003E, 0x40000003
 ALLOW, KILL = "allow", "kill"
 ARGUMENTS = st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 64), min_size=6, max_size=6)
 INIT = 1
+CLONE_PARENT = 0x8000
 NEW_NAMESPACES = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 
 
@@ -139,8 +140,8 @@ def test_the_upper_half_of_a_family_means_nothing(machine: Machine, family: int)
 @pytest.mark.attack("A09")
 @bounded(200)
 @given(flags=st.integers(0, (1 << 32) - 1))
-def test_no_flag_of_clone_makes_a_namespace(machine: Machine, flags: int) -> None:
-    wants = any(flags & flag for flag in NEW_NAMESPACES)
+def test_no_flag_of_clone_makes_a_namespace_or_a_child_of_ones_parent(machine: Machine, flags: int) -> None:
+    wants = any(flags & flag for flag in (*NEW_NAMESPACES, CLONE_PARENT))
     assert machine.verdict(seccomp.ALLOWED["clone"], (flags, 0, 0, 0, 0, 0)) == ("EPERM" if wants else ALLOW)
 
 

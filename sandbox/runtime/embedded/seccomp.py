@@ -62,7 +62,9 @@ _AF_UNIX, _AF_INET, _AF_INET6, AF_NETLINK = 1, 2, 10, 16
 _PROTOCOLS = (0, 6, 17)
 """Of the internet's sockets: whatever fits the type, TCP, UDP. Not the ping sockets that some daemons open to all, nor
 transports that nobody asks for and few have looked into."""
-_NEW_NAMESPACES = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}; NEWTIME shares its bit with the exit signal
+_REFUSED_CLONES = 0x7E028000
+"""CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}, where NEWTIME shares its bit with the exit signal; and CLONE_PARENT, whose
+children would be the zygote's, outside: it would have to bury them, and count them among its kernels."""
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _PRIO_PROCESS = 0
 _SCHEDULING = ("sched_setaffinity", "sched_setparam", "sched_setscheduler")
@@ -80,7 +82,7 @@ class Condition:
 
 CONDITIONS: Mapping[str, tuple[Condition, ...]] = {
     "socket": (Condition(0, _AF_UNIX), Condition(0, _AF_INET), Condition(0, _AF_INET6)),
-    "clone": (Condition(0, 0, _NEW_NAMESPACES),),
+    "clone": (Condition(0, 0, _REFUSED_CLONES),),
     "personality": (Condition(0, 0xFFFFFFFF),),
 }
 """These calls are allowed when any of their conditions holds."""
