@@ -16,6 +16,7 @@ from sandbox.errors import SessionClosed
 from sandbox.execution import Spec, Status, Stream
 from sandbox.image import Image
 from sandbox.kernel import Kernel
+from sandbox.runtime.embedded import cgroup
 from sandbox.runtime.embedded.jail import ZYGOTE_CAPABILITIES
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from tests.host import WAIT_SECONDS, Embedded, alive, children, ended, groups, status
@@ -63,8 +64,15 @@ def library(pid: int) -> str:
     return next(line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "libc.so" in line).split("-")[0]
 
 
+def version_of_groups() -> int:
+    """Of the host's control groups."""
+    return cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text()).version
+
+
 @pytest.mark.attack("C01")
 async def test_what_waits_in_the_internets_sockets_has_a_cap_of_its_own(runtime: EmbeddedRuntime) -> None:
+    if version_of_groups() != 1:
+        pytest.skip("version 2 of control groups counts it with all other memory")
     code = """
 import socket
 server = socket.create_server(("127.0.0.1", 0))
