@@ -68,7 +68,13 @@ def test_what_no_kernel_says_is_skipped(packet: bytes) -> None:
 @given(st.lists(st.binary(max_size=64) | st.sampled_from([b"a b 9\n", b"\nccc", b"stderr x 1\n", b"a b 1\n"])))
 def test_no_packets_upset_init(pieces: list[bytes]) -> None:
     for message in assembled(pieces):
-        message.read()
+        message.read(64)
+
+
+@pytest.mark.parametrize("content", [b'{"a": 12345}', b"[]", b'{"a": 1e999}', b'{"a": -Infinity}', b'{"a": ', b"[" * 9])
+def test_what_is_too_long_or_cannot_be_passed_on_is_read_as_nothing(content: bytes) -> None:
+    assert Message("reply", "exe_1", 0, b'{"a": 1.5}').read(11) == {"a": 1.5}
+    assert Message("reply", "exe_1", 0, content).read(11) == {}
 
 
 def test_a_message_over_the_cap_arrives_empty(ends: tuple[KernelEnd, InitEnd]) -> None:
@@ -86,7 +92,7 @@ def test_init_does_not_wait_for_a_kernel_that_does_not_read(ends: tuple[KernelEn
     while not heard:
         heard += kernel.receive()
         init.flush()
-    assert heard[0].read() == {"code": code, "functions": {}}
+    assert heard[0].read(MAX_BODY) == {"code": code, "functions": {}}
     assert not init.blocked
 
 

@@ -258,6 +258,19 @@ class TestWhatIsShown:
         [shown] = (await run(liar, f"display({bundle!r}, raw=True)")).results
         assert shown == {"text/plain": "plain", "text/html": "<b>html</b>"}
 
+    @pytest.mark.attack("E10", "E02")
+    @pytest.mark.parametrize("made", ["'x' * (17 << 20)", "1e999"])
+    async def test_what_is_too_long_or_no_json_is_counted_as_dropped(self, liar: Session, made: str) -> None:
+        code = f"""
+            import json
+            kernel = get_ipython().kernel
+            made = json.dumps({{"data": {{"text/plain": "a", "application/json": {made}}}}})
+            made = made.replace("Infinity", "1e999").encode()
+            kernel.link.send("display_data", kernel.get_parent()["header"]["msg_id"], made)
+        """
+        execution = await run(liar, code)
+        assert (execution.status, execution.results, execution.truncated.results) == (Status.OK, (), 1)
+
     @pytest.mark.attack("E10", "E05")
     @pytest.mark.parametrize("bundle", ["{1: 2}", "{'text/plain': object()}", "{'text/plain': float('nan')}", "{}"])
     async def test_what_is_no_bundle_shows_nothing_and_breaks_nothing(self, liar: Session, bundle: str) -> None:

@@ -9,6 +9,10 @@ from sandbox.guest.frames import MAX_ARGUMENTS, BadFrame, arguments_of
 
 MAX_CALLS = 16 * MAX_ARGUMENTS
 """Bytes of one message with calls. A kernel puts five of the longest arguments into it, escaped once more."""
+MAX_SAID = 1 << 20
+"""Bytes of a message with an error, or with a reply. A kernel cuts what it says of an error far below."""
+_ENVELOPE = 64 << 10
+"""Bytes of a message with a result that may come on top of the result's forms."""
 _ERROR_TEXT = 64 << 10
 _NAMES = 30
 """Of those that an error found, how many are told."""
@@ -33,6 +37,13 @@ _MIME_TYPES = frozenset(
     }
 )
 """What may pass; scripts and widgets may not."""
+
+
+def max_result(room: int) -> int:
+    """Bytes of a message with a result of which `room` bytes may be kept. A kernel leaves out the forms that are over
+    that; what is longer all the same is not worth the time to read it, which is the program's.
+    """
+    return room + _ENVELOPE
 
 
 def result(content: dict[str, Any], room: int) -> tuple[dict[str, Any], int]:

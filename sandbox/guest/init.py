@@ -40,6 +40,10 @@ from sandbox.guest.workspace import Refused, Seen, Workspace
 
 GRACE_S = 2.0
 """Between SIGINT and SIGKILL."""
+_SLACK_S = 0.25
+"""So long after the deadline a reply may be read: it may have been there before, and who reads it is not always asked
+at once. Whose reply comes later has not ended in time, and may itself have kept us from seeing that.
+"""
 _OUTBOX_FULL = 4 << 20
 _PIPE_CHUNK = 256 << 10
 
@@ -221,6 +225,7 @@ class Relay:
             return
         now = time.monotonic()
         if running.reply is not None:
+            running.timed_out |= running.deadline.left(now) < -_SLACK_S
             self._end(died=None)
         elif running.kill_at is not None:
             if now >= running.kill_at:
@@ -334,6 +339,7 @@ class Relay:
     def _born(self, news: Born) -> None:
         self._epoch += 1
         told = {"env": self._policy.env, "awaited": self._policy.awaited and self._epoch == 1}
+        told["result_bytes"] = self._policy.result_bytes
         with contextlib.suppress(ConnectionError):  # dead already; the spawner will say so
             news.link.send(json.dumps(told).encode())
         self._kernel = Live(news.pid, InitEnd(news.link))
@@ -436,11 +442,11 @@ class Relay:
         if message.kind in ("display_data", "update_display_data", "execute_result"):
             self._result(running, message)
         elif message.kind == "error":
-            self._error(running, message.read())
+            self._error(running, message)
         elif message.kind == "wants" and running.functions:
             self._wants(running, message)
         elif message.kind == "reply" and running.reply is None:
-            running.reply = message.read()
+            running.reply = message.read(bounds.MAX_SAID)
 
     def _on_text(self, kernel: Live, message: Message) -> None:
         again = max(0, kernel.told[message.kind] - message.start)
@@ -452,7 +458,7 @@ class Relay:
         if running.results >= self._policy.results:
             running.dropped_results += 1
             return
-        content = message.read()
+        content = message.read(bounds.max_result(self._policy.result_bytes))
         kept, size = bounds.result(content, min(self._policy.result_bytes, running.result_room))
         if not kept:
             running.dropped_results += 1
@@ -462,15 +468,17 @@ class Relay:
         count = content.get("execution_count") if message.kind == "execute_result" else None
         self._send(encode_json(Frame.RESULT, {"data": kept, "execution_count": count}))
 
-    def _error(self, running: Running, content: dict[str, Any]) -> None:
-        if running.error_sent:
-            return
+    def _error(self, running: Running, message: Message) -> None:
+        if not running.error_sent:
+            self._send_error(running, message.read(bounds.MAX_SAID))
+
+    def _send_error(self, running: Running, content: dict[str, Any]) -> None:
         running.error_sent = True
         self._send(encode_json(Frame.ERROR, bounds.error(content)))
 
     def _wants(self, running: Running, message: Message) -> None:
         """Calls of the caller's functions. What an honest kernel would not send is dropped: nobody waits for it."""
-        calls = message.read().get("calls") if len(message.content) <= bounds.MAX_CALLS else None
+        calls = message.read(bounds.MAX_CALLS).get("calls")
         told = []
         for call in calls if isinstance(calls, list) else ():
             if len(running.waiting) < MAX_WAITING and bounds.is_call(call, running.functions, running.waiting):
@@ -548,7 +556,7 @@ class Relay:
             self._drain(self._kernel)
         reply = running.reply or {}
         if died is None and reply.get("status") == "error" and not running.error_sent:
-            self._error(running, reply)
+            self._send_error(running, reply)
         self._running = None
         if died is None and self._kernel is not None and (running.timed_out or running.interrupted):
             # Nothing but the kernel goes on running.

@@ -31,9 +31,10 @@ from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
 from traitlets.config import Config
 
-from sandbox.guest import pending, tracebacks
+from sandbox.guest import bounds, pending, tracebacks
 from sandbox.guest.adoption import adopt_process, flush
 from sandbox.guest.calls import Calls
+from sandbox.guest.frames import MAX_BODY
 from sandbox.guest.link import STREAMS, KernelEnd, Message
 from sandbox.guest.randomness import reseed
 from sandbox.guest.rehearsal import touch
@@ -53,6 +54,8 @@ class LinkSession(Session):
     """Where ipykernel and IPython send to: what matters of their messages goes over the link."""
 
     link: KernelEnd
+    room = MAX_BODY
+    """Bytes of one rich result that init would keep."""
 
     def send(
         self, stream: Any, msg_or_type: Any, content: Any = None, parent: Any = None, *args: Any, **kwargs: Any
@@ -65,7 +68,15 @@ class LinkSession(Session):
         else:
             kind, request = msg_or_type, (parent or {}).get("header", parent)
         if kind in _TOLD:
-            self.link.send(kind, str((request or {}).get("msg_id", "-")), self.pack(content))
+            self.link.send(kind, str((request or {}).get("msg_id", "-")), self._fitting(content))
+
+    def _fitting(self, content: dict[str, Any]) -> bytes:
+        """The content as JSON. Of a result's forms those that init would keep: others only take its time."""
+        packed: bytes = self.pack(content)
+        if len(packed) > self.room and "data" in content:
+            content = json.loads(packed)
+            packed = self.pack(content | {"data": bounds.result(content, self.room)[0]})
+        return packed
 
 
 class Kernel(IPythonKernel):
@@ -312,7 +323,7 @@ def _log() -> logging.Logger:
 def _told_plainly(error: BaseException | None) -> list[str]:
     # Without what it came from: that may be the program's, and break when it is looked at.
     with contextlib.suppress(Exception):
-        return traceback.format_exception(error, chain=False)
+        return tracebacks.bounded(traceback.format_exception(error, chain=False))
     return []
 
 
@@ -355,8 +366,8 @@ _FONT_LISTS = tuple(glob.glob(f"{sys.prefix}/share/matplotlib/fontlist-*.json"))
 
 
 def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
-    """Become init's kernel. `link` is a pair of packets with init, which says first what the environment is, and
-    whether somebody waits.
+    """Become init's kernel. `link` is a pair of packets with init, which says first what the environment is, whether
+    somebody waits, and how large a result may be.
     """
     told = json.loads(link.recv(1 << 16))
     os.environ.clear()
@@ -379,6 +390,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     for output in kernel.outputs:
         output.gather_in(memory[output.name])
     kernel.link.attach(link)
+    kernel.session.room = told["result_bytes"]
     kernel.link.hello([*pipes, acknowledge, fd])
     for each in (*pipes, acknowledge, fd):
         os.close(each)

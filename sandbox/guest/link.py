@@ -17,6 +17,7 @@ The kernel's process is the program's: what comes from it may be anything.
 import collections
 import contextlib
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -44,17 +45,25 @@ class Message:
     """Of text: its place in the stream. Of everything else 0."""
     content: bytes
 
-    def read(self) -> dict[str, Any]:
-        """The content; an empty object if it is no JSON object."""
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(self.content, parse_constant=_refuse)
-            if isinstance(value, dict):
-                return value
+    def read(self, most: int) -> dict[str, Any]:
+        """The content; an empty object if it is no JSON object, or longer than `most` bytes."""
+        if len(self.content) <= most:
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(self.content, parse_constant=_refuse, parse_float=_finite)
+                if isinstance(value, dict):
+                    return value
         return {}
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON, and the host would not take it")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # `1e999` is JSON, and what it is read as cannot be written
+        _refuse(text)
+    return number
 
 
 def packets(kind: str, execution: str, content: bytes) -> Iterator[bytes]:

@@ -110,7 +110,7 @@ class Shell(ZMQInteractiveShell):
         if issubclass(kind, SystemExit) and not value.code:
             self._last_traceback = []
         elif issubclass(kind, UsageError):
-            self._showtraceback(kind, value, [f"UsageError: {value}"])
+            self._showtraceback(kind, value, [f"UsageError: {tracebacks.safe_text(value)}"])
         else:
             self._showtraceback(kind, value, [tracebacks.render(kind, value, tb)])
 
@@ -128,6 +128,7 @@ class Shell(ZMQInteractiveShell):
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        stb = tracebacks.bounded(stb)
         hook = self.displayhook
         if getattr(hook, "msg", None) is not None:
             self._last_traceback_during_displayhook = True

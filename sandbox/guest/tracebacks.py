@@ -14,6 +14,7 @@ _USER_FRAMES = 20
 _UNTOLD = ("<frozen", __file__.rpartition("/")[0])
 """Files whose frames say nothing to a program's author: the import system's, and our own."""
 _VALUE = 16 << 10
+_STORY = 48 << 10
 
 
 def safe_text(value: BaseException) -> str:
@@ -23,6 +24,15 @@ def safe_text(value: BaseException) -> str:
     except Exception as error:
         return f"<{type(value).__name__} whose __str__ raised {type(error).__name__}>"
     return text if len(text) <= _VALUE else f"{text[:_VALUE]}… [{len(text) - _VALUE} more characters]"
+
+
+def bounded(lines: list[str]) -> list[str]:
+    """A whole traceback; of one that is too long its beginning and its end."""
+    text = "\n".join(lines)
+    if len(text) <= _STORY:
+        return lines
+    half = _STORY // 2
+    return [f"{text[:half]}\n… {len(text) - _STORY} more characters …\n{text[-half:]}"]
 
 
 def is_users(filename: str) -> bool:

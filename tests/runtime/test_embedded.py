@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from sandbox.config import Settings
+from sandbox.ending import Ending
 from sandbox.engine import Engine
 from sandbox.errors import SessionClosed
 from sandbox.execution import Spec, Status, Stream
@@ -59,6 +62,10 @@ async def said(kernel: Kernel, code: str) -> str:
     return "".join(output.text for output in outputs if isinstance(output, Stream)).strip()
 
 
+def _is_after(moment: float) -> bool:
+    return time.monotonic() > moment
+
+
 def library(pid: int) -> str:
     """Where a process has the C library."""
     return next(line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "libc.so" in line).split("-")[0]
@@ -90,6 +97,26 @@ print(sent >> 20)
 """
     async with kernel_of(runtime, SPEC) as kernel:
         assert int(await said(kernel, code)) <= SPEC.limits.memory_mb / 8 * 1.5
+
+
+@pytest.mark.attack("E01", "D02")
+async def test_success_that_init_hears_of_too_late_is_none(runtime: EmbeddedRuntime, host: Embedded) -> None:
+    """As where a program's children keep init from its turn: when that comes, the reply is there already."""
+    async with kernel_of(runtime, SPEC) as kernel:
+        [init] = host.inits()
+        ending = None
+        async for item in kernel.stream("exe_1", "print('on', flush=True); import time; time.sleep(0.6)", 0.3):
+            if isinstance(item, Stream):
+                os.kill(init, signal.SIGSTOP)
+                try:
+                    await until(functools.partial(_is_after, time.monotonic() + 0.8))
+                finally:
+                    os.kill(init, signal.SIGCONT)
+            elif isinstance(item, Ending):
+                ending = item
+        assert ending is not None
+        assert (ending.status, ending.state_lost) == (Status.TIMEOUT, False)
+        assert await said(kernel, "print('on')") == "on"
 
 
 class TestParts:

@@ -68,3 +68,11 @@ async def test_all_results_together_have_a_bound(looked_at: Session) -> None:
     execution = await looked_at.execute("for n in range(6): display({'text/plain': 'x' * (7 << 20)}, raw=True)", 60)
     assert execution.status is Status.OK
     assert (len(execution.results), execution.truncated.results) == (4, 2)
+
+
+@pytest.mark.attack("I05")
+async def test_of_a_result_whose_forms_are_too_large_the_small_ones_are_kept(looked_at: Session) -> None:
+    bundle = "{'text/plain': 'a table', 'text/html': 'x' * (30 << 20), 'application/json': {'rows': 3}}"
+    execution = await looked_at.execute(f"display({bundle}, raw=True)")
+    assert execution.results == ({"text/plain": "a table", "application/json": {"rows": 3}},)
+    assert (execution.status, execution.truncated.results) == (Status.OK, 0)
