@@ -19,6 +19,7 @@ ours, the host's or the caller's, and every message says what to do next::
     │   ├── SessionMissing       no such session
     │   ├── ExecutionMissing     no such execution in the session
     │   ├── FileMissing          no such file in the workspace
+    │   │   └── FileForbidden        there is, and its program lets nobody at it
     │   ├── ContainerMissing     no such container
     │   ├── TraceMissing         no such trace
     │   ├── ObjectMissing        no such object of another API
@@ -115,6 +116,10 @@ class ExecutionMissing(NotFound):
 
 class FileMissing(NotFound):
     """There is no such regular file in the workspace."""
+
+
+class FileForbidden(FileMissing):
+    """The file's mode, or that of a directory above, forbids it to everybody but root, whom no sandbox has."""
 
 
 class ContainerMissing(NotFound):

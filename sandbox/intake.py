@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
-from sandbox.errors import FileMissing, InvalidPath
+from sandbox.errors import FileForbidden, FileMissing, InvalidPath
 from sandbox.files import Files, Stored
 from sandbox.guest.frames import CHUNK
 from sandbox.remote import File
@@ -22,8 +22,8 @@ class Intake:
 
     def __init__(self, files: Files, session: Session) -> None:
         self.stored: list[tuple[File, Stored]] = []
-        self.impossible: list[tuple[str, InvalidPath]] = []
-        """Paths that are none, and why."""
+        self.impossible: dict[str, InvalidPath | FileForbidden] = {}
+        """By path, those that cannot be read whenever one asks, and why."""
         self._files = files
         self._session = session
         self._held = contextlib.AsyncExitStack()
@@ -35,7 +35,7 @@ class Intake:
         await self._held.aclose()
 
     async def read(self, files: Sequence[File]) -> None:
-        """All of them; after an error, those before it. What is gone is passed over, impossible names are told.
+        """All of them; after an error, those before it. What is gone is passed over.
 
         Raises what session and files raise.
         """
@@ -55,10 +55,10 @@ class Intake:
     async def _read(self, file: File) -> None:
         try:
             stored = await self._held.enter_async_context(self._files.put(self._session.read(file.path)))
+        except (InvalidPath, FileForbidden) as error:
+            self.impossible[file.path] = error
         except FileMissing:
             return  # deleted meanwhile; the next look will see that
-        except InvalidPath as error:
-            self.impossible.append((file.path, error))
         else:
             self.stored.append((file, stored))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.batches import in_turns
-from sandbox.errors import FileMissing, InvalidPath, ProtocolError, SessionClosed, WorkspaceFull
+from sandbox.errors import FileForbidden, FileMissing, InvalidPath, ProtocolError, SessionClosed, WorkspaceFull
 from sandbox.guest.frames import CHUNK, MAX_DEPTH, MAX_HANDLES, BadFrame, Frame, encode_json, rows_of
 from sandbox.runtime import Channel
 
@@ -297,6 +297,8 @@ def _file_error(error: Any) -> Exception:
         return WorkspaceFull(f"/mnt/data is full: {text}. Delete files or ask for a larger disk limit")
     if kind == "missing":
         return FileMissing(text)
+    if kind == "forbidden":
+        return FileForbidden(f"the modes that the program has set forbid it: {text}")
     return InvalidPath(text)
 
 

@@ -16,13 +16,14 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from sandbox import logs
 from sandbox.batches import batches, in_turns
 from sandbox.errors import (
+    FileForbidden,
     FileMissing,
     InvalidPath,
     Overloaded,
@@ -145,7 +146,7 @@ class Workspace:
             return ""
         listing = await session.listing()
         fitting, left = await self._sort_out(listing.files, session.limits)
-        left += await self._keep_files(session, [file for file in fitting if self._has_changed(file)])
+        left += [*await self._keep_files(session, [file for file in fitting if self._has_changed(file)])]
         if listing.complete:
             await self._forget(self._rows.keys() - {file.path for file in listing.files} - self._left_out)
         self._mark = mark
@@ -175,8 +176,8 @@ class Workspace:
                     self._log("file not stored", file.path, why, len(left))
         return fitting, left
 
-    async def _keep_files(self, session: Session, files: Sequence[File]) -> list[str]:
-        """Store them, also those that were read before an error; the paths of impossible ones."""
+    async def _keep_files(self, session: Session, files: Sequence[File]) -> Mapping[str, InvalidPath | FileForbidden]:
+        """Store them, also those that were read before an error; why others cannot be, by their paths."""
         async with Intake(self._files, session) as intake:
             try:
                 await intake.read(files)
@@ -185,9 +186,9 @@ class Workspace:
                     some = intake.stored[start : start + _ROWS]
                     await self._write([self._row(file.path, stored, file.modified) for file, stored in some])
                     self._versions.update((file.path, file.version) for file, _ in some)
-        for count, (path, why) in enumerate(intake.impossible, 1):
+        for count, (path, why) in enumerate(intake.impossible.items(), 1):
             self._log("file not stored", path, why, count)
-        return [path for path, _ in intake.impossible]
+        return intake.impossible
 
     def _log(self, event: str, path: str, why: object, count: int) -> None:
         if count <= _NAMED:  # a program can make thousands of them
@@ -197,9 +198,9 @@ class Workspace:
         count = len(left) + listing.unnamed
         if not count and listing.complete:
             return ""
-        some = "some files were not looked at, because there are too many"
+        some = "some files were not looked at: too many, or in a directory that was moved or that its mode shuts"
         if count:
-            some = f"{count} could not be stored for their names or sizes"
+            some = f"{count} could not be stored for their names, sizes or modes"
         _logger.warning("files not stored", session_id=self._session_id, count=count, complete=listing.complete)
         return f"{some} ({_names(left)})" if left else some
 
@@ -218,7 +219,8 @@ class Workspace:
             elif self._has_changed(file):
                 if path in (await self._sort_out(listing.files, session.limits))[1]:
                     raise FileMissing(f"{path} is not stored: it is longer than what /mnt/data could hold again")
-                await self._keep_files(session, [file])
+                for why in (await self._keep_files(session, [file])).values():
+                    raise why
 
     async def put(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.errors import FileMissing, QueueFull, SessionClosed, Unready, WorkspaceFull
+from sandbox.errors import FileForbidden, FileMissing, QueueFull, SessionClosed, Unready, WorkspaceFull
 from sandbox.execution import MIB, Status
 from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits, Owner
@@ -236,10 +236,31 @@ class TestWhatIsMade:
     async def test_that_is_sparse_pushes_out_nothing_that_is_stored(self, node: Node, session: str) -> None:
         await execute(node, session, "open('real', 'wb').write(b'x' * (3 << 20))")
         told = await execute(node, session, "open('real', 'ab').write(b'y')\nopen('a', 'w').truncate(2 << 20)")
-        assert "1 could not be stored for their names or sizes ('a')" in told.reason
+        assert "1 could not be stored for their names, sizes or modes ('a')" in told.reason
         assert (await content(node, session, "real"))[-1:] == b"y"
         with pytest.raises(FileMissing, match="longer than what"):
             await node.file(LOCAL, session, "a")
+
+    async def test_that_nobody_may_read_is_said_and_neither_removed_nor_told_as_it_was(
+        self, node: Node, session: str
+    ) -> None:
+        await execute(node, session, "open('a', 'w').write('old')")
+        told = await execute(node, session, "import os; open('a', 'w').write('new'); os.chmod('a', 0)")
+        assert "1 could not be stored for their names, sizes or modes ('a')" in told.reason
+        assert (len(told.artifacts), told.removed) == (1, ())
+        with pytest.raises(FileForbidden, match="a: Permission denied"):
+            await node.file(LOCAL, session, "a")
+        await execute(node, session, "os.chmod('a', 0o600)")
+        assert await content(node, session, "a") == b"new"
+
+    async def test_in_a_directory_that_is_shut_stays_stored(self, node: Node, session: str) -> None:
+        await execute(node, session, "import os; os.mkdir('d'); open('d/a', 'w').write('kept')")
+        told = await execute(node, session, "os.chmod('d', 0)")
+        assert "not looked at" in told.reason
+        assert told.removed == ()
+        assert not (await node.files(LOCAL, session)).complete
+        await kill_sandbox(node)
+        assert (await execute(node, session, "print(open('d/a').read())")).stdout == "kept\n"
 
 
 class TestFailures:

@@ -65,7 +65,7 @@ _PATH = {
     "",
     summary="List a session's files",
     description="Sorted by path. `complete` says whether there are files that no page has: more than 10,000 files and "
-    "directories are not looked at, and names that are not UTF-8 cannot be said.",
+    "directories are not looked at, nor one that its mode shuts, and names that are not UTF-8 cannot be said.",
     operation_id="list_files",
     responses={200: {"model": FilesOut}, **documented(404, 409)},
 )

@@ -30,7 +30,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 class Refused(Exception):
-    """A file operation that cannot be; `kind` is one of missing, invalid, full, limit."""
+    """A file operation that cannot be; `kind` is one of missing, forbidden, invalid, full, limit."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -122,6 +122,8 @@ class Workspace:
             raise Refused("invalid", f"malformed file operation: {error}") from error
         except FileNotFoundError as error:
             raise Refused("missing", f"there is no file {error.filename}") from error
+        except PermissionError as error:
+            raise Refused("forbidden", f"{error.filename}: {error.strerror}") from error
         except OSError as error:
             raise Refused(_kind_of(error), os.strerror(error.errno or 0)) from error
 
@@ -138,6 +140,7 @@ class Workspace:
             try:
                 fd = _beneath(self._root, relative or ".", os.O_RDONLY | os.O_DIRECTORY)
             except OSError:
+                complete = False  # moved since its name was read, perhaps to where we have been, or shut by its mode
                 continue
             try:
                 with os.scandir(fd) as scan:
