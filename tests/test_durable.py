@@ -241,6 +241,21 @@ class TestWhatIsMade:
         with pytest.raises(FileMissing, match="longer than what"):
             await node.file(LOCAL, session, "a")
 
+    async def test_through_memory_is_seen_whenever_that_is_written_to(self, node: Node, session: str) -> None:
+        await node.put_file(LOCAL, session, "a", pieces(bytes(4096)))
+        mapped = "f = open('a', 'r+b'); m = mmap.mmap(f.fileno(), 0); n = m[1]; m[1] = 1"
+        for code, changed in (
+            ("import mmap; f = open('a', 'rb'); mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)[1]", False),
+            (mapped, True),
+            ("print(m[1])", False),
+            ("m[2] = 1", True),
+            ("m[3] = 1; m.close()", True),
+            ("1", False),
+        ):
+            told = await execute(node, session, code)
+            assert (told.status, [made.path for made in told.artifacts]) == (Status.OK, ["a"] * changed), code
+        assert await content(node, session, "a") == b"\0\1\1\1" + bytes(4092)
+
     async def test_that_nobody_may_read_is_said_and_neither_removed_nor_told_as_it_was(
         self, node: Node, session: str
     ) -> None:

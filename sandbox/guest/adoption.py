@@ -55,6 +55,9 @@ def _before(kernel: "Kernel", event: str, args: tuple[Any, ...]) -> None:
         kernel.settle()
     elif event in _SIGNALS and os.getpid() == kernel.session.pid:
         flush()
+    elif event == "mmap.__new__":
+        fd, _, access, _ = args
+        kernel.mapped.on_map(fd, access)
 
 
 def _flushed_before(kernel: "Kernel", end: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,11 +31,12 @@ from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
 from traitlets.config import Config
 
-from sandbox.guest import bounds, pending, tracebacks
+from sandbox.guest import bounds, pending, tracebacks, variables
 from sandbox.guest.adoption import adopt_process, flush
 from sandbox.guest.calls import Calls
 from sandbox.guest.frames import MAX_BODY
 from sandbox.guest.link import STREAMS, KernelEnd, Message
+from sandbox.guest.mapped import Mapped
 from sandbox.guest.randomness import reseed
 from sandbox.guest.rehearsal import touch
 from sandbox.guest.shell import Compiler, Shell
@@ -111,6 +112,7 @@ class Kernel(IPythonKernel):
             for fd, name in enumerate(STREAMS, 1)
         ]
         kernel.calls = Calls(kernel.publish_calls)
+        kernel.mapped = Mapped(variables.KERNEL["PWD"])
         kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
         if "matplotlib" in sys.modules:
             kernel.shell.enable_matplotlib("inline")
@@ -121,6 +123,7 @@ class Kernel(IPythonKernel):
     link: KernelEnd
     outputs: list[Output]
     calls: Calls
+    mapped: Mapped
     generators: tuple[Any, ...] = ()
     """Of random numbers, that all forks would share."""
     settled: int | None = None
@@ -168,6 +171,8 @@ class Kernel(IPythonKernel):
                 reply = await self.do_execute(code, False, history)
             finally:
                 self.post_handler_hook()
+            with contextlib.suppress(Exception):  # of the tools that a program may have broken
+                self.mapped.on_end()
             flush()
             self.link.send("reply", execution, self.session.pack(_told(reply)))
 

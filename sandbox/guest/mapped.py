@@ -1,0 +1,68 @@
+"""Files that a program writes to through memory.
+
+Such a write moves none of the times that a change is seen by, neither on a tmpfs nor anywhere else once the page is
+there. So a file gets a new time when Python maps it for writing, and again at the end of every later cell that finds
+other bytes in it. Mappings that native code makes by itself are seen from the first of Python's on.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import time
+
+_READ_OR_COPY = (1, 3)
+"""`mmap.ACCESS_READ`, `mmap.ACCESS_COPY`: nothing of these reaches the file."""
+_PIECE = 1 << 20
+
+
+class Mapped:
+    """Those of one process. workspace: the directory whose files anybody looks at."""
+
+    def __init__(self, workspace: str) -> None:
+        self._below = f"{workspace}/"
+        self._any = False
+        self._last: dict[str, tuple[int, bytes]] = {}
+        """By path, the inode and the digest of what was mapped at the end of the last cell."""
+
+    def on_map(self, fd: int, access: int) -> None:
+        """Python is about to map what `fd` is open on."""
+        if fd < 0 or access in _READ_OR_COPY:
+            return
+        with contextlib.suppress(OSError):
+            writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+            if writable and stat.S_ISREG(os.fstat(fd).st_mode):
+                self._any = True
+                _touch(fd)
+
+    def on_end(self) -> None:
+        """A cell has ended: what it has changed is told by the file's time."""
+        if not self._any:
+            return
+        mapped, now = self._writable(), dict[str, tuple[int, bytes]]()
+        for path in self._last.keys() | mapped:
+            with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+                now[path] = os.fstat(file.fileno()).st_ino, _digest(file.fileno())
+                inode, digest = self._last.get(path, now[path])
+                if now[path][0] == inode and now[path][1] != digest:
+                    _touch(file.fileno())
+        self._last = {path: seen for path, seen in now.items() if path in mapped}
+
+    def _writable(self) -> set[str]:
+        """Paths of the workspace's files that this process can write to through memory."""
+        with open("/proc/self/maps", errors="surrogateescape") as maps:
+            # address rights offset device inode path
+            lines = [line.rstrip("\n").split(maxsplit=5) for line in maps if " rw-s " in line]
+        return {fields[5] for fields in lines if len(fields) == 6 and fields[5].startswith(self._below)}
+
+
+def _touch(fd: int) -> None:
+    os.utime(fd, ns=(os.fstat(fd).st_atime_ns, time.time_ns()))
+
+
+def _digest(fd: int) -> bytes:
+    digest = hashlib.sha256()
+    while piece := os.read(fd, _PIECE):
+        digest.update(piece)
+    return digest.digest()
