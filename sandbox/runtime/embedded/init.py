@@ -18,11 +18,12 @@ def become(
     request: dict[str, Any],
     channel: socket.socket,
     control: socket.socket,
+    devices: str,
 ) -> NoReturn:
-    """Be PID 1. The stage must be the working directory; `request` is the launcher's `start`."""
+    """Be PID 1. The stage must be the working directory; `request` is the launcher's `start`. devices: see `mounts`."""
     try:
         sizes = mounts.Sizes(**request["sizes"])
-        mounts.build(shown, sizes, ids, proc=True)
+        mounts.build(shown, sizes, ids, proc=True, devices=devices)
         process.close_all_but({channel.fileno(), control.fileno()})
         jail.confine_init(ids)
         process.name_process("sandbox-init")

@@ -30,6 +30,17 @@ MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+LOCKED_FLAGS = {
+    os.ST_NOSUID: MS_NOSUID,
+    os.ST_NODEV: MS_NODEV,
+    os.ST_NOEXEC: MS_NOEXEC,
+    os.ST_NOATIME: 0x400,
+    os.ST_NODIRATIME: 0x800,
+    os.ST_RELATIME: 0x200000,
+}
+"""What statvfs(3) says of a mount to what mount(2) has to be told again: from inside a user namespace none of it may be
+left out.
+"""
 MNT_DETACH = 0x2
 
 CAP_KILL = 5

@@ -5,8 +5,10 @@ from the stage with paths relative to it, because from inside the user namespace
 private directory could not be walked.
 """
 
+import contextlib
 import errno
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +75,9 @@ def stage(directory: Path, image: Path, system: Path, prefix: Path, code: Path) 
     for name, source in sources.items():
         (directory / name).mkdir()
         _bind(str(source), str(directory / name))
-    for name in ("empty", "root", "preload"):
+    for name in ("empty", "root", "preload", "devices"):
         (directory / name).mkdir()
+    linux.mount("devices", str(directory / "devices"), "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, "mode=755,size=1m")
     # By itself, because the rest of the image's root says where on the host it was made.
     (directory / "preload" / "preload.py").write_bytes((image / "preload.py").read_bytes())
 
@@ -119,10 +122,34 @@ def readable(shown: Sequence[Layer]) -> tuple[str, ...]:
     return tuple(CODE if layer.target.startswith(f"{CODE}/") else layer.target for layer in shown)
 
 
-def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool) -> None:
+_HOSTS_DEVICES = "/dev"
+
+
+def devices(slot: int) -> str:
+    """Where a new sandbox finds its device nodes: it gets its own, because locks on the host's, and their times, would
+    be everybody's. Only root outside of any user namespace may make some; for others it is where the host has them.
+
+    The stage must be the working directory.
+    """
+    directory = f"devices/{slot}"
+    os.makedirs(directory, exist_ok=True)
+    for name in _DEVICES:
+        node = f"{directory}/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(node)  # of who had this slot before
+        try:
+            os.mknod(node, stat.S_IFCHR, os.stat(f"{_HOSTS_DEVICES}/{name}").st_rdev)
+        except PermissionError:
+            return _HOSTS_DEVICES
+        os.chmod(node, 0o666)
+    return directory
+
+
+def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool, devices: str = _HOSTS_DEVICES) -> None:
     """Make the root in the current mount namespace and pivot into it. The stage must be the working directory.
 
-    With `proc`, the caller must be PID 1 of its pid namespace. Raises `OSError` at the first step that fails.
+    With `proc`, the caller must be PID 1 of its pid namespace. devices: see there. Raises `OSError` at the first step
+    that fails.
     """
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     tight = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
@@ -142,7 +169,7 @@ def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool) -> None
         if os.path.isdir(f"root/usr/{name}"):
             os.symlink(f"usr/{name}", f"root/{name}")
     _etc(ids)
-    _devices()
+    _show_devices(devices)
     os.makedirs("root/proc")
     if proc:
         options = f"subset=pid,hidepid=invisible,gid={ids.init}"
@@ -177,17 +204,26 @@ def _etc(ids: Ids) -> None:
     os.symlink("/usr/share/zoneinfo/UTC", "root/etc/localtime")
 
 
-def _devices() -> None:
+def _show_devices(source: str) -> None:
     os.makedirs("root/dev")
     options = "size=64k,nr_inodes=32,mode=755"
     linux.mount("dev", "root/dev", "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, options)
     for name in _DEVICES:
         os.close(os.open(f"root/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
-        linux.mount(f"/dev/{name}", f"root/dev/{name}", None, linux.MS_BIND)
+        linux.mount(f"{source}/{name}", f"root/dev/{name}", None, linux.MS_BIND)
+        if source == _HOSTS_DEVICES:
+            _keep_times(f"root/dev/{name}")
     os.mkdir("root/dev/shm")
     os.symlink("/proc/self/fd", "root/dev/fd")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         os.symlink(f"/proc/self/fd/{number}", f"root/dev/{name}")
+
+
+def _keep_times(device: str) -> None:
+    """Through a mount that is read-only a device can be written to, but not its inode."""
+    flags = os.statvfs(device).f_flag
+    kept = sum(mounted for shown, mounted in linux.LOCKED_FLAGS.items() if flags & shown)
+    linux.mount("none", device, None, linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | kept)
 
 
 def _pivot() -> None:

@@ -74,6 +74,12 @@ LACKS = {
             "with one id has no other to give",
         ),
         Lack(
+            "devices of its own",
+            (RUNSC, SINGLE),
+            "only root can make device nodes; an ordinary user's sandboxes show the host's, and a lock on one is felt "
+            "by all who lock it; gVisor locks none",
+        ),
+        Lack(
             "an init that no signal stops",
             (RUNSC,),
             "in gVisor a program can end its own PID 1, and with it its own sandbox, which is told as `killed`",

@@ -310,7 +310,8 @@ async def test_no_mount_honours_set_user_bits_or_devices(onlooker: Session, kind
     if kind.startswith("embedded"):
         files = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
         assert {"/usr", "/opt/venv"} | files <= options.keys()
-        assert {path for path, flags in options.items() if "nosuid" not in flags} == files
+        # What is of the host's, for an ordinary user, is mounted as it is there.
+        assert {path for path, flags in options.items() if "nosuid" not in flags} <= files
         assert {path for path, flags in options.items() if "nodev" not in flags} == files | {"/dev"}
 
 

@@ -1,6 +1,7 @@
 """From one session to another: nothing that one leaves, holds or learns is another's."""
 
 import contextlib
+import os
 import secrets
 
 import pytest
@@ -170,9 +171,12 @@ LOCKS = {
 
 
 @pytest.mark.attack("F05")
-async def test_a_lock_on_a_library_is_not_felt(onlooker: Session, neighbour: Session) -> None:
-    lock = "global f; f = open(json.__file__); fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    again = "with open(json.__file__) as g: fcntl.flock(g, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+@pytest.mark.parametrize(
+    "path", ["json.__file__", pytest.param("'/dev/null'", marks=pytest.mark.needs_wall("devices of its own"))]
+)
+async def test_a_lock_is_not_felt(onlooker: Session, neighbour: Session, path: str) -> None:
+    lock = f"global f; f = open({path}); fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    again = f"with open({path}) as g: fcntl.flock(g, fcntl.LOCK_EX | fcntl.LOCK_NB)"
     assert await inside(onlooker, lock) == "done"
     assert await inside(onlooker, again) == "EAGAIN"
     assert await inside(neighbour, again) == "done"
@@ -191,6 +195,14 @@ async def test_a_lock_on_a_file_of_the_hosts_is_not_felt_there(onlooker: Session
         assert outside(write) == "done"
     finally:
         await inside(onlooker, "f.close()")
+
+
+@pytest.mark.attack("F05")
+async def test_the_times_of_a_device_are_not_the_hosts(onlooker: Session) -> None:
+    before = os.stat("/dev/zero")
+    await inside(onlooker, "os.utime('/dev/zero')")
+    after = os.stat("/dev/zero")
+    assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
 
 
 @pytest.mark.attack("F13")
@@ -248,7 +260,7 @@ async def test_no_two_draw_the_same_first_number(engine: Engine, kind: str) -> N
 async def test_children_of_one_program_draw_alike_only_where_python_says_so(onlooker: Session) -> None:
     # The control: what a fork without new seeds does, which is what a zygote would do to us.
     probe = """
-        import numpy
+        import numpy.random  # numpy alone would have each child import it anew, where the zygote has not
         drawn = []
         for _ in range(2):
             reader, writer = os.pipe()
