@@ -74,7 +74,8 @@ def machine() -> Machine:
 
 
 NAMES = {number: name for name, number in seccomp.ALLOWED.items()}
-CONDITIONAL = {"socket", "clone", "personality", "ioctl", "setpriority", "prlimit64", *seccomp._SCHEDULING}
+CONDITIONAL = {"socket", "setsockopt", "clone", "personality", "prctl", "ioctl", "setpriority", "prlimit64"}
+CONDITIONAL |= {*seccomp._SCHEDULING}
 
 
 def expected(number: int) -> str:
@@ -161,6 +162,18 @@ def test_a_terminal_takes_no_input_and_a_process_keeps_its_personality(machine: 
     answers = {value: machine.verdict(seccomp.ALLOWED["personality"], (value, 0, 0, 0, 0, 0)) for value in (0, 0x40000)}
     assert set(answers.values()) == {"EPERM"}
     assert machine.verdict(seccomp.ALLOWED["personality"], (0xFFFFFFFF, 0, 0, 0, 0, 0)) == ALLOW
+
+
+@pytest.mark.attack("A10", "C01")
+def test_no_program_is_loaded_into_the_kernel(machine: Machine) -> None:
+    setsockopt, prctl = seccomp.ALLOWED["setsockopt"], seccomp.ALLOWED["prctl"]
+    for option in range(80):
+        refused = option in (26, 50, 51, 52)
+        assert machine.verdict(setsockopt, (3, 1, option, 0, 0, 0)) == ("EPERM" if refused else ALLOW), option
+        assert machine.verdict(setsockopt, (3, 6, option, 0, 0, 0)) == ALLOW, option
+        assert machine.verdict(prctl, (option, 2, 0, 0, 0, 0)) == ("EPERM" if option == 22 else ALLOW), option
+    assert machine.verdict(setsockopt, (3, 1 << 32 | 1, 1 << 32 | 26, 0, 0, 0)) == "EPERM"
+    assert machine.verdict(prctl, (1 << 32 | 22, 2, 0, 0, 0, 0)) == "EPERM"
 
 
 @pytest.mark.attack("D05", "C12")

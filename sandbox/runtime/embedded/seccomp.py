@@ -9,7 +9,7 @@ queues; mlock; the setuid family; io_setup; modify_ldt; clocks and modules. `sch
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Written name:number so that the numbers need no header file at run time.
@@ -65,7 +65,13 @@ transports that nobody asks for and few have looked into."""
 _REFUSED_CLONES = 0x7E028000
 """CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}, where NEWTIME shares its bit with the exit signal; and CLONE_PARENT, whose
 children would be the zygote's, outside: it would have to bury them, and count them among its kernels."""
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_TYPING = (0x5412, 0x541C)
+"""TIOCSTI, TIOCLINUX: input for a terminal that others read."""
+_PR_SET_SECCOMP = 22
+_SOL_SOCKET = 1
+_SOCKET_FILTERS = (26, 50, 51, 52)
+"""SO_ATTACH_{FILTER,BPF,REUSEPORT_CBPF,REUSEPORT_EBPF}. What they are compiled to lies in memory, as filters of system
+calls do, of which all of the host has little, and no control group is charged for it."""
 _PRIO_PROCESS = 0
 _SCHEDULING = ("sched_setaffinity", "sched_setparam", "sched_setscheduler")
 _X32_BIT = 0x40000000
@@ -144,14 +150,24 @@ def _argument_rules() -> list[_Instruction]:
     allow, deny = _return(_ALLOW), _return(_ERRNO | _EPERM)
     # libzmq aborts the process on EAFNOSUPPORT for netlink and tolerates EINVAL.
     no_family = [_equals(AF_NETLINK, 0, 1), _return(_ERRNO | _EINVAL), _return(_ERRNO | _EAFNOSUPPORT)]
-    ioctl = [_load(_argument(1)), _equals(_TIOCSTI, 1, 0), _equals(_TIOCLINUX, 0, 1), deny, allow]
+    filters = _refused(2, _SOCKET_FILTERS)
+    setsockopt = [_load(_argument(1)), _equals(_SOL_SOCKET, 0, len(filters)), *filters, allow]
     # Where init has the program's uid, its limits and its priority would be the program's to change.
     setpriority = [_load(_argument(0)), _equals(_PRIO_PROCESS, 1, 0), deny]
     rules = {name: _allowed_if(CONDITIONS[name], [deny]) for name in ("clone", "personality")}
-    rules |= {"socket": [*_protocol(), *_allowed_if(CONDITIONS["socket"], no_family)], "ioctl": ioctl}
+    rules |= {"socket": [*_protocol(), *_allowed_if(CONDITIONS["socket"], no_family)]}
+    rules |= {"ioctl": [*_refused(1, _TYPING), allow], "prctl": [*_refused(0, (_PR_SET_SECCOMP,)), allow]}
+    rules |= {"setsockopt": setsockopt}
     rules |= {"setpriority": [*setpriority, *_but_for_init(1)]}
     rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING)}
     return [instruction for name, block in rules.items() for instruction in _only_for(ALLOWED[name], block)]
+
+
+def _refused(argument: int, values: Sequence[int]) -> list[_Instruction]:
+    """Refuses these; goes on with all others."""
+    known = [_equals(value, len(values) - index, 0) for index, value in enumerate(values, 1)]
+    known[-1] = _equals(values[-1], 0, 1)
+    return [_load(_argument(argument)), *known, _return(_ERRNO | _EPERM)]
 
 
 def _protocol() -> list[_Instruction]:

@@ -42,6 +42,23 @@ OFF_THE_TABLE = f"""
     os.waitpid(pid, 0)
     return answers
 """
+FILTERS = """
+    accept = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))
+    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(accept))
+    passed = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for name, option in (("a socket's", 26), ("a port's", 51)):
+            with contextlib.suppress(OSError):
+                one.setsockopt(socket.SOL_SOCKET, option, program)
+                passed[name] = True
+    held = ctypes.create_string_buffer(program)
+    # prctl: no new privileges, then the filter.
+    if in_child(lambda: (syscall(157, 38, 1, 0, 0, 0), syscall(157, 22, 2, held))) == "done":
+        passed["a process's"] = True
+    return json.dumps(passed)
+"""
+"""Filters in the kernel's own machine code. The control makes one of each."""
 X32 = """
     numbers = [0, 1, 39, 41, 56, 59, 101, 165, 425, 511, *range(512, 548, 4), 547, 548, 1 << 30, 0x3FFFFFFF]
     passed = {}
@@ -83,6 +100,12 @@ async def test_a_system_call_off_the_table_is_refused(onlooker: Session) -> None
     before = complaints()
     assert await told(onlooker, OFF_THE_TABLE) == []
     assert complaints() == before
+
+
+@pytest.mark.attack("A01", "C01")
+async def test_no_program_is_loaded_into_it(onlooker: Session) -> None:
+    assert await told(onlooker, FILTERS) == {}
+    assert set(json.loads(outside_once(FILTERS))) == {"a socket's", "a port's", "a process's"}
 
 
 @pytest.mark.attack("A01")
