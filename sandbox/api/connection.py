@@ -12,6 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from sandbox.api.idle import Idle
 from sandbox.api.problems import HTTP_CODES
 from sandbox.api.refusal import Refusal, Refusals
 from sandbox.api.turnstile import FULL, URL, Passage, Turnstile, asks_for_the_usual
@@ -30,7 +31,7 @@ NOT_HTTP = Refusal(400, HTTP_CODES[400], "what came is not HTTP/1.1")
 
 def protocol(head_timeout: float, turnstile: Turnstile, refusals: Refusals) -> type[HttpToolsProtocol]:
     """The protocol with a bound on how long a request's head may take, in seconds, and on runs at a time."""
-    bounds = {"head_timeout": head_timeout, "turnstile": turnstile, "refusals": refusals}
+    bounds = {"head_timeout": head_timeout, "turnstile": turnstile, "refusals": refusals, "idle": Idle()}
     return type("Connection", (Connection,), bounds)
 
 
@@ -40,6 +41,7 @@ class Connection(HttpToolsProtocol):
     head_timeout: float
     turnstile: Turnstile
     refusals: Refusals
+    idle: "Idle[Connection]"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,13 +60,24 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """From asyncio."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > MOST_CONNECTIONS and not self._displace():
             self._refuse(TOO_MANY)
         else:
+            self.idle.add(self, silent=True)
             self._arm(self.head_timeout)
+
+    def _displace(self) -> bool:
+        """Take the place of a connection that nobody uses: who only connects must not keep out who asks."""
+        other = self.idle.take()
+        if other is None:
+            return False
+        other.transport.close()  # without a word, which might be taken for the answer to what is just being asked
+        self.refusals.add(TOO_MANY, request_id_of(""))
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """From asyncio."""
+        self.idle.discard(self)
         self._disarm()
         if self._timer is not None:
             self._timer.cancel()
@@ -92,6 +105,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """From the parser."""
+        self.idle.discard(self)
         self._disarm()
         self._head_bytes = 0
         if self.url != URL or not self._is_first():
@@ -134,6 +148,7 @@ class Connection(HttpToolsProtocol):
         if last:
             self.transport.close()
         else:
+            self.idle.add(self, silent=False)
             self._arm(self.timeout_keep_alive)
 
     def _write_now(self, data: bytes) -> None:
@@ -190,6 +205,7 @@ class Connection(HttpToolsProtocol):
         if self._dropped is not None:
             self._dropped = None
             self._disarm()
+            self.idle.add(self, silent=False)
             self._arm(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
@@ -200,6 +216,8 @@ class Connection(HttpToolsProtocol):
             self._unset_keepalive_if_required()
             self._dropped = 0
             self._arm(_LINGER_S)
+        elif self._waits_for_head() and not self.transport.is_closing():
+            self.idle.add(self, silent=False)
 
     def send_400_response(self, msg: str) -> None:
         """Not HTTP."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import resource
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sandbox.api.connection import MOST_CONNECTIONS
 from sandbox.api.turnstile import Turnstile, asks_for_the_usual
 from sandbox.api.visit import Bodies
 from sandbox.errors import Overloaded
@@ -207,6 +209,25 @@ async def test_a_thousand_connections_at_once_are_all_answered(served: Served) -
 
     answers = await asyncio.gather(*(ask() for _ in range(1000)))
     assert {answer[:12] for answer in answers} == {b"HTTP/1.1 204"}
+
+
+@pytest.mark.attack("H10", "H11")
+async def test_who_only_connects_makes_way_for_who_asks(served: Served) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most < MOST_CONNECTIONS + 1000:
+        pytest.skip("this host lets nobody open as many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    ask = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+    with contextlib.ExitStack() as stack:
+        async with served.connection() as (reader, writer):
+            for _ in range(2):
+                writer.write(ask + b"\r\n")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+                for _ in range(MOST_CONNECTIONS // 2 + 1):
+                    stack.enter_context(socket.create_connection(served.address))
+            assert (await served.raw(ask + b"Connection: close\r\n\r\n")).startswith(b"HTTP/1.1 204")
+            writer.write(ask + b"\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
 
 
 @pytest.mark.attack("H12")
