@@ -119,17 +119,16 @@ class Account:
     def _status(self, measured: Measured, spec: Spec) -> tuple[Status, str]:
         if self.died is not None and measured.memory_ran_out:
             return Status.OOM, _oom_words(spec)
+        killed = f"{_oom_words(spec)}, and a process of the program's was killed" if measured.memory_ran_out else ""
         if self.timed_out:
-            return Status.TIMEOUT, "" if self.died is None else "it ignored the interrupt and was killed"
+            return Status.TIMEOUT, killed if self.died is None else "it ignored the interrupt and was killed"
         if self.died is not None:
             if self.interrupted:
                 return Status.INTERRUPTED, "it ignored the interrupt and was killed"
             return Status.KILLED, _exit_words(self.died)
         if self.ok:
-            return Status.OK, ""
-        if self.interrupted:
-            return Status.INTERRUPTED, ""
-        return Status.ERROR, ""
+            return Status.OK, killed
+        return Status.INTERRUPTED if self.interrupted else Status.ERROR, killed
 
 
 def exit_judged(end: Exit, measured: Measured, spec: Spec, *, closed: bool) -> Ending:

@@ -97,6 +97,8 @@ def conclude(execution: Execution, saved: list[str], hint: str | None) -> None:
         note(hint)
     if execution.status is not Status.OK:
         note(_verdict(execution))
+    elif execution.reason:
+        note(execution.reason)
 
 
 def line(*parts: str | tuple[str, str]) -> None:

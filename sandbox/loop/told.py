@@ -68,7 +68,8 @@ def told(
     """
     shown = _pictures(execution) if pictures else ()
     # A failure comes before what was printed until then, so that nothing stands between it and what it is called.
-    parts = [_status(execution, facts), *_failure(execution), *_outputs(execution, len(shown)), *_changes(execution)]
+    parts = [_status(execution, facts), *_note(execution), *_failure(execution)]
+    parts += [*_outputs(execution, len(shown)), *_changes(execution)]
     body = "\n".join(part for part in parts if part)
     ending = "\n".join(
         [
@@ -99,6 +100,12 @@ def _status(execution: Execution, facts: Facts) -> str:
             return f"oom: it used {used} MB of the {facts.memory_mb} MB that there are, and was killed"
         case _:
             return f"{execution.status.value}: {execution.reason}".rstrip(": ")
+
+
+def _note(execution: Execution) -> Iterator[str]:
+    """What else is known of an end that says it all by itself: files that are not kept, a process that was killed."""
+    if execution.reason and (execution.error or execution.status in (Status.OK, Status.TIMEOUT)):
+        yield f"note: {execution.reason}"
 
 
 def _says_anything(execution: Execution) -> bool:

@@ -19,7 +19,6 @@ from sandbox.errors import SessionClosed
 from sandbox.execution import Spec, Status, Stream
 from sandbox.image import Image
 from sandbox.kernel import Kernel
-from sandbox.runtime.embedded import cgroup
 from sandbox.runtime.embedded.jail import ZYGOTE_CAPABILITIES
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from tests.host import WAIT_SECONDS, Embedded, alive, children, ended, groups, status
@@ -69,34 +68,6 @@ def _is_after(moment: float) -> bool:
 def library(pid: int) -> str:
     """Where a process has the C library."""
     return next(line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "libc.so" in line).split("-")[0]
-
-
-def version_of_groups() -> int:
-    """Of the host's control groups."""
-    return cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text()).version
-
-
-@pytest.mark.attack("C01")
-async def test_what_waits_in_the_internets_sockets_has_a_cap_of_its_own(runtime: EmbeddedRuntime) -> None:
-    if version_of_groups() != 1:
-        pytest.skip("version 2 of control groups counts it with all other memory")
-    code = """
-import socket
-server = socket.create_server(("127.0.0.1", 0))
-server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-held, sent = [], 0
-for _ in range(40):
-    client = socket.create_connection(server.getsockname())
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-    client.setblocking(False)
-    held += [client, server.accept()]
-    try:
-        while True: sent += client.send(bytes(1 << 16))
-    except BlockingIOError: pass
-print(sent >> 20)
-"""
-    async with kernel_of(runtime, SPEC) as kernel:
-        assert int(await said(kernel, code)) <= SPEC.limits.memory_mb / 8 * 1.5
 
 
 @pytest.mark.attack("E01", "D02")
