@@ -17,6 +17,7 @@ from typing import Any
 from sandbox.batches import in_turns
 from sandbox.errors import FileForbidden, FileMissing, InvalidPath, ProtocolError, SessionClosed, WorkspaceFull
 from sandbox.guest.frames import CHUNK, MAX_DEPTH, MAX_HANDLES, BadFrame, Frame, encode_json, rows_of
+from sandbox.guest.sight import MAX_SHUT, Sight
 from sandbox.runtime import Channel
 
 _IN_FLIGHT = 4
@@ -50,8 +51,7 @@ class Listing:
 
     files: tuple[File, ...]
     """Sorted by path."""
-    complete: bool
-    """Whether every file that has a path is among them."""
+    sight: Sight
     unnamed: int = 0
     """Files and directories that have none: names that are not UTF-8, or too many levels."""
 
@@ -130,7 +130,7 @@ class RemoteFiles:
         with _understood():
             async for rows in in_turns(rows_of(payload)):
                 files += [_file(*row) for row in rows]
-            return Listing(tuple(files), answer["complete"] is True, int(answer["unnamed"]))
+            return Listing(tuple(files), _sight(answer["complete"], answer["shut"]), int(answer["unnamed"]))
 
     async def read(self, path: str) -> AsyncGenerator[bytes, None]:
         """The contents in pieces. A file that changes meanwhile ends at the size it had at the start, or before.
@@ -268,6 +268,12 @@ def _file(path: object, size: int, modified_ns: int, version: object) -> File:
     if named.count("/") >= MAX_DEPTH:  # whoever sorts files out looks at each directory above each
         raise ValueError("a path is deeper than any that is listed")
     return File(named, int(size), min(max(int(modified_ns) / 1e9, 0.0), _LATEST), str(version))
+
+
+def _sight(complete: object, shut: object) -> Sight:
+    if not isinstance(shut, list) or len(shut) > MAX_SHUT:
+        raise ValueError("that many shut directories no init names")
+    return Sight(complete is True, tuple(str(directory) for directory in shut))
 
 
 @contextlib.asynccontextmanager

@@ -147,8 +147,8 @@ class Workspace:
         listing = await session.listing()
         fitting, left = await self._sort_out(listing.files, session.limits)
         left += [*await self._keep_files(session, [file for file in fitting if self._has_changed(file)])]
-        if listing.complete:
-            await self._forget(self._rows.keys() - {file.path for file in listing.files} - self._left_out)
+        gone = self._rows.keys() - {file.path for file in listing.files} - self._left_out
+        await self._forget({path for path in gone if listing.sight.tells_of(path)})
         self._mark = mark
         return self._told(left, listing)
 
@@ -196,31 +196,37 @@ class Workspace:
 
     def _told(self, left: Sequence[str], listing: Listing) -> str:
         count = len(left) + listing.unnamed
-        if not count and listing.complete:
+        if not count and listing.sight.whole:
             return ""
         some = "some files were not looked at: too many, or in a directory that was moved or that its mode shuts"
         if count:
             some = f"{count} could not be stored for their names, sizes or modes"
-        _logger.warning("files not stored", session_id=self._session_id, count=count, complete=listing.complete)
+        _logger.warning("files not stored", session_id=self._session_id, count=count, complete=listing.sight.whole)
         return f"{some} ({_names(left)})" if left else some
 
     async def keep_file(self, path: str) -> None:
-        """Store one file as it is now, so that it can be read while a program runs. Raises as `keep` does."""
+        """Store one file as it is now, so that it can be read while a program runs.
+
+        Raises as `keep` does, and `FileMissing`, `FileForbidden` or `InvalidPath` for what cannot be stored.
+        """
         async with self._lock:
             if (session := self._live) is None:
                 return
             listing = await session.listing()
             file = next((file for file in listing.files if file.path == path), None)
             if file is None and path.startswith(_OUTPUTS):
-                await self._keep_files(session, [File(path, 0, time.time())])
+                await self._keep_one(session, File(path, 0, time.time()))
             elif file is None:
                 gone = {path} & self._rows.keys() - self._left_out
-                await self._forget(gone if listing.complete else set())
+                await self._forget(gone if listing.sight.tells_of(path) else set())
             elif self._has_changed(file):
                 if path in (await self._sort_out(listing.files, session.limits))[1]:
                     raise FileMissing(f"{path} is not stored: it is longer than what /mnt/data could hold again")
-                for why in (await self._keep_files(session, [file])).values():
-                    raise why
+                await self._keep_one(session, file)
+
+    async def _keep_one(self, session: Session, file: File) -> None:
+        for why in (await self._keep_files(session, [file])).values():
+            raise why
 
     async def put(
         self,
@@ -332,8 +338,9 @@ class Workspace:
             with contextlib.suppress(SessionClosed, SessionExpired):  # then what is stored is all there is
                 listing = await session.listing()
                 listed = {file.path: self._row_of(file) for file in listing.files}
-                found = {path: self._rows[path] for path in self._left_out} | listed
-                complete = listing.complete and not listing.unnamed
+                stored = {path: row for path, row in self._rows.items() if not listing.sight.tells_of(path)}
+                found = {path: self._rows[path] for path in self._left_out} | stored | listed
+                complete = listing.sight.whole and not listing.unnamed
         return FileList(tuple(row for _, row in sorted(found.items())), complete)
 
     def _row_of(self, file: File) -> FileRow:

@@ -91,6 +91,10 @@ class TestRun:
         assert "ZeroDivisionError: division by zero" in ended.stderr
         assert ended.stderr.splitlines()[-1].startswith("sandbox: error (ran for ")
 
+    def test_what_a_missing_name_could_have_been_is_shown(self) -> None:
+        ended = command("run", "-c", "prices = {'tea': 3, 'coffee': 4}\nprices['te']")
+        assert ended.stderr.splitlines()[-2].endswith(": 'tea', 'coffee'")
+
     def test_a_timeout_exits_124_and_names_time_and_memory(self) -> None:
         ended = command("run", "--timeout", "1", "-c", "print('before', flush=True)\nwhile True: pass")
         assert (ended.code, ended.stdout) == (124, "before\n")
@@ -125,6 +129,11 @@ class TestRun:
         assert (out / "x.csv").read_text() == "a\n1\n2\n"
         assert data.read_text() == "a\n1\n"
         assert f"sandbox: saved {out}/d/n.txt" in ended.stderr
+
+    def test_an_image_of_several_forms_is_saved_once(self, tmp_path: Path) -> None:
+        code = "from PIL import Image; Image.new('RGB', (2, 2))"
+        assert command("run", "--out", tmp_path, "-c", code).code == 0
+        assert [path.name for path in tmp_path.iterdir()] == ["image-1.png"]
 
     def test_without_a_directory_it_says_what_could_have_been_saved(self) -> None:
         assert command("run", "-c", PLOT).stderr == "sandbox: made 1 image and line.png; --out DIR saves them\n"

@@ -237,6 +237,9 @@ def test_killed_beside_its_sandboxes_it_removes_them_when_it_is_back_and_has_the
     assert not before & after
 
 
+OPTIONAL = {"MKNOD", "SYS_NICE"}
+
+
 def _capabilities() -> list[str]:
     found = re.search(r"cap_add: \[(.+)\]", (ROOT / "compose.yaml").read_text())
     assert found is not None
@@ -252,14 +255,25 @@ def _once(docker: Docker, image: str, capabilities: Sequence[str], *command: str
 
 
 @in_docker
-def test_only_speed_is_lost_without_the_capability_to_be_nice(docker: Docker, image: str) -> None:
-    enough = [name for name in _capabilities() if name != "SYS_NICE"]
+def test_it_works_without_the_capabilities_that_are_optional(docker: Docker, image: str) -> None:
+    enough = [name for name in _capabilities() if name not in OPTIONAL]
     finished = _once(docker, image, enough, "run", "-c", "print(1)")
     assert (finished.returncode, finished.stdout) == (0, "1\n"), finished.stderr
 
 
 @in_docker
-@pytest.mark.parametrize("capability", sorted(set(_capabilities()) - {"SYS_NICE"}))
+def test_each_sandbox_has_devices_of_its_own_only_with_the_capability_to_make_them(docker: Docker, image: str) -> None:
+    code = "print([line.split()[3] for line in open('/proc/self/mountinfo') if ' /dev/null ' in line])"
+    shown = {
+        name: _once(docker, image, [*(set(_capabilities()) - {name})], "run", "-c", code).stdout
+        for name in ("MKNOD", "SYS_NICE")
+    }
+    assert shown["MKNOD"] == "['/null']\n"
+    assert re.fullmatch(r"\['/\d+/null'\]\n", shown["SYS_NICE"])
+
+
+@in_docker
+@pytest.mark.parametrize("capability", sorted(set(_capabilities()) - OPTIONAL))
 def test_no_sandbox_is_made_without(capability: str, docker: Docker, image: str) -> None:
     without = [name for name in _capabilities() if name != capability]
     assert _once(docker, image, without, "run", "-c", "print(1)").returncode == 2

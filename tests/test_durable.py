@@ -270,10 +270,12 @@ class TestWhatIsMade:
 
     async def test_in_a_directory_that_is_shut_stays_stored(self, node: Node, session: str) -> None:
         await execute(node, session, "import os; os.mkdir('d'); open('d/a', 'w').write('kept')")
-        told = await execute(node, session, "os.chmod('d', 0)")
+        await execute(node, session, "open('old', 'w').write('x')")
+        told = await execute(node, session, "os.chmod('d', 0); os.unlink('old'); open('new', 'w').write('x')")
         assert "not looked at" in told.reason
-        assert told.removed == ()
-        assert not (await node.files(LOCAL, session)).complete
+        assert ([(made.path, made.change) for made in told.artifacts], told.removed) == ([("new", "created")], ("old",))
+        listed = await node.files(LOCAL, session)
+        assert ([row.path for row in listed.rows], listed.complete) == (["d/a", "new"], False)
         await kill_sandbox(node)
         assert (await execute(node, session, "print(open('d/a').read())")).stdout == "kept\n"
 

@@ -57,7 +57,7 @@ async def test_others_have_their_turn_while_a_long_list_of_files_is_read() -> No
     async with deceived() as (kernel, impostor):
         listing = asyncio.create_task(kernel.files.list())
         call = await impostor.hears(Frame.CALL)
-        whole = encode_rows(Frame.LISTING, {"call": call["call"], "complete": True, "unnamed": 0}, rows)
+        whole = encode_rows(Frame.LISTING, {"call": call["call"], "complete": True, "shut": [], "unnamed": 0}, rows)
         turns = 0
         saying = asyncio.create_task(impostor.say_bytes(whole))
         while not listing.done():
@@ -240,7 +240,7 @@ def test_whatever_init_says_of_files_is_an_answer_or_an_error_of_ours(frames: li
             call = await impostor.hears(Frame.CALL)
             for frame in frames:
                 await impostor.say_bytes(frame)
-            head = {"call": call["call"], "complete": True, "unnamed": 0}
+            head = {"call": call["call"], "complete": True, "shut": [], "unnamed": 0}
             await impostor.say(Frame.LISTING, json.dumps(head).encode() + b'\n[["a"]]')
             impostor.hang_up()
             with pytest.raises(SandboxError):
@@ -255,7 +255,7 @@ async def test_a_path_that_is_nothing_but_directories_is_no_answer() -> None:
         call = await impostor.hears(Frame.CALL)
         row = ["a/" * 30_000 + "a", 1, 1, "1"]
         await impostor.say_bytes(
-            encode_rows(Frame.LISTING, {"call": call["call"], "complete": True, "unnamed": 0}, [row])
+            encode_rows(Frame.LISTING, {"call": call["call"], "complete": True, "shut": [], "unnamed": 0}, [row])
         )
         with pytest.raises(ProtocolError, match="deeper than any that is listed"):
             await listing
@@ -266,7 +266,7 @@ async def test_a_row_of_other_things_than_a_file_s_is_read_as_one_or_refused(row
     async with deceived() as (kernel, impostor):
         listing = asyncio.create_task(kernel.files.list())
         call = await impostor.hears(Frame.CALL)
-        head = {"call": call["call"], "complete": True, "unnamed": 0}
+        head = {"call": call["call"], "complete": True, "shut": [], "unnamed": 0}
         await impostor.say_bytes(encode_rows(Frame.LISTING, head, [row]))
         try:
             [file] = (await listing).files

@@ -68,11 +68,10 @@ class Connection(HttpToolsProtocol):
 
     def _displace(self) -> bool:
         """Take the place of a connection that nobody uses: who only connects must not keep out who asks."""
-        other = self.idle.take()
+        other = self.idle.take(_has_nothing_unsent)
         if other is None:
             return False
         other.transport.close()  # without a word, which might be taken for the answer to what is just being asked
-        self.refusals.add(TOO_MANY, request_id_of(""))
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -262,6 +261,11 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_at(self._deadline, self._look_at_clock)
         else:  # what came while the loop was busy is read before it closes
             self._timer = self.loop.call_later(_GRACE_S, self._look_at_clock, self._deadline)
+
+
+def _has_nothing_unsent(connection: Connection) -> bool:
+    """Else closing it would wait for who may never read."""
+    return connection.transport.get_write_buffer_size() == 0
 
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:

@@ -15,7 +15,7 @@ from sandbox.api.problems import documented
 from sandbox.api.route import Route, SessionId, node_of, owner_of
 from sandbox.api.schemas import FileOut, FilesOut
 from sandbox.api.visit import Visit
-from sandbox.errors import FileMissing, InvalidPath
+from sandbox.errors import FileForbidden, FileMissing, InvalidPath
 from sandbox.execution import MIB
 from sandbox.node import Node
 
@@ -146,6 +146,8 @@ async def upload_file(request: Request, session_id: SessionId) -> Response:
     path = _path(request)
     try:
         await node.file(owner, session_id, path)
+        status = 200
+    except FileForbidden:
         status = 200
     except FileMissing:
         status = 201

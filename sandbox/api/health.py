@@ -23,6 +23,7 @@ _METRICS: dict[str, Any] = {
 _OPEN: dict[str, Any] = {"security": []}
 
 
+@router.head("/health", include_in_schema=False)
 @router.get(
     "/health",
     summary="Whether the server takes work",
@@ -53,6 +54,7 @@ async def _is_known(request: Request, node: Node) -> bool:
     return True
 
 
+@router.head("/health/live", status_code=204, include_in_schema=False)
 @router.get(
     "/health/live",
     status_code=204,

@@ -1,8 +1,11 @@
 """Connections on which nothing is asked: when there are too many, one of them gives up its place."""
 
+import itertools
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_ASKED = 16
 
 
 class Idle(Generic[T]):
@@ -21,10 +24,14 @@ class Idle(Generic[T]):
         self._silent.pop(connection, None)
         self._known.pop(connection, None)
 
-    def take(self) -> T | None:
-        """Which one to close: of the silent ones the first, then of the others who has waited longest."""
+    def take(self, is_free: Callable[[T], bool]) -> T | None:
+        """Which one to close: of the silent ones the first, then of the others who has waited longest.
+
+        is_free: whether closing it would end it at once. Of each row a few are asked.
+        """
         for row in (self._silent, self._known):
-            for connection in row:
-                del row[connection]
-                return connection
+            for connection in itertools.islice(row, _ASKED):
+                if is_free(connection):
+                    del row[connection]
+                    return connection
         return None

@@ -81,7 +81,7 @@ def _pictures(execution: Execution, number: int = 0) -> Iterator[tuple[str, byte
         number += 1
         while any(f"image-{number}{suffix}" in taken for suffix in IMAGES.values()):
             number += 1
-        for mime in IMAGES.keys() & bundle.keys():
+        for mime in [mime for mime in IMAGES if mime in bundle][:1]:  # the others are the same picture
             content = bundle[mime]
             with contextlib.suppress(binascii.Error, ValueError, AttributeError):
                 data = content.encode() if mime == "image/svg+xml" else base64.b64decode(content)

@@ -65,6 +65,8 @@ class View:
             self._show_result(output.data)
         elif isinstance(output, Error):
             write(sys.stderr, output.traceback.rstrip("\n") + "\n")
+            if output.available:
+                note(f"{output.looked_in}: {', '.join(output.available)}")
 
     def _show_result(self, data: Mapping[str, Any]) -> None:
         if data.keys() & IMAGES.keys():

@@ -14,6 +14,7 @@ from sandbox.runtime.embedded.cgroup import Layout, NoCgroups
 from sandbox.runtime.embedded.footing import FIRST_HOST_ID, IDS_PER_INSTANCE, MAX_INSTANCES
 
 _CAPABILITIES = {"DAC_OVERRIDE": 1, "SETGID": 6, "SETUID": 7, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
+_MKNOD = 27
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _OLDEST_KERNEL, _GOOD_KERNEL = (5, 13), (6, 12)
 _COUNTS_BY_NAMESPACE = (5, 14)
@@ -52,6 +53,9 @@ def _privileges(host: Host, settings: Settings) -> Iterator[Finding]:
         yield Finding("privileges", Grade.FAIL, f"root without {', '.join(missing)}", fix)
     else:
         yield Finding("privileges", Grade.A, "root with the capabilities that containing takes")
+        if not held >> _MKNOD & 1:
+            found = "root without CAP_MKNOD: sandboxes show this host's device nodes, and a lock on one is felt by all"
+            yield Finding("devices", Grade.B, found, "in a container add --cap-add for MKNOD; in a unit, CAP_MKNOD")
     profile = host.read("/proc/self/attr/current")
     if profile.endswith("(enforce)") and profile.startswith(("docker-", "cri-", "lxc-")):
         fix = "start the container with --security-opt apparmor=unconfined"

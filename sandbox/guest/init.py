@@ -36,7 +36,7 @@ from sandbox.guest.frames import (
 )
 from sandbox.guest.link import STREAMS, InitEnd, Message
 from sandbox.guest.output import Spill, Text
-from sandbox.guest.workspace import Refused, Seen, Workspace
+from sandbox.guest.workspace import Refused, Walk, Workspace
 
 GRACE_S = 2.0
 """Between SIGINT and SIGKILL."""
@@ -105,8 +105,7 @@ class Running:
     deadline: Deadline
     stdout: Text
     stderr: Text
-    before: dict[str, Seen]
-    before_complete: bool
+    before: Walk
     result_room: int
     """Bytes of rich results that may still be kept, in all."""
     functions: dict[str, Any]
@@ -225,7 +224,8 @@ class Relay:
             return
         now = time.monotonic()
         if running.reply is not None:
-            running.timed_out |= running.deadline.left(now) < -_SLACK_S
+            if not running.interrupted or running.reply.get("status") == "ok":
+                running.timed_out |= running.deadline.left(now) < -_SLACK_S
             self._end(died=None)
         elif running.kill_at is not None:
             if now >= running.kill_at:
@@ -339,7 +339,7 @@ class Relay:
     def _born(self, news: Born) -> None:
         self._epoch += 1
         told = {"env": self._policy.env, "awaited": self._policy.awaited and self._epoch == 1}
-        told["result_bytes"] = self._policy.result_bytes
+        told |= {"workspace": self._policy.workspace, "result_bytes": self._policy.result_bytes}
         with contextlib.suppress(ConnectionError):  # dead already; the spawner will say so
             news.link.send(json.dumps(told).encode())
         self._kernel = Live(news.pid, InitEnd(news.link))
@@ -514,14 +514,12 @@ class Relay:
 
     def _prepare(self, value: dict[str, Any]) -> Running:
         execution_id, timeout = str(value["id"]), float(value["timeout"])
-        before, complete = self._workspace.walk()
         return Running(
             execution_id,
             Deadline(time.monotonic() + timeout),
             self._text_of(execution_id, "stdout", Frame.STDOUT),
             self._text_of(execution_id, "stderr", Frame.STDERR),
-            before,
-            complete,
+            self._workspace.walk(),
             result_room=4 * self._policy.result_bytes,
             functions=value.get("functions") or {},
         )
@@ -563,7 +561,7 @@ class Relay:
             self._kill_all(but=frozenset({self._kernel.pid}))
         running.stdout.end()
         running.stderr.end()
-        after, complete = self._workspace.walk()
+        after = self._workspace.walk()
         ending = {
             "id": running.id,
             "died": died,
@@ -572,23 +570,21 @@ class Relay:
             "timed_out": running.timed_out,
             "interrupted": running.interrupted,
             "dropped": [running.stdout.dropped, running.stderr.dropped, running.dropped_results],
-            # Equal at two ends: nothing in the workspace has changed between them. None: it could not be told.
-            "workspace": hash(frozenset(after.items())) if complete else None,
+            "workspace": after.mark(),
         }
-        changes = _made(running, after)
-        if complete:
-            changes += [[path, 0, "removed"] for path in sorted(running.before.keys() - after.keys())]
-        self._send(encode_rows(Frame.DONE, ending, changes))
+        self._send(encode_rows(Frame.DONE, ending, _changes(running.before, after)))
 
 
-def _made(running: Running, after: dict[str, Seen]) -> list[list[Any]]:
-    """Rows of the files that it has made or changed."""
-    changed = []
-    for path, seen in sorted(after.items()):
-        if running.before.get(path) != seen:
-            known = path in running.before or not running.before_complete
-            changed.append([path, seen.size, "changed" if known else "created"])
-    return changed
+def _changes(before: Walk, after: Walk) -> list[list[Any]]:
+    """Rows of the files that are not what they were."""
+    changes = list[list[Any]]()
+    for path, seen in sorted(after.files.items()):
+        if path not in before.files and before.sight.tells_of(path):
+            changes.append([path, seen.size, "created"])
+        elif before.files.get(path) != seen:
+            changes.append([path, seen.size, "changed"])
+    gone = sorted(before.files.keys() - after.files.keys())
+    return changes + [[path, 0, "removed"] for path in gone if after.sight.tells_of(path)]
 
 
 def _lives(pid: int) -> bool:

@@ -31,7 +31,7 @@ from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
 from traitlets.config import Config
 
-from sandbox.guest import bounds, pending, tracebacks, variables
+from sandbox.guest import bounds, pending, tracebacks
 from sandbox.guest.adoption import adopt_process, flush
 from sandbox.guest.calls import Calls
 from sandbox.guest.frames import MAX_BODY
@@ -76,7 +76,8 @@ class LinkSession(Session):
         packed: bytes = self.pack(content)
         if len(packed) > self.room and "data" in content:
             content = json.loads(packed)
-            packed = self.pack(content | {"data": bounds.result(content, self.room)[0]})
+            kept, _ = bounds.result(content, self.room)
+            packed = self.pack({"data": kept, "execution_count": content.get("execution_count")})
         return packed
 
 
@@ -112,7 +113,7 @@ class Kernel(IPythonKernel):
             for fd, name in enumerate(STREAMS, 1)
         ]
         kernel.calls = Calls(kernel.publish_calls)
-        kernel.mapped = Mapped(variables.KERNEL["PWD"])
+        kernel.mapped = Mapped(os.getcwd())
         kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
         if "matplotlib" in sys.modules:
             kernel.shell.enable_matplotlib("inline")
@@ -372,7 +373,7 @@ _FONT_LISTS = tuple(glob.glob(f"{sys.prefix}/share/matplotlib/fontlist-*.json"))
 
 def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     """Become init's kernel. `link` is a pair of packets with init, which says first what the environment is, whether
-    somebody waits, and how large a result may be.
+    somebody waits, where the files are, and how large a result may be.
     """
     told = json.loads(link.recv(1 << 16))
     os.environ.clear()
@@ -395,7 +396,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     for output in kernel.outputs:
         output.gather_in(memory[output.name])
     kernel.link.attach(link)
-    kernel.session.room = told["result_bytes"]
+    kernel.session.room, kernel.mapped = told["result_bytes"], Mapped(told["workspace"])
     kernel.link.hello([*pipes, acknowledge, fd])
     for each in (*pipes, acknowledge, fd):
         os.close(each)

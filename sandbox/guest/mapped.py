@@ -1,8 +1,8 @@
 """Files that a program writes to through memory.
 
 Such a write moves none of the times that a change is seen by, neither on a tmpfs nor anywhere else once the page is
-there. So a file gets a new time when Python maps it for writing, and again at the end of every later cell that finds
-other bytes in it. Mappings that native code makes by itself are seen from the first of Python's on.
+there. So a file gets a new time when this process's Python maps it for writing, and again at the end of every later
+cell that finds other bytes in it. Mappings that native code makes by itself are seen from the first of Python's on.
 """
 
 import contextlib
@@ -11,10 +11,21 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 _READ_OR_COPY = (1, 3)
 """`mmap.ACCESS_READ`, `mmap.ACCESS_COPY`: nothing of these reaches the file."""
 _PIECE = 1 << 20
+_MOST = 256 << 20
+"""Bytes that are read at the end of a cell, in its time; files beyond that are taken for changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    inode: int
+    digest: bytes | None
+    """None: too much to be read."""
 
 
 class Mapped:
@@ -23,11 +34,11 @@ class Mapped:
     def __init__(self, workspace: str) -> None:
         self._below = f"{workspace}/"
         self._any = False
-        self._last: dict[str, tuple[int, bytes]] = {}
-        """By path, the inode and the digest of what was mapped at the end of the last cell."""
+        self._last: dict[str, _Seen] = {}
+        """By path, what was mapped at the end of the last cell."""
 
     def on_map(self, fd: int, access: int) -> None:
-        """Python is about to map what `fd` is open on."""
+        """Python is about to map what `fd` is open on. Whether privately is not said, and taken for no."""
         if fd < 0 or access in _READ_OR_COPY:
             return
         with contextlib.suppress(OSError):
@@ -40,13 +51,14 @@ class Mapped:
         """A cell has ended: what it has changed is told by the file's time."""
         if not self._any:
             return
-        mapped, now = self._writable(), dict[str, tuple[int, bytes]]()
-        for path in self._last.keys() | mapped:
-            with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
-                now[path] = os.fstat(file.fileno()).st_ino, _digest(file.fileno())
-                inode, digest = self._last.get(path, now[path])
-                if now[path][0] == inode and now[path][1] != digest:
-                    _touch(file.fileno())
+        mapped, now, room = self._writable(), dict[str, _Seen](), _MOST
+        for path in sorted(self._last.keys() | mapped):
+            with contextlib.suppress(OSError), _opened(path) as fd:
+                status = os.fstat(fd)
+                room -= status.st_size
+                now[path] = _Seen(status.st_ino, _digest(fd) if room >= 0 else None)
+                if _may_have_changed(self._last.get(path, now[path]), now[path]):
+                    _touch(fd)
         self._last = {path: seen for path, seen in now.items() if path in mapped}
 
     def _writable(self) -> set[str]:
@@ -55,6 +67,20 @@ class Mapped:
             # address rights offset device inode path
             lines = [line.rstrip("\n").split(maxsplit=5) for line in maps if " rw-s " in line]
         return {fields[5] for fields in lines if len(fields) == 6 and fields[5].startswith(self._below)}
+
+
+def _may_have_changed(before: _Seen, now: _Seen) -> bool:
+    # Another inode is another file of that name, whose own times tell of it.
+    return before.inode == now.inode and (now.digest is None or before.digest != now.digest)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may be a FIFO by now
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _touch(fd: int) -> None:

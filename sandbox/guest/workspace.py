@@ -18,6 +18,7 @@ from typing import Any
 
 from sandbox.guest.frames import CHUNK, MAX_DEPTH, MAX_ENTRIES, MAX_HANDLES
 from sandbox.guest.output import OUTPUTS
+from sandbox.guest.sight import MAX_SHUT, Sight
 
 _NAME_BYTES = 3 << 19
 """A walk stops here and says so: at six bytes of JSON for one of a name, two lists of so many fit into a frame."""
@@ -58,6 +59,19 @@ class Seen:
     def told(self) -> tuple[int, int, str]:
         """What the host is told of it."""
         return self.size, self.modified_ns, self.version
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What was seen of the workspace."""
+
+    files: dict[str, Seen]
+    """The regular files, by their paths."""
+    sight: Sight
+
+    def mark(self) -> int | None:
+        """Equal for two walks: no file has changed between them. None: it cannot be told."""
+        return hash(frozenset(self.files.items())) if self.sight.whole else None
 
 
 def _beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
@@ -123,14 +137,20 @@ class Workspace:
         except FileNotFoundError as error:
             raise Refused("missing", f"there is no file {error.filename}") from error
         except PermissionError as error:
-            raise Refused("forbidden", f"{error.filename}: {error.strerror}") from error
+            raise Refused("forbidden", f"{request.get('path') or error.filename}: {error.strerror}") from error
         except OSError as error:
             raise Refused(_kind_of(error), os.strerror(error.errno or 0)) from error
 
-    def walk(self) -> tuple[dict[str, Seen], bool]:
-        """Every regular file by its path, and whether the walk saw all of them that have a path which can be told."""
+    def walk(self) -> Walk:
+        """Look at all there is, within bounds."""
         self._unnamed = 0
         found: dict[str, Seen] = {}
+        shut = list[str]()
+        complete = self._look(found, shut) and len(shut) <= MAX_SHUT
+        return Walk(found, Sight(complete, tuple(shut[:MAX_SHUT])))
+
+    def _look(self, found: dict[str, Seen], shut: list[str]) -> bool:
+        """Fill them, and return whether that is all."""
         deadline = time.monotonic() + _WALK_SECONDS
         directories = [""]
         entries = name_bytes = 0
@@ -139,8 +159,11 @@ class Workspace:
             relative = directories.pop()
             try:
                 fd = _beneath(self._root, relative or ".", os.O_RDONLY | os.O_DIRECTORY)
+            except PermissionError:
+                shut.append(relative)
+                continue
             except OSError:
-                complete = False  # moved since its name was read, perhaps to where we have been, or shut by its mode
+                complete = False  # moved since its name was read, perhaps to where we have been
                 continue
             try:
                 with os.scandir(fd) as scan:
@@ -149,11 +172,11 @@ class Workspace:
                         entries += 1
                         name_bytes += len(os.fsencode(path))
                         if entries > MAX_ENTRIES or name_bytes > _NAME_BYTES or time.monotonic() > deadline:
-                            return found, False
+                            return False
                         complete &= self._see(entry, path, directories, found)
             finally:
                 os.close(fd)
-        return found, complete
+        return complete
 
     def _see(self, entry: "os.DirEntry[str]", path: str, directories: list[str], found: dict[str, Seen]) -> bool:
         """Whether it was seen, or is nothing that the host could ever ask for."""
@@ -185,11 +208,11 @@ class Workspace:
     def listing(self) -> tuple[dict[str, Any], Iterator[list[Any]]]:
         """What `call` has no room for: what the host is told of a walk, and the files. Raises `Refused`."""
         try:
-            found, complete = self.walk()
+            seen = self.walk()
         except OSError as error:
             raise Refused(_kind_of(error), os.strerror(error.errno or 0)) from error
-        rows = ([path, *seen.told()] for path, seen in sorted(found.items()))
-        return {"complete": complete, "unnamed": self._unnamed}, rows
+        rows = ([path, *file.told()] for path, file in sorted(seen.files.items()))
+        return {"complete": seen.sight.complete, "shut": seen.sight.shut, "unnamed": self._unnamed}, rows
 
     def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         fd, size = self._regular(str(request["path"]))

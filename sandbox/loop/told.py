@@ -92,7 +92,7 @@ def _status(execution: Execution, facts: Facts) -> str:
         case Status.OK:
             return "ok" if _says_anything(execution) else "ok, but nothing was printed and the last line has no value."
         case Status.ERROR:
-            return "error" if execution.error is not None else f"error: {execution.reason}"
+            return "error" if _has_raised(execution) else f"error: {execution.reason}"
         case Status.TIMEOUT:
             return f"timeout: stopped at the limit of {facts.timeout_s:g} s"
         case Status.OOM:
@@ -103,9 +103,13 @@ def _status(execution: Execution, facts: Facts) -> str:
 
 
 def _note(execution: Execution) -> Iterator[str]:
-    """What else is known of an end that says it all by itself: files that are not kept, a process that was killed."""
-    if execution.reason and (execution.error or execution.status in (Status.OK, Status.TIMEOUT)):
+    """What else is known of an end whose status line does not tell it: files that are not kept, a child's end."""
+    if execution.reason and (execution.status in (Status.OK, Status.TIMEOUT) or _has_raised(execution)):
         yield f"note: {execution.reason}"
+
+
+def _has_raised(execution: Execution) -> bool:
+    return execution.status is Status.ERROR and execution.error is not None
 
 
 def _says_anything(execution: Execution) -> bool:

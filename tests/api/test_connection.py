@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from sandbox.api.connection import MOST_CONNECTIONS
+from sandbox.api.idle import Idle
 from sandbox.api.turnstile import Turnstile, asks_for_the_usual
 from sandbox.api.visit import Bodies
 from sandbox.errors import Overloaded
@@ -213,12 +214,14 @@ async def test_a_thousand_connections_at_once_are_all_answered(served: Served) -
 
 @pytest.mark.attack("H10", "H11")
 async def test_who_only_connects_makes_way_for_who_asks(served: Served) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most < MOST_CONNECTIONS + 1000:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = MOST_CONNECTIONS + 1000
+    if hard != resource.RLIM_INFINITY and hard < enough:
         pytest.skip("this host lets nobody open as many files")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     ask = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
     with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
         async with served.connection() as (reader, writer):
             for _ in range(2):
                 writer.write(ask + b"\r\n")
@@ -228,6 +231,19 @@ async def test_who_only_connects_makes_way_for_who_asks(served: Served) -> None:
             assert (await served.raw(ask + b"Connection: close\r\n\r\n")).startswith(b"HTTP/1.1 204")
             writer.write(ask + b"\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+
+
+@pytest.mark.attack("H10", "H11")
+def test_of_the_idle_those_make_way_first_that_never_asked_and_none_that_would_have_to_be_waited_for() -> None:
+    idle: Idle[str] = Idle()
+    for name in ("early", "late", "slow"):
+        idle.add(name, silent=False)
+    for name in ("stranger", "gone"):
+        idle.add(name, silent=True)
+    idle.discard("gone")
+    idle.discard("early")
+    idle.add("early", silent=False)  # it has asked again
+    assert [idle.take(lambda name: name != "slow") for _ in range(4)] == ["stranger", "late", "early", None]
 
 
 @pytest.mark.attack("H12")

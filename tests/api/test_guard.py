@@ -113,6 +113,8 @@ async def test_everything_but_health_needs_a_key(locked: Served, key: str | None
             assert problem(response) == (401, "unauthorized")
             assert response.headers["www-authenticate"].startswith("Bearer")
         assert (await client.get("/health")).status_code == 200
+        head = await client.head("/health")
+        assert (head.status_code, head.content) == (200, b"")
 
 
 async def test_what_one_key_makes_does_not_exist_for_another(locked: Served) -> None:

@@ -72,6 +72,15 @@ async def test_a_file_whose_time_is_in_no_calendar_is_listed_and_read(client: ht
     assert (await client.get(f"{session}/files/far")).text == "x"
 
 
+async def test_an_upload_replaces_a_file_that_nobody_may_read(client: httpx.AsyncClient, session: str) -> None:
+    url = f"{session}/files/shut"
+    assert (await client.put(url, content=b"old")).status_code == 201
+    await client.post(f"{session}/executions", json={"code": "import os; os.chmod('/mnt/data/shut', 0)"})
+    assert problem(await client.get(url)) == (404, "file_forbidden")
+    assert (await client.put(url, content=b"new")).status_code == 200
+    assert (await client.get(url)).content == b"new"
+
+
 async def test_names_as_people_have_them_go_in_and_out(client: httpx.AsyncClient, session: str) -> None:
     names = ["non\u00a0breaking", "Screenshot 9.41\u202fPM.png", "\N{WOMAN}\u200d\N{ROCKET}", "日本 語.csv"]
     for name in names:

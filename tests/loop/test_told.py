@@ -195,6 +195,23 @@ def test_every_ending_comes_first(execution: Execution, first: str) -> None:
     assert text_of(execution).splitlines()[0].startswith(first)
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "noted"),
+    [
+        (Status.OK, None, True),
+        (Status.TIMEOUT, None, True),
+        (Status.ERROR, Error("E", "e", "E: e"), True),
+        (Status.ERROR, None, False),
+        (Status.INTERRUPTED, Error("KeyboardInterrupt", "", "KeyboardInterrupt"), False),
+        (Status.KILLED, Error("E", "e", "E: e"), False),
+    ],
+)
+def test_a_reason_is_told_once(status: Status, error: Error | None, noted: bool) -> None:
+    lines = text_of(Execution("e", "s", status, error=error, reason="it was full")).splitlines()
+    assert ("note: it was full" in lines) is noted
+    assert sum("it was full" in line for line in lines) == 1
+
+
 def test_dropped_results_are_counted() -> None:
     execution = Execution("e", "s", Status.OK, results=({"text/plain": "1"},), truncated=Truncated(results=3))
     assert text_of(execution) == "ok\nresult: 1\n[… 3 more results were dropped …]"

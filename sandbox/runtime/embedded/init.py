@@ -18,12 +18,15 @@ def become(
     request: dict[str, Any],
     channel: socket.socket,
     control: socket.socket,
-    devices: str,
+    nodes: str,
 ) -> NoReturn:
-    """Be PID 1. The stage must be the working directory; `request` is the launcher's `start`. devices: see `mounts`."""
+    """Be PID 1. The stage must be the working directory.
+
+    request: the launcher's `start`. nodes: see `mounts.build`.
+    """
     try:
         sizes = mounts.Sizes(**request["sizes"])
-        mounts.build(shown, sizes, ids, proc=True, devices=devices)
+        mounts.build(shown, sizes, ids, proc=True, nodes=nodes)
         process.close_all_but({channel.fileno(), control.fileno()})
         jail.confine_init(ids)
         process.name_process("sandbox-init")

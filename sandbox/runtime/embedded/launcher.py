@@ -397,11 +397,11 @@ class Launcher:
                 process.close_all_but({channel.fileno(), control.fileno(), self._instance.user_namespace})
                 sandbox.group.attach(os.getpid())
                 os.chdir(image.stage)
-                devices = mounts.devices(sandbox.slot)  # by who may still make some
+                nodes = mounts.devices(sandbox.slot)  # by who may still make some
                 jail.enter_namespaces(self._instance.user_namespace, single=self._share.single)
                 pid = os.fork()
                 if pid == 0:
-                    init.become(sandbox.ids, image.layers, request, channel, control, devices)
+                    init.become(sandbox.ids, image.layers, request, channel, control, nodes)
                 control.send(json.dumps({"init": pid}).encode())
             except BaseException as error:
                 control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())

@@ -127,7 +127,7 @@ _HOSTS_DEVICES = "/dev"
 
 def devices(slot: int) -> str:
     """Where a new sandbox finds its device nodes: it gets its own, because locks on the host's, and their times, would
-    be everybody's. Only root outside of any user namespace may make some; for others it is where the host has them.
+    be everybody's. For whoever may make none (`sandbox doctor` tells root who may not) it is where the host has them.
 
     The stage must be the working directory.
     """
@@ -145,11 +145,11 @@ def devices(slot: int) -> str:
     return directory
 
 
-def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool, devices: str = _HOSTS_DEVICES) -> None:
+def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool, nodes: str = _HOSTS_DEVICES) -> None:
     """Make the root in the current mount namespace and pivot into it. The stage must be the working directory.
 
-    With `proc`, the caller must be PID 1 of its pid namespace. devices: see there. Raises `OSError` at the first step
-    that fails.
+    With `proc`, the caller must be PID 1 of its pid namespace. nodes: the directory with its device nodes, as `devices`
+    gives it. Raises `OSError` at the first step that fails.
     """
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     tight = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
@@ -169,7 +169,7 @@ def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool, devices
         if os.path.isdir(f"root/usr/{name}"):
             os.symlink(f"usr/{name}", f"root/{name}")
     _etc(ids)
-    _show_devices(devices)
+    _show_devices(nodes)
     os.makedirs("root/proc")
     if proc:
         options = f"subset=pid,hidepid=invisible,gid={ids.init}"
