@@ -119,6 +119,7 @@ def test_what_the_host_is_decides_the_grade(
     ("file", "text", "name", "grade", "fix"),
     [
         ("proc/self/status", "CapEff: 00000000a80425fb", "privileges", Grade.FAIL, "CAP_SYS_ADMIN"),
+        ("proc/self/status", "CapEff: 000001fff7ffffff", "devices", Grade.B, "MKNOD"),
         ("proc/self/attr/current", "docker-default (enforce)", "apparmor", Grade.FAIL, "apparmor=unconfined"),
         ("proc/sys/user/max_user_namespaces", "0", "namespaces", Grade.FAIL, "user.max_user_namespaces=10000"),
         ("proc/filesystems", "ext4", "overlayfs", Grade.FAIL, "CONFIG_OVERLAY_FS"),
