@@ -180,7 +180,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """What was dropped: bytes of text, and rich results."""
+    """What was dropped: bytes of text, and rich results or the larger ones of their forms."""
 
     stdout: int = 0
     stderr: int = 0

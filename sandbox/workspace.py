@@ -198,9 +198,12 @@ class Workspace:
         count = len(left) + listing.unnamed
         if not count and listing.sight.whole:
             return ""
-        some = "some files were not looked at: too many, or in a directory that was moved or that its mode shuts"
+        words = list[str]()
         if count:
-            some = f"{count} could not be stored for their names, sizes or modes"
+            words.append(f"{count} could not be stored for their names, sizes or modes")
+        if not listing.sight.whole:
+            words.append("some were not looked at: too many, or in a directory that was moved or that its mode shuts")
+        some = "; ".join(words)
         _logger.warning("files not stored", session_id=self._session_id, count=count, complete=listing.sight.whole)
         return f"{some} ({_names(left)})" if left else some
 

@@ -268,16 +268,18 @@ class TestWhatIsMade:
         await execute(node, session, "os.chmod('a', 0o600)")
         assert await content(node, session, "a") == b"new"
 
-    async def test_in_a_directory_that_is_shut_stays_stored(self, node: Node, session: str) -> None:
+    @pytest.mark.parametrize("mode", ["0", "0o444"])
+    async def test_in_a_directory_that_is_shut_stays_stored(self, node: Node, session: str, mode: str) -> None:
         await execute(node, session, "import os; os.mkdir('d'); open('d/a', 'w').write('kept')")
         await execute(node, session, "open('old', 'w').write('x')")
-        told = await execute(node, session, "os.chmod('d', 0); os.unlink('old'); open('new', 'w').write('x')")
+        told = await execute(node, session, f"os.chmod('d', {mode}); os.unlink('old'); open('new', 'w').write('x')")
         assert "not looked at" in told.reason
         assert ([(made.path, made.change) for made in told.artifacts], told.removed) == ([("new", "created")], ("old",))
         listed = await node.files(LOCAL, session)
         assert ([row.path for row in listed.rows], listed.complete) == (["d/a", "new"], False)
         await kill_sandbox(node)
-        assert (await execute(node, session, "print(open('d/a').read())")).stdout == "kept\n"
+        told = await execute(node, session, "import os; print(open('d/a').read(), os.path.exists('old'))")
+        assert told.stdout == "kept False\n"
 
 
 class TestFailures:

@@ -271,6 +271,36 @@ class TestWhatIsShown:
         execution = await run(liar, code)
         assert (execution.status, execution.results, execution.truncated.results) == (Status.OK, (), 1)
 
+    @pytest.mark.attack("E01", "E10")
+    async def test_a_flood_of_results_after_success_keeps_nobody_from_seeing_the_time(self, liar: Session) -> None:
+        code = """
+            import os, signal, time
+            from sandbox.guest.link import packets
+            kernel = get_ipython().kernel
+            link, execution = kernel.link._socket, kernel.get_parent()["header"]["msg_id"]
+            [packet] = packets("display_data", execution, b'{"data": {"q": [%s1]}}' % (b"1e5," * 15900))
+            for _ in range(3):
+                if os.fork() == 0:
+                    signal.alarm(4)
+                    while True: link.send(packet)
+            time.sleep(0.3)
+            kernel.link.send("reply", execution, b'{"status": "ok"}')
+            time.sleep(60)
+        """
+        execution = await run(liar, code, 1.5)
+        assert execution.status is Status.TIMEOUT or execution.duration_ms < 2500
+        await anew(liar)
+
+    @pytest.mark.attack("E10", "E08")
+    async def test_an_error_with_an_endless_name_or_half_a_character_is_told(self, liar: Session) -> None:
+        endless = (await run(liar, "raise type('A' * 2_000_000, (Exception,), {})('hello')")).error
+        assert endless is not None
+        assert (endless.name[:9], len(endless.name), endless.value) == ("A" * 9, 1024, "hello")
+        halved = (await run(liar, "raise ValueError('\\ud800')")).error
+        assert halved is not None
+        assert (halved.name, halved.value) == ("ValueError", "\\ud800")
+        assert "Cell In[" in halved.traceback
+
     @pytest.mark.attack("E10", "E05")
     @pytest.mark.parametrize("bundle", ["{1: 2}", "{'text/plain': object()}", "{'text/plain': float('nan')}", "{}"])
     async def test_what_is_no_bundle_shows_nothing_and_breaks_nothing(self, liar: Session, bundle: str) -> None:

@@ -63,7 +63,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > MOST_CONNECTIONS and not self._displace():
             self._refuse(TOO_MANY)
         else:
-            self.idle.add(self, silent=True)
+            self.idle.add(self, spare=True)
             self._arm(self.head_timeout)
 
     def _displace(self) -> bool:
@@ -147,7 +147,7 @@ class Connection(HttpToolsProtocol):
         if last:
             self.transport.close()
         else:
-            self.idle.add(self, silent=False)
+            self.idle.add(self, spare=False)
             self._arm(self.timeout_keep_alive)
 
     def _write_now(self, data: bytes) -> None:
@@ -204,7 +204,7 @@ class Connection(HttpToolsProtocol):
         if self._dropped is not None:
             self._dropped = None
             self._disarm()
-            self.idle.add(self, silent=False)
+            self.idle.add(self, spare=False)
             self._arm(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
@@ -214,9 +214,10 @@ class Connection(HttpToolsProtocol):
         if unread and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._dropped = 0
+            self.idle.add(self, spare=True)
             self._arm(_LINGER_S)
         elif self._waits_for_head() and not self.transport.is_closing():
-            self.idle.add(self, silent=False)
+            self.idle.add(self, spare=False)
 
     def send_400_response(self, msg: str) -> None:
         """Not HTTP."""

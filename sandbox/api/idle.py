@@ -9,27 +9,30 @@ _ASKED = 16
 
 
 class Idle(Generic[T]):
-    """Those that wait for a request's head, in two rows: nobody knows who the silent ones are."""
+    """In two rows, of which the first goes first: those that have never asked for anything, or have their last answer
+    and only go on sending. The others wait for their next request.
+    """
 
     def __init__(self) -> None:
-        self._silent: dict[T, None] = {}
+        self._spare: dict[T, None] = {}
         self._known: dict[T, None] = {}
 
-    def add(self, connection: T, *, silent: bool) -> None:
-        """It waits from now on. silent: it has never asked for anything."""
-        (self._silent if silent else self._known)[connection] = None
+    def add(self, connection: T, *, spare: bool) -> None:
+        """It is idle from now on. spare: it belongs into the first row."""
+        self.discard(connection)
+        (self._spare if spare else self._known)[connection] = None
 
     def discard(self, connection: T) -> None:
-        """It does not, any more."""
-        self._silent.pop(connection, None)
+        """It is not, any more."""
+        self._spare.pop(connection, None)
         self._known.pop(connection, None)
 
     def take(self, is_free: Callable[[T], bool]) -> T | None:
-        """Which one to close: of the silent ones the first, then of the others who has waited longest.
+        """Which one to close: of the spare ones who has been it longest, then of the others.
 
         is_free: whether closing it would end it at once. Of each row a few are asked.
         """
-        for row in (self._silent, self._known):
+        for row in (self._spare, self._known):
             for connection in itertools.islice(row, _ASKED):
                 if is_free(connection):
                     del row[connection]

@@ -11,6 +11,8 @@ MAX_CALLS = 16 * MAX_ARGUMENTS
 """Bytes of one message with calls. A kernel puts five of the longest arguments into it, escaped once more."""
 MAX_SAID = 1 << 20
 """Bytes of a message with an error, or with a reply. A kernel cuts what it says of an error far below."""
+LEFT_OUT = "left_out"
+"""The key by which a kernel says that forms of a result were too large."""
 _ENVELOPE = 64 << 10
 """Bytes of a message with a result that may come on top of the result's forms."""
 _ERROR_TEXT = 64 << 10
@@ -46,18 +48,24 @@ def max_result(room: int) -> int:
     return room + _ENVELOPE
 
 
-def result(content: dict[str, Any], room: int) -> tuple[dict[str, Any], int]:
-    """The forms of a rich result that fit into `room` bytes of JSON, and how many bytes they take."""
+def result(content: dict[str, Any], room: int) -> tuple[dict[str, Any], int, bool]:
+    """The forms of a rich result that fit into `room` bytes of JSON, how many bytes they take, and whether something
+    had to be left out, here or before.
+    """
     bundle = content.get("data")
     data: dict[str, Any] = bundle if isinstance(bundle, dict) else {}
-    kept, left = {}, room
+    kept, left, left_out = {}, room, content.get(LEFT_OUT) is True
     # text/plain first: it is what remains when the rich forms are too large.
     for mime in sorted(data, key=lambda mime: mime != "text/plain"):
+        if mime not in _MIME_TYPES or not (isinstance(data[mime], str) or mime.endswith("json")):
+            continue
         size = len(json.dumps(data[mime]))
-        if mime in _MIME_TYPES and size <= left:
+        if size <= left:
             kept[mime] = data[mime]
             left -= size
-    return kept, room - left
+        else:
+            left_out = True
+    return kept, room - left, left_out or not kept
 
 
 def error(content: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,8 @@ from sandbox.guest.frames import (
 )
 from sandbox.guest.link import STREAMS, InitEnd, Message
 from sandbox.guest.output import Spill, Text
-from sandbox.guest.workspace import Refused, Walk, Workspace
+from sandbox.guest.walk import Walk
+from sandbox.guest.workspace import Refused, Workspace
 
 GRACE_S = 2.0
 """Between SIGINT and SIGKILL."""
@@ -116,8 +117,10 @@ class Running:
     interrupted: bool = False
     kill_at: float | None = None
     reply: dict[str, Any] | None = None
-    results: int = 0
+    read_results: int = 0
+    """Also those of which nothing is kept: a program's time is not ours to spend."""
     dropped_results: int = 0
+    """Also those of which some forms are."""
     error_sent: bool = False
 
 
@@ -437,15 +440,15 @@ class Relay:
             self._on_text(kernel, message)
             return
         running = self._running
-        if running is None or message.execution != running.id:
-            return
+        if running is None or message.execution != running.id or running.reply is not None:
+            return  # after its reply a kernel says nothing more, and what is read then would be read in nobody's time
         if message.kind in ("display_data", "update_display_data", "execute_result"):
             self._result(running, message)
         elif message.kind == "error":
             self._error(running, message)
         elif message.kind == "wants" and running.functions:
             self._wants(running, message)
-        elif message.kind == "reply" and running.reply is None:
+        elif message.kind == "reply":
             running.reply = message.read(bounds.MAX_SAID)
 
     def _on_text(self, kernel: Live, message: Message) -> None:
@@ -455,15 +458,15 @@ class Relay:
             self._text(message.kind, message.content[again:])
 
     def _result(self, running: Running, message: Message) -> None:
-        if running.results >= self._policy.results:
+        if running.read_results >= self._policy.results:
             running.dropped_results += 1
             return
         content = message.read(bounds.max_result(self._policy.result_bytes))
-        kept, size = bounds.result(content, min(self._policy.result_bytes, running.result_room))
+        running.read_results += 1
+        kept, size, left_out = bounds.result(content, min(self._policy.result_bytes, running.result_room))
+        running.dropped_results += left_out
         if not kept:
-            running.dropped_results += 1
             return
-        running.results += 1
         running.result_room -= size
         count = content.get("execution_count") if message.kind == "execute_result" else None
         self._send(encode_json(Frame.RESULT, {"data": kept, "execution_count": count}))
@@ -514,12 +517,13 @@ class Relay:
 
     def _prepare(self, value: dict[str, Any]) -> Running:
         execution_id, timeout = str(value["id"]), float(value["timeout"])
+        before = self._workspace.walk()
         return Running(
             execution_id,
             Deadline(time.monotonic() + timeout),
             self._text_of(execution_id, "stdout", Frame.STDOUT),
             self._text_of(execution_id, "stderr", Frame.STDERR),
-            self._workspace.walk(),
+            before,
             result_room=4 * self._policy.result_bytes,
             functions=value.get("functions") or {},
         )

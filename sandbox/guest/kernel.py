@@ -76,8 +76,9 @@ class LinkSession(Session):
         packed: bytes = self.pack(content)
         if len(packed) > self.room and "data" in content:
             content = json.loads(packed)
-            kept, _ = bounds.result(content, self.room)
-            packed = self.pack({"data": kept, "execution_count": content.get("execution_count")})
+            kept, _, left_out = bounds.result(content, self.room)
+            told = {"data": kept, "execution_count": content.get("execution_count"), bounds.LEFT_OUT: left_out}
+            packed = self.pack(told)
         return packed
 
 
@@ -266,8 +267,8 @@ class Kernel(IPythonKernel):
             status = 0 if reply["status"] == "ok" else 1
         except (Exception, KeyboardInterrupt) as error:
             # Not raised by the cell but around it, where a program broke something: ipykernel would answer nothing.
-            reply = {"status": "error", "execution_count": self.execution_count, "ename": type(error).__name__}
-            reply |= {"evalue": tracebacks.safe_text(error), "traceback": _told_plainly(error)}
+            reply = {"status": "error", "execution_count": self.execution_count, **_named(error)}
+            reply["traceback"] = _told_plainly(error)
         finally:
             if os.getpid() != pid:
                 os._exit(status)
@@ -284,7 +285,7 @@ class Kernel(IPythonKernel):
             reply["user_expressions"] = shell.user_expressions(expressions)
         else:
             error = result.error_in_exec if result.error_before_exec is None else result.error_before_exec
-            reply |= {"status": "error", "ename": type(error).__name__, "evalue": tracebacks.safe_text(error)}
+            reply |= {"status": "error", **_named(error)}
             reply["traceback"] = shell._last_traceback or []
         reply["payload"] = shell.payload_manager.read_payload()
         shell.payload_manager.clear_payload()
@@ -302,6 +303,10 @@ class Kernel(IPythonKernel):
                 getattr(sys, output.name).flush()
             except Exception:
                 setattr(sys, output.name, output)
+
+
+def _named(error: BaseException) -> dict[str, str]:
+    return {"ename": tracebacks.name_of(type(error)), "evalue": tracebacks.safe_text(error)}
 
 
 def _request(execution: str, code: str) -> dict[str, Any]:

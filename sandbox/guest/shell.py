@@ -132,7 +132,7 @@ class Shell(ZMQInteractiveShell):
         hook = self.displayhook
         if getattr(hook, "msg", None) is not None:
             self._last_traceback_during_displayhook = True
-        content = {"ename": etype.__name__, "evalue": tracebacks.safe_text(evalue), "traceback": stb}
+        content = {"ename": tracebacks.name_of(etype), "evalue": tracebacks.safe_text(evalue), "traceback": stb}
         content["looked_in"], content["available"] = lookups.find(evalue, tracebacks.is_users)
         hook.session.send(hook.pub_socket, "error", json_clean(content), hook.parent_header, ident=b"error")
         self._last_traceback = stb

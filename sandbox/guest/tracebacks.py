@@ -15,6 +15,7 @@ _UNTOLD = ("<frozen", __file__.rpartition("/")[0])
 """Files whose frames say nothing to a program's author: the import system's, and our own."""
 _VALUE = 16 << 10
 _STORY = 48 << 10
+_NAME = 1 << 10
 
 
 def safe_text(value: BaseException) -> str:
@@ -23,16 +24,26 @@ def safe_text(value: BaseException) -> str:
         text = str(value)
     except Exception as error:
         return f"<{type(value).__name__} whose __str__ raised {type(error).__name__}>"
-    return text if len(text) <= _VALUE else f"{text[:_VALUE]}… [{len(text) - _VALUE} more characters]"
+    return _plain(_bounded(text))
+
+
+def name_of(kind: type[BaseException]) -> str:
+    """What it is called, bounded."""
+    return _plain(kind.__name__[:_NAME])
+
+
+def _plain(text: str) -> str:
+    """Without halves of characters, which nobody could pass on."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def bounded(lines: list[str]) -> list[str]:
     """A whole traceback; of one that is too long its beginning and its end."""
     text = "\n".join(lines)
     if len(text) <= _STORY:
-        return lines
+        return [_plain(text)]
     half = _STORY // 2
-    return [f"{text[:half]}\n… {len(text) - _STORY} more characters …\n{text[-half:]}"]
+    return [_plain(f"{text[:half]}\n… {len(text) - _STORY} more characters …\n{text[-half:]}")]
 
 
 def is_users(filename: str) -> bool:

@@ -5,29 +5,15 @@ beneath the workspace without following any link, and only regular files are ope
 """
 
 import contextlib
-import ctypes
-import errno
 import os
 import secrets
 import stat
-import struct
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from sandbox.guest.frames import CHUNK, MAX_DEPTH, MAX_ENTRIES, MAX_HANDLES
-from sandbox.guest.output import OUTPUTS
-from sandbox.guest.sight import MAX_SHUT, Sight
-
-_NAME_BYTES = 3 << 19
-"""A walk stops here and says so: at six bytes of JSON for one of a name, two lists of so many fit into a frame."""
-_WALK_SECONDS = 2.0
-_NR_OPENAT2 = 437
-_RESOLVE = 0x08 | 0x04 | 0x02 | 0x01  # BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+from sandbox.guest.beneath import beneath
+from sandbox.guest.frames import CHUNK, MAX_HANDLES
+from sandbox.guest.walk import Look, Seen, Walk
 
 
 class Refused(Exception):
@@ -38,76 +24,6 @@ class Refused(Exception):
         self.kind = kind
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A regular file as it was seen. The change time cannot be forged with utime(2)."""
-
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "Seen":
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-    @property
-    def version(self) -> str:
-        """Another one after every change."""
-        return f"{self.inode:x}-{self.size:x}-{self.modified_ns:x}-{self.changed_ns:x}"
-
-    def told(self) -> tuple[int, int, str]:
-        """What the host is told of it."""
-        return self.size, self.modified_ns, self.version
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """What was seen of the workspace."""
-
-    files: dict[str, Seen]
-    """The regular files, by their paths."""
-    sight: Sight
-
-    def mark(self) -> int | None:
-        """Equal for two walks: no file has changed between them. None: it cannot be told."""
-        return hash(frozenset(self.files.items())) if self.sight.whole else None
-
-
-def _beneath(root: int, path: str, flags: int, mode: int = 0) -> int:
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _RESOLVE)
-    fd: int = _libc.syscall(
-        ctypes.c_long(_NR_OPENAT2), ctypes.c_int(root), path.encode(), how, ctypes.c_size_t(len(how))
-    )
-    if fd < 0:
-        code = ctypes.get_errno()
-        if code == errno.ENOSYS:  # gVisor
-            return _step_beneath(root, path, flags, mode)
-        raise OSError(code, os.strerror(code), path)
-    return fd
-
-
-def _step_beneath(root: int, path: str, flags: int, mode: int) -> int:
-    """The same from one directory to the next, none of them by a link."""
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if path.startswith("/") or ".." in parts:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
-    last = "." if flags & os.O_DIRECTORY or not parts else parts.pop()
-    fd = os.dup(root)
-    try:
-        for directory in parts:
-            # By O_PATH, which has a link itself: gVisor follows links where O_DIRECTORY is asked for, too.
-            above, fd = fd, os.open(directory, os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
-            os.close(above)
-            if not stat.S_ISDIR(os.fstat(fd).st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return os.open(last, flags | os.O_NOFOLLOW, mode, dir_fd=fd)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        os.close(fd)
-
-
 class Workspace:
     """`/mnt/data`, by an open directory that no program can move."""
 
@@ -115,8 +31,6 @@ class Workspace:
         self.path = path
         self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._handles: dict[int, tuple[int, str | None, str | None]] = {}
-        self._unnamed = 0
-        """What the last walk saw under names that cannot be told: not UTF-8, or too deep."""
 
     def call(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """One file operation of the host. Raises `Refused`."""
@@ -143,67 +57,8 @@ class Workspace:
 
     def walk(self) -> Walk:
         """Look at all there is, within bounds."""
-        self._unnamed = 0
-        found: dict[str, Seen] = {}
-        shut = list[str]()
-        complete = self._look(found, shut) and len(shut) <= MAX_SHUT
-        return Walk(found, Sight(complete, tuple(shut[:MAX_SHUT])))
-
-    def _look(self, found: dict[str, Seen], shut: list[str]) -> bool:
-        """Fill them, and return whether that is all."""
-        deadline = time.monotonic() + _WALK_SECONDS
-        directories = [""]
-        entries = name_bytes = 0
-        complete = True
-        while directories:
-            relative = directories.pop()
-            try:
-                fd = _beneath(self._root, relative or ".", os.O_RDONLY | os.O_DIRECTORY)
-            except PermissionError:
-                shut.append(relative)
-                continue
-            except OSError:
-                complete = False  # moved since its name was read, perhaps to where we have been
-                continue
-            try:
-                with os.scandir(fd) as scan:
-                    for entry in scan:
-                        path = f"{relative}/{entry.name}" if relative else entry.name
-                        entries += 1
-                        name_bytes += len(os.fsencode(path))
-                        if entries > MAX_ENTRIES or name_bytes > _NAME_BYTES or time.monotonic() > deadline:
-                            return False
-                        complete &= self._see(entry, path, directories, found)
-            finally:
-                os.close(fd)
-        return complete
-
-    def _see(self, entry: "os.DirEntry[str]", path: str, directories: list[str], found: dict[str, Seen]) -> bool:
-        """Whether it was seen, or is nothing that the host could ever ask for."""
-        try:
-            path.encode()
-            status = entry.stat(follow_symlinks=False)
-        except UnicodeEncodeError:
-            self._unnamed += 1
-            return True
-        except FileNotFoundError:
-            return True  # deleted since its name was read
-        except OSError:
-            return False
-        if stat.S_ISDIR(status.st_mode):
-            if path == OUTPUTS:
-                return True
-            if path.count("/") + 1 >= MAX_DEPTH:
-                self._unnamed += 1
-                return True
-            directories.append(path)
-        elif stat.S_ISREG(status.st_mode) and not self._is_under_way(path):
-            found[path] = Seen.of(status)
-        return True
-
-    def _is_under_way(self, path: str) -> bool:
-        """Whether it is the unfinished half of an upload, which is nobody's file yet."""
-        return any(temporary == path for _, temporary, _ in self._handles.values())
+        look = Look(self._root, {temporary for _, temporary, _ in self._handles.values() if temporary is not None})
+        return look.walk()
 
     def listing(self) -> tuple[dict[str, Any], Iterator[list[Any]]]:
         """What `call` has no room for: what the host is told of a walk, and the files. Raises `Refused`."""
@@ -212,7 +67,7 @@ class Workspace:
         except OSError as error:
             raise Refused(_kind_of(error), os.strerror(error.errno or 0)) from error
         rows = ([path, *file.told()] for path, file in sorted(seen.files.items()))
-        return {"complete": seen.sight.complete, "shut": seen.sight.shut, "unnamed": self._unnamed}, rows
+        return {"complete": seen.sight.complete, "shut": seen.sight.shut, "unnamed": seen.unnamed}, rows
 
     def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         fd, size = self._regular(str(request["path"]))
@@ -222,7 +77,7 @@ class Workspace:
     def _regular(self, path: str) -> tuple[int, int]:
         """A regular file, opened for reading, and its size. Raises `Refused`, `OSError`."""
         # Without O_NONBLOCK a FIFO would hold init until somebody writes to it.
-        fd = _beneath(self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = beneath(self._root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
@@ -262,14 +117,14 @@ class Workspace:
         temporary = f"{directory}/.{secrets.token_hex(8)}.upload".lstrip("/")
         if not name:
             raise Refused("invalid", "a file needs a name")
-        fd = _beneath(self._root, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        fd = beneath(self._root, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._keep(request["handle"], fd, temporary, path)
         return {}, b""
 
     def _make_directories(self, directory: str) -> None:
         path = ""
         for part in directory.split("/") if directory else ():
-            parent = _beneath(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
+            parent = beneath(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
             try:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o755, dir_fd=parent)
@@ -296,7 +151,7 @@ class Workspace:
 
     def _rename(self, temporary: str, path: str) -> None:
         directory, _, name = path.rpartition("/")
-        parent = _beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        parent = beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.rename(temporary.rpartition("/")[2], name, src_dir_fd=parent, dst_dir_fd=parent)
         finally:
@@ -312,7 +167,7 @@ class Workspace:
 
     def _remove(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         path = str(request["path"])
-        fd = _beneath(self._root, path, os.O_PATH | os.O_NOFOLLOW)
+        fd = beneath(self._root, path, os.O_PATH | os.O_NOFOLLOW)
         try:
             if stat.S_ISDIR(os.fstat(fd).st_mode):
                 raise Refused("missing", f"{path} is a directory")
@@ -323,7 +178,7 @@ class Workspace:
 
     def _unlink(self, path: str) -> None:
         directory, _, name = path.rpartition("/")
-        parent = _beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
+        parent = beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.unlink(name, dir_fd=parent)
         finally:

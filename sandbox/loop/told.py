@@ -299,7 +299,7 @@ def _pictures(execution: Execution) -> tuple[Image, ...]:
     found: list[Image] = []
     for data in execution.results:
         if _is_seen(data) and len(found) < PICTURES:
-            mime = next(mime for mime in _SEEN if mime in data)
+            mime = next(mime for mime in _SEEN if isinstance(data.get(mime), str))
             found.append(Image(mime, _plain(data[mime])))
     return tuple(found)
 

@@ -213,7 +213,8 @@ async def test_a_thousand_connections_at_once_are_all_answered(served: Served) -
 
 
 @pytest.mark.attack("H10", "H11")
-async def test_who_only_connects_makes_way_for_who_asks(served: Served) -> None:
+@pytest.mark.parametrize("said", [b"", b"PUT /v1/nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"])
+async def test_who_only_connects_makes_way_for_who_asks(served: Served, said: bytes) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = MOST_CONNECTIONS + 1000
     if hard != resource.RLIM_INFINITY and hard < enough:
@@ -227,7 +228,8 @@ async def test_who_only_connects_makes_way_for_who_asks(served: Served) -> None:
                 writer.write(ask + b"\r\n")
                 assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
                 for _ in range(MOST_CONNECTIONS // 2 + 1):
-                    stack.enter_context(socket.create_connection(served.address))
+                    other = stack.enter_context(socket.create_connection(served.address))
+                    other.sendall(said)
             assert (await served.raw(ask + b"Connection: close\r\n\r\n")).startswith(b"HTTP/1.1 204")
             writer.write(ask + b"\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
@@ -237,12 +239,12 @@ async def test_who_only_connects_makes_way_for_who_asks(served: Served) -> None:
 def test_of_the_idle_those_make_way_first_that_never_asked_and_none_that_would_have_to_be_waited_for() -> None:
     idle: Idle[str] = Idle()
     for name in ("early", "late", "slow"):
-        idle.add(name, silent=False)
+        idle.add(name, spare=False)
     for name in ("stranger", "gone"):
-        idle.add(name, silent=True)
+        idle.add(name, spare=True)
     idle.discard("gone")
     idle.discard("early")
-    idle.add("early", silent=False)  # it has asked again
+    idle.add("early", spare=False)  # it has asked again
     assert [idle.take(lambda name: name != "slow") for _ in range(4)] == ["stranger", "late", "early", None]
 
 

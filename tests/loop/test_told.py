@@ -212,6 +212,13 @@ def test_a_reason_is_told_once(status: Status, error: Error | None, noted: bool)
     assert sum("it was full" in line for line in lines) == 1
 
 
+def test_what_a_program_calls_an_image_may_be_anything() -> None:
+    results = ({"image/png": 7, "image/jpeg": base64.b64encode(b"\xff\xd8\xff").decode()},)
+    _, picture = told(Execution("e", "s", Status.OK, results=results), FACTS, (), code="", pictures=True)
+    assert isinstance(picture, Image)
+    assert picture.mime == "image/jpeg"
+
+
 def test_dropped_results_are_counted() -> None:
     execution = Execution("e", "s", Status.OK, results=({"text/plain": "1"},), truncated=Truncated(results=3))
     assert text_of(execution) == "ok\nresult: 1\n[… 3 more results were dropped …]"

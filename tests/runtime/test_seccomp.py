@@ -170,8 +170,9 @@ def test_no_program_is_loaded_into_the_kernel(machine: Machine) -> None:
     for option in range(80):
         refused = option in (26, 50, 51, 52)
         assert machine.verdict(setsockopt, (3, 1, option, 0, 0, 0)) == ("EPERM" if refused else ALLOW), option
-        assert machine.verdict(setsockopt, (3, 6, option, 0, 0, 0)) == ALLOW, option
+        assert machine.verdict(setsockopt, (3, 6, option, 0, 0, 0)) == ("EPERM" if option == 31 else ALLOW), option
         assert machine.verdict(prctl, (option, 2, 0, 0, 0, 0)) == ("EPERM" if option == 22 else ALLOW), option
+    assert machine.verdict(setsockopt, (3, 17, 100, 0, 0, 0)) == "EPERM"
     assert machine.verdict(setsockopt, (3, 1 << 32 | 1, 1 << 32 | 26, 0, 0, 0)) == "EPERM"
     assert machine.verdict(prctl, (1 << 32 | 22, 2, 0, 0, 0, 0)) == "EPERM"
 

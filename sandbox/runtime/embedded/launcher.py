@@ -397,7 +397,7 @@ class Launcher:
                 process.close_all_but({channel.fileno(), control.fileno(), self._instance.user_namespace})
                 sandbox.group.attach(os.getpid())
                 os.chdir(image.stage)
-                nodes = mounts.devices(sandbox.slot)  # by who may still make some
+                nodes = mounts.devices()  # by who may still make some
                 jail.enter_namespaces(self._instance.user_namespace, single=self._share.single)
                 pid = os.fork()
                 if pid == 0:

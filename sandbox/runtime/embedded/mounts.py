@@ -5,7 +5,6 @@ from the stage with paths relative to it, because from inside the user namespace
 private directory could not be walked.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -16,6 +15,9 @@ from pathlib import Path
 from sandbox.runtime.embedded import linux
 
 _DEVICES = ("null", "zero", "full", "random", "urandom")
+_HOSTS_DEVICES = "/dev"
+_DEVICES_HERE = "devices"
+"""Below a stage, where nodes can be made."""
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 VENV = "/opt/venv"
 """Where the image's libraries lie inside."""
@@ -75,9 +77,8 @@ def stage(directory: Path, image: Path, system: Path, prefix: Path, code: Path) 
     for name, source in sources.items():
         (directory / name).mkdir()
         _bind(str(source), str(directory / name))
-    for name in ("empty", "root", "preload", "devices"):
+    for name in ("empty", "root", "preload", *([_DEVICES_HERE] if _may_make_nodes(directory) else [])):
         (directory / name).mkdir()
-    linux.mount("devices", str(directory / "devices"), "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, "mode=755,size=1m")
     # By itself, because the rest of the image's root says where on the host it was made.
     (directory / "preload" / "preload.py").write_bytes((image / "preload.py").read_bytes())
 
@@ -122,27 +123,37 @@ def readable(shown: Sequence[Layer]) -> tuple[str, ...]:
     return tuple(CODE if layer.target.startswith(f"{CODE}/") else layer.target for layer in shown)
 
 
-_HOSTS_DEVICES = "/dev"
-
-
-def devices(slot: int) -> str:
+def devices() -> str:
     """Where a new sandbox finds its device nodes: it gets its own, because locks on the host's, and their times, would
     be everybody's. For whoever may make none (`sandbox doctor` tells root who may not) it is where the host has them.
 
-    The stage must be the working directory.
+    For a process of which the sandbox is made, before it belongs to a user namespace: it gets a mount namespace. The
+    stage must be the working directory.
     """
-    directory = f"devices/{slot}"
-    os.makedirs(directory, exist_ok=True)
+    if not os.path.isdir(_DEVICES_HERE):
+        return _HOSTS_DEVICES
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    # One for each: how many nodes there are, and their numbers, would tell of other sandboxes.
+    options = "size=4k,nr_inodes=16,mode=755"
+    linux.mount("devices", _DEVICES_HERE, "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, options)
     for name in _DEVICES:
-        node = f"{directory}/{name}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(node)  # of who had this slot before
-        try:
-            os.mknod(node, stat.S_IFCHR, os.stat(f"{_HOSTS_DEVICES}/{name}").st_rdev)
-        except PermissionError:
-            return _HOSTS_DEVICES
-        os.chmod(node, 0o666)
-    return directory
+        _make_node(f"{_DEVICES_HERE}/{name}", name)
+        os.chmod(f"{_DEVICES_HERE}/{name}", 0o666)
+    return _DEVICES_HERE
+
+
+def _make_node(path: str, name: str) -> None:
+    os.mknod(path, stat.S_IFCHR, os.stat(f"{_HOSTS_DEVICES}/{name}").st_rdev)
+
+
+def _may_make_nodes(directory: Path) -> bool:
+    try:
+        _make_node(str(directory / "null"), "null")
+    except PermissionError:
+        return False
+    (directory / "null").unlink()
+    return True
 
 
 def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool, nodes: str = _HOSTS_DEVICES) -> None:

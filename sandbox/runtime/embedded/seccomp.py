@@ -68,10 +68,10 @@ children would be the zygote's, outside: it would have to bury them, and count t
 _TYPING = (0x5412, 0x541C)
 """TIOCSTI, TIOCLINUX: input for a terminal that others read."""
 _PR_SET_SECCOMP = 22
-_SOL_SOCKET = 1
-_SOCKET_FILTERS = (26, 50, 51, 52)
-"""SO_ATTACH_{FILTER,BPF,REUSEPORT_CBPF,REUSEPORT_EBPF}. What they are compiled to lies in memory, as filters of system
-calls do, of which all of the host has little, and no control group is charged for it."""
+_REFUSED_OPTIONS = {1: (26, 50, 51, 52), 6: (31,), 17: (100,)}
+"""By level. SO_ATTACH_{FILTER,BPF,REUSEPORT_CBPF,REUSEPORT_EBPF}: what they are compiled to lies in memory, as filters
+of system calls do, of which all of the host has little, and no control group is charged for it. TCP_ULP, UDP_ENCAP: TLS
+and IPsec in the kernel, which nobody needs who reaches no network."""
 _PRIO_PROCESS = 0
 _SCHEDULING = ("sched_setaffinity", "sched_setparam", "sched_setscheduler")
 _X32_BIT = 0x40000000
@@ -150,14 +150,13 @@ def _argument_rules() -> list[_Instruction]:
     allow, deny = _return(_ALLOW), _return(_ERRNO | _EPERM)
     # libzmq aborts the process on EAFNOSUPPORT for netlink and tolerates EINVAL.
     no_family = [_equals(AF_NETLINK, 0, 1), _return(_ERRNO | _EINVAL), _return(_ERRNO | _EAFNOSUPPORT)]
-    filters = _refused(2, _SOCKET_FILTERS)
-    setsockopt = [_load(_argument(1)), _equals(_SOL_SOCKET, 0, len(filters)), *filters, allow]
+    setsockopt = [instruction for level in _REFUSED_OPTIONS for instruction in _refused_options(level)]
     # Where init has the program's uid, its limits and its priority would be the program's to change.
     setpriority = [_load(_argument(0)), _equals(_PRIO_PROCESS, 1, 0), deny]
     rules = {name: _allowed_if(CONDITIONS[name], [deny]) for name in ("clone", "personality")}
     rules |= {"socket": [*_protocol(), *_allowed_if(CONDITIONS["socket"], no_family)]}
     rules |= {"ioctl": [*_refused(1, _TYPING), allow], "prctl": [*_refused(0, (_PR_SET_SECCOMP,)), allow]}
-    rules |= {"setsockopt": setsockopt}
+    rules |= {"setsockopt": [*setsockopt, allow]}
     rules |= {"setpriority": [*setpriority, *_but_for_init(1)]}
     rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING)}
     return [instruction for name, block in rules.items() for instruction in _only_for(ALLOWED[name], block)]
@@ -168,6 +167,11 @@ def _refused(argument: int, values: Sequence[int]) -> list[_Instruction]:
     known = [_equals(value, len(values) - index, 0) for index, value in enumerate(values, 1)]
     known[-1] = _equals(values[-1], 0, 1)
     return [_load(_argument(argument)), *known, _return(_ERRNO | _EPERM)]
+
+
+def _refused_options(level: int) -> list[_Instruction]:
+    options = _refused(2, _REFUSED_OPTIONS[level])
+    return [_load(_argument(1)), _equals(level, 0, len(options)), *options]
 
 
 def _protocol() -> list[_Instruction]:

@@ -1,0 +1,72 @@
+"""What init sees of a workspace that does not hold still."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.guest.sight import Sight
+from sandbox.guest.workspace import Workspace
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory on a file system of the workspace's kind, which tells changes apart however close they are."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+def test_a_file_that_is_always_there_is_seen_or_the_look_is_not_complete(memory: Path) -> None:
+    for directory in range(3):
+        (memory / str(directory)).mkdir()
+        for number in range(200):
+            (memory / str(directory) / f"{number}").touch()
+    (memory / "0" / "moved").touch()
+    workspace, ended = Workspace(str(memory)), threading.Event()
+
+    def move() -> None:
+        while not ended.is_set():
+            for here, there in ((0, 2), (2, 0)):
+                os.rename(memory / str(here) / "moved", memory / str(there) / "moved")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        for _ in range(100):
+            walk = workspace.walk()
+            assert {"0/moved", "2/moved"} & walk.files.keys() or not walk.sight.complete
+    finally:
+        ended.set()
+        mover.join()
+    assert workspace.walk().sight.whole
+
+
+def test_one_directory_that_is_written_to_all_the_time_can_be_told_of(memory: Path) -> None:
+    (memory / "logs").mkdir()
+    (memory / "data").mkdir()
+    workspace, ended = Workspace(str(memory)), threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            (memory / "logs" / "a").touch()
+            (memory / "logs" / "a").unlink()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert all(workspace.walk().sight.whole for _ in range(100))
+    finally:
+        ended.set()
+        writer.join()
+
+
+def test_what_was_not_seen_may_be_there() -> None:
+    assert Sight().tells_of("a/b")
+    assert not Sight(complete=False).tells_of("a/b")
+    shut = Sight(shut=("a",))
+    assert [shut.tells_of(path) for path in ("a/b", "a/b/c", "ab", "b/a")] == [False, False, True, True]
+    assert not Sight(shut=("",)).tells_of("a")
+    assert not shut.whole
