@@ -4,7 +4,10 @@ To import them takes a third of all imports. Who wants a session, after a crash 
 come to an application that answers already.
 """
 
-from fastapi import FastAPI
+import functools
+import json
+
+from fastapi import FastAPI, Request, Response
 
 from sandbox.api import chat
 from sandbox.api.anthropic import files as anthropic_files
@@ -50,5 +53,17 @@ def add_to(app: FastAPI) -> None:
     app.state.parking = Parking()
     later: Later = app.state.later
     later.come([route for router in _ROUTERS for route in router.routes])
-    app.openapi_url = "/openapi.json"
-    app.setup()  # only now, so that nobody gets half a description
+    _describe(app)  # only now, so that nobody gets half a description
+
+
+def _describe(app: FastAPI) -> None:
+    """At `/openapi.json`, written once: it takes long enough to hold up others, and needs no key."""
+
+    @functools.cache
+    def description() -> bytes:
+        return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    async def described(request: Request) -> Response:
+        return Response(description(), media_type="application/json")
+
+    app.add_route("/openapi.json", described, include_in_schema=False)
