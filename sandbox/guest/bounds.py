@@ -9,7 +9,7 @@ from sandbox.guest.frames import MAX_ARGUMENTS, BadFrame, arguments_of
 
 MAX_CALLS = 16 * MAX_ARGUMENTS
 """Bytes of one message with calls. A kernel puts five of the longest arguments into it, escaped once more."""
-MAX_SAID = 1 << 20
+MAX_SAID = 4 << 20
 """Bytes of a message with an error, or with a reply. A kernel cuts what it says of an error far below."""
 LEFT_OUT = "left_out"
 """The key by which a kernel says that forms of a result were too large."""
