@@ -205,7 +205,7 @@ async def test_the_times_of_a_device_are_not_the_hosts(onlooker: Session) -> Non
     assert (after.st_mtime_ns, after.st_ctime_ns) == (before.st_mtime_ns, before.st_ctime_ns)
 
 
-@pytest.mark.attack("F05", "F14")
+@pytest.mark.attack("F05")
 @pytest.mark.needs_wall("devices of its own")
 async def test_devices_do_not_tell_how_many_sandboxes_there_are(onlooker: Session, neighbour: Session) -> None:
     look = "v = os.statvfs('/dev/null'); return str((os.stat('/dev/null').st_ino, v.f_files - v.f_ffree, v.f_bfree))"
