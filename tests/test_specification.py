@@ -70,7 +70,7 @@ def mib(setting: str) -> str:
 
 CODE: Mapping[str, str] = {
     "memory": size(LIMITS.memory_mb * MIB),
-    "in TCP's and UDP's sockets, where these are counted apart": size(LIMITS.memory_mb * MIB // cgroup.SOCKETS_SHARE),
+    "in TCP's and UDP's sockets, where these are counted apart": size(LIMITS.memory_mb * MIB // cgroup._SOCKETS_SHARE),
     "least memory": size(MIN_MEMORY_MB * MIB),
     "processor": f"{LIMITS.cpus:g} core",
     "processes and threads": str(LIMITS.processes),

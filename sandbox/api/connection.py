@@ -63,8 +63,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > MOST_CONNECTIONS and not self._displace():
             self._refuse(TOO_MANY)
         else:
-            self.idle.add(self, spare=True)
-            self._arm(self.head_timeout)
+            self._rest(self.head_timeout, spare=True)
 
     def _displace(self) -> bool:
         """Take the place of a connection that nobody uses: who only connects must not keep out who asks."""
@@ -147,8 +146,7 @@ class Connection(HttpToolsProtocol):
         if last:
             self.transport.close()
         else:
-            self.idle.add(self, spare=False)
-            self._arm(self.timeout_keep_alive)
+            self._rest(self.timeout_keep_alive, spare=False)
 
     def _write_now(self, data: bytes) -> None:
         """Past the loop, which sends what was written in a round only when everything that came in it is read.
@@ -204,8 +202,7 @@ class Connection(HttpToolsProtocol):
         if self._dropped is not None:
             self._dropped = None
             self._disarm()
-            self.idle.add(self, spare=False)
-            self._arm(self.timeout_keep_alive)
+            self._rest(self.timeout_keep_alive, spare=False)
 
     def on_response_complete(self) -> None:
         """From the answer."""
@@ -214,8 +211,7 @@ class Connection(HttpToolsProtocol):
         if unread and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._dropped = 0
-            self.idle.add(self, spare=True)
-            self._arm(_LINGER_S)
+            self._rest(_LINGER_S, spare=True)
         elif self._waits_for_head() and not self.transport.is_closing():
             self.idle.add(self, spare=False)
 
@@ -239,6 +235,11 @@ class Connection(HttpToolsProtocol):
         self.transport.write(refusal.answer(request_id, last=True))
         self.refusals.add(refusal, request_id)
         self.transport.close()
+
+    def _rest(self, seconds: float, *, spare: bool) -> None:
+        """Nothing is asked on it, for so long at most. spare: see `Idle`."""
+        self.idle.add(self, spare=spare)
+        self._arm(seconds)
 
     def _arm(self, seconds: float) -> None:
         self._deadline = self.loop.time() + seconds

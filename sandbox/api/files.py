@@ -144,11 +144,11 @@ async def upload_file(request: Request, session_id: SessionId) -> Response:
     """See the decorator."""
     node, owner = node_of(request), owner_of(request)
     path = _path(request)
+    status = 200
     try:
         await node.file(owner, session_id, path)
-        status = 200
     except FileForbidden:
-        status = 200
+        pass  # it is there
     except FileMissing:
         status = 201
     declared = request.headers.get("content-length", "")

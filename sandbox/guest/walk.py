@@ -1,5 +1,6 @@
 """Looking at all files of a workspace, of which a program may make, move and delete more meanwhile."""
 
+import itertools
 import os
 import stat
 import time
@@ -62,7 +63,7 @@ class Look:
         self._root = root
         self._hidden = hidden
         self._found: dict[str, Seen] = {}
-        self._shut: list[str] = []
+        self._shut: dict[str, None] = {}  # in order; one that is read again counts once
         self._times: dict[str, int] = {}
         """Of the directories that were read, right before."""
         self._complete = True
@@ -86,7 +87,7 @@ class Look:
                 break
         else:
             self._complete = False
-        sight = Sight(self._complete and len(self._shut) <= MAX_SHUT, tuple(self._shut[:MAX_SHUT]))
+        sight = Sight(self._complete and len(self._shut) <= MAX_SHUT, tuple(itertools.islice(self._shut, MAX_SHUT)))
         return Walk(self._found, sight, self._unnamed)
 
     def _changed(self) -> list[str]:
@@ -110,7 +111,7 @@ class Look:
             try:
                 fd = beneath(self._root, directory or ".", os.O_RDONLY | os.O_DIRECTORY)
             except PermissionError:
-                self._shut.append(directory)
+                self._shut[directory] = None
                 continue
             except OSError:
                 self._complete = False  # moved since its name was read, perhaps to where we have been
@@ -119,7 +120,7 @@ class Look:
                 self._times[directory] = os.fstat(fd).st_mtime_ns
                 self._read_open(fd, directory, directories)
             except PermissionError:  # its names may be read, and nothing behind them
-                self._shut.append(directory)
+                self._shut[directory] = None
             finally:
                 os.close(fd)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 _PERIOD_US = 100_000
-SOCKETS_SHARE = 8
+_SOCKETS_SHARE = 8
 """What part of its memory a sandbox may have in sockets besides, with version 1."""
 _CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
 SERVER_GROUP = "server"
@@ -188,7 +188,7 @@ class Group:
             # Version 1 counts what waits in TCP's and UDP's sockets apart from all other memory; without a limit of its
             # own it is the host's that is used up.
             if (path / "memory.kmem.tcp.limit_in_bytes").exists():
-                _write(path / "memory.kmem.tcp.limit_in_bytes", str(caps.memory_bytes // SOCKETS_SHARE))
+                _write(path / "memory.kmem.tcp.limit_in_bytes", str(caps.memory_bytes // _SOCKETS_SHARE))
         elif controller == "pids":
             _write(path / "pids.max", str(caps.processes))
         elif controller == "cpu" and caps.cpus is not None:
