@@ -117,6 +117,7 @@ CODE: Mapping[str, str] = {
     "uploaded file": mib("max_upload_mb"),
     "parts of a form": f"{multipart._MOST_PARTS:,}",
     "connections": f"{connection.MOST_CONNECTIONS:,}",
+    "requests sent ahead on a connection": str(connection._MOST_UNANSWERED),
     "head of a request": size(connection._MOST_HEAD_BYTES),
     "time for a head, and again for a body": seconds(default("body_timeout_s")),
     "least rate of an upload": f"{visit._LEAST_RATE:,} bytes/s",

@@ -24,6 +24,8 @@ _GRACE_S = 0.1
 _LINGER_S = 10.0
 _LINGER_BYTES = 1 << 30
 """Many clients send all of a body before they look for an answer."""
+_MOST_UNANSWERED = 100
+"""Requests that a client may send ahead, on one connection."""
 TOO_MANY = Refusal(503, "overloaded", "too many connections are open; try again later", 1)
 TOO_LARGE = Refusal(431, HTTP_CODES[431], f"the headers are over {_MOST_HEAD_BYTES} bytes; send less")
 NOT_HTTP = Refusal(400, HTTP_CODES[400], "what came is not HTTP/1.1")
@@ -33,6 +35,10 @@ def protocol(head_timeout: float, turnstile: Turnstile, refusals: Refusals) -> t
     """The protocol with a bound on how long a request's head may take, in seconds, and on runs at a time."""
     bounds = {"head_timeout": head_timeout, "turnstile": turnstile, "refusals": refusals, "idle": Idle()}
     return type("Connection", (Connection,), bounds)
+
+
+class _TooMuch(Exception):
+    """Ends the parser's work on what has come."""
 
 
 class Connection(HttpToolsProtocol):
@@ -50,12 +56,16 @@ class Connection(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         """Fires at the deadline or before it: to move one with each request would cost more than to refuse it."""
         self._head_bytes = 0
+        self._head_came = False
+        """With what is being read now: then its size says nothing of a head's."""
         self._refused = False
         """The turnstile has; what is left of the request is read, so that the next can come."""
         self._held: list[bytes] | None = None
         """A run's body, while it may be that all of it comes together with its head."""
         self._dropped: int | None = None
         """Bytes since an answer that did not wait for the body; None while there is none."""
+        self._deaf = False
+        """More was asked than is let wait: what was taken is answered, and that is all."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """From asyncio."""
@@ -83,12 +93,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """From asyncio."""
+        if self._deaf:
+            return
         if self._dropped is not None:
             self._dropped += len(data)
             if self._dropped > _LINGER_BYTES:
                 self.transport.close()
                 return
-        waiting = self._waits_for_head()
+        waiting, self._head_came = self._waits_for_head(), False
         if waiting and self._deadline is None:
             self._arm(self.head_timeout)
         super().data_received(data)
@@ -96,16 +108,31 @@ class Connection(HttpToolsProtocol):
             self._begin(Passage(self.turnstile))
         if self._refused and self._deadline is None:
             self._arm(self.head_timeout)
-        if waiting and self._waits_for_head():
+        if waiting and self._waits_for_head() and not self._head_came:
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self._refuse(TOO_LARGE)
+
+    def pause_writing(self) -> None:
+        """From asyncio. Refusals are written at once, so who does not read them may not ask for more."""
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        """From asyncio."""
+        super().resume_writing()
+        if self._is_first():  # else whoever answers says when there is room for more
+            self.flow.resume_reading()
 
     def on_headers_complete(self) -> None:
         """From the parser."""
         self.idle.discard(self)
         self._disarm()
-        self._head_bytes = 0
+        self._head_bytes, self._head_came = 0, True
+        if len(self.pipeline) >= _MOST_UNANSWERED:
+            self._deaf = True
+            self.cycle.keep_alive = False  # whoever still waits for an answer then knows that there will be none
+            raise _TooMuch
         if self.url != URL or not self._is_first():
             super().on_headers_complete()
             return
@@ -153,7 +180,9 @@ class Connection(HttpToolsProtocol):
 
         So the first of a thousand clients has its answer while the last is not read yet.
         """
-        if not self.transport.get_write_buffer_size() and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if not self.transport.get_write_buffer_size():
             with contextlib.suppress(OSError):  # would block, or is cut: the transport knows what to do
                 data = data[os.write(self.transport.get_extra_info("socket").fileno(), data) :]
         if data:
@@ -216,7 +245,9 @@ class Connection(HttpToolsProtocol):
             self.idle.add(self, spare=False)
 
     def send_400_response(self, msg: str) -> None:
-        """Not HTTP."""
+        """Not HTTP, or more of it than is read."""
+        if self._deaf:
+            return
         self._held = None
         self._refuse(NOT_HTTP)
 

@@ -258,6 +258,15 @@ async def test_requests_in_one_piece_are_answered_in_order(served: Served) -> No
 
 
 @pytest.mark.attack("H11", "H13")
+async def test_who_asks_without_end_and_reads_nothing_is_answered_up_to_a_bound(served: Served) -> None:
+    async with served.connection() as (reader, writer):
+        writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3000)
+        answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+    assert 100 < len(answers) <= 200
+    assert all(answer.startswith(b"204") for answer in answers)
+    assert b"connection: close" in answers[-1]
+
+
 async def test_a_client_that_vanished_without_a_word_is_noticed_when_it_is_written_to(
     served: Served, client: httpx.AsyncClient, session: str
 ) -> None:
@@ -483,6 +492,18 @@ class TestTurnstile:
         answer = await full.raw((run + bytes(100_000)) * 2 + end)
         assert answer.count(b"HTTP/1.1 503") == 2
         assert b"HTTP/1.1 204" in answer
+
+    async def test_what_is_refused_in_one_piece_is_not_taken_for_one_large_head(self, full: Served) -> None:
+        run = HEAD + b"content-length: 2\r\n\r\n{}"
+        answer = await full.raw(run * 999 + run.replace(b"localhost", b"localhost\r\nConnection: close"))
+        assert answer.count(b"HTTP/1.1 503") == 1000
+
+    async def test_who_does_not_read_that_it_is_refused_is_not_read_either(self, full: Served) -> None:
+        run = HEAD + b"content-length: 2\r\n\r\n{}"
+        with socket.create_connection(full.address, timeout=2) as refused, pytest.raises(TimeoutError):
+            await asyncio.to_thread(refused.sendall, run * 1_000_000)
+        async with full.client() as client:
+            assert (await client.get("/health/live")).status_code == 204
 
     async def test_a_body_that_waits_for_permission_is_not_waited_for(self, full: Served) -> None:
         head = HEAD + b"expect: 100-continue\r\ncontent-length: 100000\r\n\r\n"
