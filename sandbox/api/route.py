@@ -49,7 +49,7 @@ class Route(OpenRoute):
     def get_route_handler(self) -> Handler:
         """See `OpenRoute`."""
         handler = super().get_route_handler()
-        template, json = self.path_format, self.body_field is not None
+        template, json, optional = self.path_format, self.body_field is not None, self._is_body_optional()
 
         async def handle(request: Request) -> Response:
             visit = Visit.of(request)
@@ -57,7 +57,7 @@ class Route(OpenRoute):
             visit.session_id = request.path_params.get("session_id")
             visit.execution_id = request.path_params.get("execution_id")
             await authenticate(request)
-            if json:
+            if json and not (optional and _has_no_body(request)):
                 if not _JSON.fullmatch(request.headers.get("content-type", "")):
                     raise HTTPException(415, "send the body as JSON, with `Content-Type: application/json`")
                 await request.body()  # here, where what it raises is still told apart from JSON that cannot be parsed
@@ -65,6 +65,13 @@ class Route(OpenRoute):
                 return await handler(request)
 
         return handle
+
+    def _is_body_optional(self) -> bool:
+        return self.body_field is not None and not self.body_field.field_info.is_required()
+
+
+def _has_no_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
 
 
 class NamedRoute(Route):

@@ -9,6 +9,7 @@ from sandbox.api.schemas import SessionIn, SessionOut, SessionsOut
 from sandbox.api.visit import Visit
 
 router = APIRouter(prefix="/v1/sessions", route_class=Route, tags=["sessions"])
+_ALL_BY_DEFAULT = SessionIn()
 
 
 @router.post(
@@ -19,7 +20,9 @@ router = APIRouter(prefix="/v1/sessions", route_class=Route, tags=["sessions"])
     operation_id="open_session",
     responses={201: {"model": SessionOut}, **documented(404, 408, 409, 413, 415, 429)},
 )
-async def open_session(request: Request, body: SessionIn, idempotency_key: IdempotencyKey = None) -> Response:
+async def open_session(
+    request: Request, body: SessionIn = _ALL_BY_DEFAULT, idempotency_key: IdempotencyKey = None
+) -> Response:
     """See the decorator."""
     node = node_of(request)
     row = await node.open_session(

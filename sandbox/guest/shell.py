@@ -16,7 +16,7 @@ from IPython.core.compilerop import CachingCompiler
 from IPython.core.error import UsageError
 from traitlets import Instance
 
-from sandbox.guest import lookups, tracebacks
+from sandbox.guest import lookups, packages, tracebacks
 from sandbox.guest.shortcuts import Formatter, Transformer
 
 _AWAITS = re.compile(r"\b(await|async)\b")
@@ -99,7 +99,23 @@ class Shell(ZMQInteractiveShell):
         sys.stdout.flush()
         sys.stderr.flush()
         expanded = self.var_expand(command, depth=1)
+        if (asked := packages.asked_of_shell(expanded)) is not None:
+            self.user_ns["_exit_code"] = self._pip(asked)
+            return
         self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)
+
+    def _pip(self, asked: str) -> int:
+        """A shell's command that fails does not end the cell."""
+        try:
+            print(packages.answer(asked))
+        except UsageError as error:
+            print(f"ERROR: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    def init_magics(self) -> None:
+        super().init_magics()
+        packages.register(self)
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -214,6 +215,20 @@ async def test_half_a_surrogate_and_numbers_that_json_lacks_still_make_an_answer
 
 
 @pytest.mark.attack("H16")
+async def test_a_session_needs_no_body(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/sessions")
+    assert response.status_code == 201
+    assert (await client.delete(response.headers["location"])).is_success
+
+
+async def test_what_is_no_json_is_told_with_the_place_and_the_reason(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/run", content=b'{"code": "1",}', headers={"content-type": "application/json"})
+    assert problem(response) == (400, "invalid_request")
+    (error,) = response.json()["errors"]
+    assert error["where"] == "body"
+    assert re.fullmatch("this is no JSON: .*property name.* at character [0-9]+", error["what"])
+
+
 @pytest.mark.parametrize(
     ("body", "where"),
     [
@@ -225,7 +240,7 @@ async def test_half_a_surrogate_and_numbers_that_json_lacks_still_make_an_answer
         (b'{"code": "1", "memory_mb": 1e400}', "body.memory_mb"),
         (b'{"code": "1", "files": [{"path": "a", "x": 1}]}', "body.files.0.x"),
         (b"[]", "body"),
-        (b"{", "body.1"),
+        (b"{", "body"),
         (b"", "body"),
     ],
 )
