@@ -236,7 +236,7 @@ class TestWhatIsMade:
     async def test_that_is_sparse_pushes_out_nothing_that_is_stored(self, node: Node, session: str) -> None:
         await execute(node, session, "open('real', 'wb').write(b'x' * (3 << 20))")
         told = await execute(node, session, "open('real', 'ab').write(b'y')\nopen('a', 'w').truncate(2 << 20)")
-        assert "1 could not be stored for their names, sizes or modes ('a')" in told.reason
+        assert "1 file could not be stored: name, size or mode ('a')" in told.reason
         assert (await content(node, session, "real"))[-1:] == b"y"
         with pytest.raises(FileMissing, match="longer than what"):
             await node.file(LOCAL, session, "a")
@@ -261,7 +261,7 @@ class TestWhatIsMade:
     ) -> None:
         await execute(node, session, "open('a', 'w').write('old')")
         told = await execute(node, session, "import os; open('a', 'w').write('new'); os.chmod('a', 0)")
-        assert "1 could not be stored for their names, sizes or modes ('a')" in told.reason
+        assert "1 file could not be stored: name, size or mode ('a')" in told.reason
         assert (len(told.artifacts), told.removed) == (1, ())
         with pytest.raises(FileForbidden, match="a: Permission denied"):
             await node.file(LOCAL, session, "a")

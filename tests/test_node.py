@@ -414,7 +414,7 @@ class TestFiles:
         code = "for n in range(40): open(f'sparse{n}', 'w').truncate(100 << 20)\nopen('a', 'w').write('kept')"
         execution = await execute(node, session, code)
         assert execution.status is Status.OK
-        assert "38 could not be stored" in execution.reason
+        assert "38 files could not be stored" in execution.reason
         assert await content(node, session, "a") == b"kept"
 
     async def test_a_full_disk_of_ours_does_not_change_how_an_execution_ended(
@@ -440,7 +440,7 @@ class TestFiles:
         async with open_node(tmp_path, pool_size=0) as node:
             row = await node.open_session(LOCAL)
             code = "import os; open(b'\\xff', 'w').close(); open('a', 'w').close(); open('b', 'w').close()"
-            assert "1 could not be stored" in (await execute(node, row.id, code)).reason
+            assert "1 file could not be stored" in (await execute(node, row.id, code)).reason
             await execute(node, row.id, "os.remove('a')")
         async with open_node(tmp_path, pool_size=0) as node:
             assert await paths(node, row.id) == ["b"]

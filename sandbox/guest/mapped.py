@@ -52,7 +52,7 @@ class Mapped:
         if not self._any:
             return
         mapped, now, room = self._writable(), dict[str, _Seen](), _MOST
-        for path in sorted(self._last.keys() | mapped):
+        for path in sorted(self._last.keys() | mapped, key=_size):  # so that one large file leaves the others theirs
             with contextlib.suppress(OSError), _opened(path) as fd:
                 status = os.fstat(fd)
                 room -= status.st_size
@@ -67,6 +67,13 @@ class Mapped:
             # address rights offset device inode path
             lines = [line.rstrip("\n").split(maxsplit=5) for line in maps if " rw-s " in line]
         return {fields[5] for fields in lines if len(fields) == 6 and fields[5].startswith(self._below)}
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def _may_have_changed(before: _Seen, now: _Seen) -> bool:

@@ -57,7 +57,7 @@ async def test_names_that_no_url_can_say_end_no_execution_and_stop_no_other_file
     code = f"for name in {names!r}: open(name, 'w').close()\nopen(b'\\xff', 'w').close()\nopen('z', 'w').write('kept')"
     told = (await client.post(f"{session}/executions", json={"code": code})).json()
     assert (told["status"], told["state_lost"]) == ("ok", False)
-    assert f"{len(names) + 1} could not be stored" in told["reason"]
+    assert f"{len(names) + 1} files could not be stored" in told["reason"]
     assert {artifact["path"] for artifact in told["artifacts"]} == {*names, "z"}
     assert (await client.get(f"{session}/files/z")).text == "kept"
     again = (await client.post(f"{session}/executions", json={"code": "x = 1"})).json()
