@@ -51,6 +51,10 @@ class Objects:
             raise _missing(row.kind, row.id)
         return row
 
+    async def prolong(self, owner: Owner, object_id: str, lifetime_s: float) -> None:
+        """It expires in so many seconds from now."""
+        await self._store.prolong_object(owner.id, object_id, time.time() + lifetime_s)
+
     async def get(self, owner: Owner, kind: str, object_id: str) -> ObjectRow:
         """Raises `ObjectMissing`."""
         row = await self._store.object(owner.id, kind, object_id)

@@ -202,7 +202,9 @@ class Workspace:
         if count:
             words.append(f"{'1 file' if count == 1 else f'{count} files'} could not be stored: name, size or mode")
         if not listing.sight.whole:
-            words.append("some files were not looked at: too many, or in a directory that was moved or that its mode shuts")
+            words.append(
+                "some files were not looked at: too many, or in a directory that was moved or is shut by its mode"
+            )
         some = "; ".join(words)
         _logger.warning("files not stored", session_id=self._session_id, count=count, complete=listing.sight.whole)
         return f"{some} ({_names(left)})" if left else some

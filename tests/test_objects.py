@@ -1,5 +1,6 @@
 """Objects of other APIs: whose they are, in which order, what goes with what."""
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,6 +63,22 @@ async def test_parts_are_listed_under_what_they_are_part_of_and_go_with_it(objec
     assert (await objects.page(ANN, "run", parent="thread_1", limit=9)).items == ()
     assert (await objects.page(ANN, "step", parent="run_1", limit=9)).items == ()
     assert (await objects.get(ANN, "run", "run_2")).id == "run_2"
+
+
+async def test_what_has_expired_goes_with_its_parts_and_what_is_used_again_stays(
+    objects: Objects, store: Store
+) -> None:
+    for number in (1, 2):
+        await objects.add(ANN, "thread", {}, object_id=f"thread_{number}", lifetime_s=-1)
+        await objects.add(ANN, "run", {}, object_id=f"run_{number}", parent=f"thread_{number}")
+        await objects.add(ANN, "step", {}, object_id=f"step_{number}", parent=f"run_{number}")
+    await objects.prolong(BOB, "thread_1", 60)
+    await objects.prolong(ANN, "thread_2", 60)
+    assert await store.purge_objects(time.time()) == 1
+    for kind, parent in (("run", "thread_1"), ("step", "run_1")):
+        assert (await objects.page(ANN, kind, parent=parent, limit=9)).items == ()
+    assert (await objects.get(ANN, "thread", "thread_2")).id == "thread_2"
+    assert (await objects.get(ANN, "step", "step_2")).id == "step_2"
 
 
 async def test_pages_are_in_the_order_of_making(objects: Objects) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from sandbox import calls, kernel, keyring, quota, retention
 from sandbox.api import connection, download, guard, multipart, visit
+from sandbox.assistants import threads
 from sandbox.config import Settings
 from sandbox.execution import MIB, MIN_MEMORY_MB, Limits
 from sandbox.guest import bounds, frames, init
@@ -129,6 +130,7 @@ CODE: Mapping[str, str] = {
     "window of the rate limit": seconds(quota.WINDOW_S),
     "revoked key": seconds(keyring._REMEMBERED_S),
     "Idempotency-Key": f"{retention._CLAIMS_KEPT_S / 3600:g} h",
+    "thread that nobody uses, and all in it": f"{threads.UNUSED_S / 86400:g} days",
     "ended session, executions": f"{default('retention_h'):g} h",
     "ended session, files": f"{default('file_retention_h'):g} h",
 }

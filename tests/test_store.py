@@ -811,6 +811,7 @@ _SAMPLES: dict[str, Any] = {
     "limit": 1,
     "before": 1.0,
     "now": 1.0,
+    "until": 1.0,
     "ended_at": 1.0,
     "sessions": ["a"],
     "digests": ["a"],

@@ -51,6 +51,7 @@ class Messages:
             metadata=checked.get("metadata"),
         )
         await self._threads.attach(owner, thread.id, [each["file_id"] for each in checked["attachments"]])
+        await self._threads.use(owner, thread.id)
         await self._node.objects.add(owner, KIND, made, object_id=made["id"], parent=thread.id)
         return made
 

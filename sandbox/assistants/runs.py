@@ -142,6 +142,7 @@ class Runs:
         body = {"run": run, "files": files_of(assistant), "said": [], "step": None, "made": [], "usage": [0, 0]}
         told = [StreamEvent("thread.run.created", run), StreamEvent("thread.run.queued", run)]
         with self._room(owner):
+            await self._threads.use(owner, thread.id)
             row = await self._node.objects.add(owner, "run", body, object_id=run_id, parent=thread.id, live=True)
             return self._start(owner, row, [*first, *told], stream=stream)
 

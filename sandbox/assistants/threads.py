@@ -21,6 +21,8 @@ from sandbox.remote import file_name, free_path
 from sandbox.store.rows import KeptFileRow, ObjectRow
 
 _KIND = "thread"
+UNUSED_S = 60 * 86_400.0
+"""A thread without a new message or run for so long is removed, with all in it."""
 _MOST_FILES = 500
 """Of its messages together: for each a name is sought that no other has."""
 
@@ -44,7 +46,11 @@ class Threads:
         resources = await checked_resources(self._node, owner, asked.get("tool_resources"))
         made = wire.thread({**asked, "tool_resources": resources}, id=new_id("thread_"), now=int(time.time()))
         body: dict[str, Any] = {"thread": made, "session_id": None, "paths": {}, "placed": []}
-        return await self._node.objects.add(owner, _KIND, body, object_id=made["id"])
+        return await self._node.objects.add(owner, _KIND, body, object_id=made["id"], lifetime_s=UNUSED_S)
+
+    async def use(self, owner: Owner, thread_id: str) -> None:
+        """Something is added to it, so it stays."""
+        await self._node.objects.prolong(owner, thread_id, UNUSED_S)
 
     async def row(self, owner: Owner, thread_id: str) -> ObjectRow:
         """Raises `ObjectMissing`."""

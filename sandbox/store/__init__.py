@@ -376,9 +376,23 @@ class Store:
 
         return await self._write(remove)
 
+    async def prolong_object(self, owner: str, object_id: str, until: float) -> None:
+        """It expires then."""
+        await self._execute(sql.PROLONG_OBJECT, {"object": object_id, "of_owner": owner, "until": until})
+
     async def purge_objects(self, now: float) -> int:
-        """Forget those that have expired, in small writes; how many. Their parts expire by themselves."""
-        return await self._drain(sql.DELETE_OBJECTS, {"now": now})
+        """Forget those that have expired, their parts and theirs, in small writes; how many had expired."""
+        total = 0
+        while rows := await self._rows(sql.EXPIRED_OBJECTS, {"now": now}):
+            told = {"expired": [row["id"] for row in rows]}
+
+            def remove(connection: Connection, told: Mapping[str, Any] = told) -> int:
+                connection.execute(sql.DELETE_PARTS_OF_PARTS_OF_EXPIRED, told)
+                connection.execute(sql.DELETE_PARTS_OF_EXPIRED, told)
+                return connection.execute(sql.DELETE_EXPIRED, told).rowcount
+
+            total += await self._write(remove)
+        return total
 
     # Claims.
 

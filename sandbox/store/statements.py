@@ -207,9 +207,17 @@ _CHILDREN = select(objects.c.id).where(_is(objects.c.parent, "object"), _is(obje
 REMOVE_OBJECT = delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.id, "object"))
 REMOVE_CHILDREN = delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.parent, "object"))
 REMOVE_GRANDCHILDREN = delete(objects).where(_is(objects.c.owner, "of_owner"), objects.c.parent.in_(_CHILDREN))
-DELETE_OBJECTS = delete(objects).where(
-    objects.c.id.in_(select(objects.c.id).where(objects.c.expires_at < bindparam("now")).limit(BATCH))
+PROLONG_OBJECT = (
+    update(objects)
+    .where(_is(objects.c.id, "object"), _is(objects.c.owner, "of_owner"))
+    .values(expires_at=bindparam("until"))
 )
+EXPIRED_OBJECTS = select(objects.c.id).where(objects.c.expires_at < bindparam("now")).limit(BATCH)
+_EXPIRED: BindParameter[Any] = bindparam("expired", expanding=True)
+_PARTS_OF_EXPIRED = select(objects.c.id).where(objects.c.parent.in_(_EXPIRED))
+DELETE_PARTS_OF_PARTS_OF_EXPIRED = delete(objects).where(objects.c.parent.in_(_PARTS_OF_EXPIRED))
+DELETE_PARTS_OF_EXPIRED = delete(objects).where(objects.c.parent.in_(_EXPIRED))
+DELETE_EXPIRED = delete(objects).where(objects.c.id.in_(_EXPIRED))
 
 # Claims.
 ADD_CLAIM = _each(lambda insert_into: insert_into(claims).on_conflict_do_nothing().returning(claims.c.key))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import httpx
 import openai
 import pytest
 
-from sandbox.assistants.threads import Threads
-from sandbox.errors import InvalidField
+from sandbox.assistants.messages import Messages
+from sandbox.assistants.threads import UNUSED_S, Threads
+from sandbox.errors import InvalidField, ObjectMissing
 from sandbox.keys import LOCAL
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import WAIT_SECONDS, Served, serving
@@ -225,6 +227,20 @@ async def test_a_thread_has_a_bounded_number_of_files(tmp_path: Path) -> None:
 
 
 # Objects and lists.
+
+
+async def test_a_thread_is_kept_for_as_long_as_it_is_used_and_a_while(tmp_path: Path) -> None:
+    async with opened(tmp_path, pool_size=0) as node:
+        threads = Threads(node)
+        messages = Messages(node, threads)
+        thread = await threads.create(LOCAL, {})
+        await node.objects.prolong(LOCAL, thread.id, 60)
+        await messages.add(LOCAL, thread, await messages.checked(LOCAL, {"role": "user", "content": "Still there?"}))
+        await node.store.purge_objects(time.time() + UNUSED_S - 60)
+        assert (await threads.row(LOCAL, thread.id)).id == thread.id
+        await node.store.purge_objects(time.time() + UNUSED_S + 60)
+        with pytest.raises(ObjectMissing):
+            await threads.row(LOCAL, thread.id)
 
 
 async def test_an_assistant_is_made_changed_listed_and_deleted(sdk: openai.AsyncOpenAI) -> None:
