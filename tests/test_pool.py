@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from sandbox.runtime.embedded.sandbox import EmbeddedSandbox
 from sandbox.store import Store
 from tests.host import WAIT_SECONDS, Embedded, alive, ended, groups, stopped_zygote
 
+_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE_PAGES = _ENABLED.read_text() if _ENABLED.exists() else "[never]"
+LINUX = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 WARMS_UP = Reason("it warms up: no sandbox has started yet")
 
 
@@ -194,6 +198,22 @@ async def test_sandboxes_that_began_before_the_zygote_had_every_library_are_repl
         await asyncio.wait_for(engine.pool.settle(), WAIT_SECONDS)
         assert engine.pool.warm == 2
         assert [(await engine.run(loaded)).stdout for _ in range(2)] == ["True True\n"] * 2
+
+
+@pytest.mark.skipif("[never]" in HUGE_PAGES or LINUX < (6, 1), reason="needs huge pages, and Linux 6.1 to ask for them")
+async def test_what_all_sandboxes_are_forked_from_lies_in_huge_pages(root: None, python_image: Image) -> None:
+    async with Engine.open(Settings(pool_size=1)) as engine:
+        await engine.pool.settle()
+        *_, zygote = Embedded.below(os.getpid()).zygotes()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while in_huge_pages(zygote) < 32 << 20:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+def in_huge_pages(pid: int) -> int:
+    """Bytes of its own."""
+    found = re.search(r"AnonHugePages: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+    return int(found[1]) << 10 if found else 0
 
 
 async def test_a_zygote_that_dies_before_it_has_every_library_is_missed_by_nobody(
