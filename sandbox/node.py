@@ -245,6 +245,8 @@ class Node:
             await self.store.add_session(row)
         except BaseException:
             slot.release(unused=True)
+            # Its row may be written all the same, by who did not hear of a cancellation.
+            self._parts.spawn(self._take_back(row.id), f"take back {row.id}")
             await session.discard()
             raise
         self._slots[row.id], self._sessions[row.id] = slot, session
@@ -257,6 +259,9 @@ class Node:
             await self.store.drop_files(row.id)
             raise
         return session
+
+    async def _take_back(self, session_id: str) -> None:
+        await self.store.update_session(session_id, status="closed", ended_at=time.time())
 
     def _new_row(
         self,

@@ -224,6 +224,23 @@ class TestTheWire:
         assert (await run(liar, "print('on')")).stdout == "on\n"
 
 
+async def test_text_from_a_place_far_ahead_hides_none_of_what_comes_after_it(session: Session) -> None:
+    ahead = """
+        kernel = get_ipython().kernel
+        kernel.link.send_text("stdout", kernel.get_parent("shell")["header"]["msg_id"], 10**15, b"a")
+    """
+    assert (await run(session, ahead)).stdout == "a"
+    assert (await run(session, "print('visible')")).stdout == "visible\n"
+
+
+async def test_an_interrupt_that_comes_before_the_program_has_begun_is_heard_by_it(session: Session) -> None:
+    for _ in range(60):
+        execution = await session.execute("import time\ntime.sleep(30)", timeout=1e-6)
+        assert (execution.status, execution.reason) == (Status.TIMEOUT, "")
+        assert not execution.state_lost
+    assert (await run(session, "print(time.__name__)")).stdout == "time\n"
+
+
 class TestWhatIsShown:
     @pytest.mark.attack("E09")
     @pytest.mark.parametrize(

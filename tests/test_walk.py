@@ -19,7 +19,8 @@ def memory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def test_a_file_that_is_always_there_is_seen_or_the_look_is_not_complete(memory: Path) -> None:
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_file_that_is_always_there_is_seen_or_the_look_is_not_complete(memory: Path, forged: bool) -> None:
     for directory in range(3):
         (memory / str(directory)).mkdir()
         for number in range(200):
@@ -31,6 +32,8 @@ def test_a_file_that_is_always_there_is_seen_or_the_look_is_not_complete(memory:
         while not ended.is_set():
             for here, there in ((0, 2), (2, 0)):
                 os.rename(memory / str(here) / "moved", memory / str(there) / "moved")
+                for directory in (here, there) if forged else ():
+                    os.utime(memory / str(directory), ns=(1, 1))
 
     mover = threading.Thread(target=move)
     mover.start()

@@ -10,6 +10,7 @@ import os
 from functools import partial
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sandbox.api.idle import Idle
@@ -25,7 +26,9 @@ _LINGER_S = 10.0
 _LINGER_BYTES = 1 << 30
 """Many clients send all of a body before they look for an answer."""
 _MOST_UNANSWERED = 100
-"""Requests that a client may send ahead, on one connection."""
+"""Requests that a client may have on one connection before it has the first one's answer."""
+_FRAMING = 16
+"""Bytes around one of a body's, at most: who sends it in pieces of a byte each needs six."""
 TOO_MANY = Refusal(503, "overloaded", "too many connections are open; try again later", 1)
 TOO_LARGE = Refusal(431, HTTP_CODES[431], f"the headers are over {_MOST_HEAD_BYTES} bytes; send less")
 NOT_HTTP = Refusal(400, HTTP_CODES[400], "what came is not HTTP/1.1")
@@ -58,6 +61,15 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_came = False
         """With what is being read now: then its size says nothing of a head's."""
+        self._head_begun = False
+        """Of a request that may be behind others."""
+        self._body_bytes = 0
+        """In what is being read now."""
+        self._around_body = 0
+        """Bytes since the head that are not the body's own, and more than these need."""
+        self._closes = False
+        """After this answer, as the client wants it."""
+        self._answering: RequestResponseCycle | None = None
         self._refused = False
         """The turnstile has; what is left of the request is read, so that the next can come."""
         self._held: list[bytes] | None = None
@@ -90,6 +102,10 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
+        for cycle in (self._answering, *(cycle for cycle, _ in self.pipeline)):  # uvicorn tells the newest only
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """From asyncio."""
@@ -103,38 +119,84 @@ class Connection(HttpToolsProtocol):
         waiting, self._head_came = self._waits_for_head(), False
         if waiting and self._deadline is None:
             self._arm(self.head_timeout)
-        super().data_received(data)
+        self._feed(data)
         if self._held is not None:
             self._begin(Passage(self.turnstile))
         if self._refused and self._deadline is None:
             self._arm(self.head_timeout)
-        if waiting and self._waits_for_head() and not self._head_came:
+        if self._head_came:
+            return
+        if self._head_begun or (waiting and self._waits_for_head()):
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self._refuse(TOO_LARGE)
+        else:
+            self._around_body = max(0, self._around_body + len(data) - _FRAMING * self._body_bytes)
+            if self._around_body > _MOST_HEAD_BYTES:
+                self.transport.close()  # whoever waits for the body learns that it will not come
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        self._body_bytes = 0
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _feed_without_upgrade(self, rest: bytes) -> None:
+        """There is nothing here to upgrade to, and the parser would take what follows the head for another protocol."""
+        if self.parser.get_method() == b"CONNECT":
+            self.send_400_response("")
+            return
+        wishes = b",".join(value for name, value in self.headers if name == b"connection").lower()
+        lines = [b"%b %b HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] not in (b"connection", b"upgrade")]
+        if b"close" in [wish.strip() for wish in wishes.split(b",")]:
+            lines.append(b"connection: close")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+        self._feed(b"\r\n".join([*lines, b"", rest]))
+
+    def on_message_begin(self) -> None:
+        """From the parser."""
+        super().on_message_begin()
+        self._head_begun = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """From the parser: of a head, or behind a body, where it means nothing here."""
+        if self._head_begun:
+            super().on_header(name, value)
 
     def pause_writing(self) -> None:
         """From asyncio. Refusals are written at once, so who does not read them may not ask for more."""
         super().pause_writing()
-        self.flow.pause_reading()
+        self._wait_for_reader()
 
     def resume_writing(self) -> None:
         """From asyncio."""
         super().resume_writing()
-        if self._is_first():  # else whoever answers says when there is room for more
+        if not self.pipeline:
             self.flow.resume_reading()
+
+    def _wait_for_reader(self) -> None:
+        if self.flow.write_paused and self._is_first():  # else whoever answers waits, and has to hear if it leaves
+            self.flow.pause_reading()
 
     def on_headers_complete(self) -> None:
         """From the parser."""
+        if self.parser.should_upgrade():
+            return
         self.idle.discard(self)
         self._disarm()
-        self._head_bytes, self._head_came = 0, True
-        if len(self.pipeline) >= _MOST_UNANSWERED:
-            self._deaf = True
-            self.cycle.keep_alive = False  # whoever still waits for an answer then knows that there will be none
+        self._head_bytes, self._head_came, self._head_begun, self._around_body = 0, True, False, 0
+        if len(self.pipeline) >= _MOST_UNANSWERED - 1 and not self._is_first():
+            self._listen_no_more()
             raise _TooMuch
+        self._closes = not self.parser.should_keep_alive()
         if self.url != URL or not self._is_first():
-            super().on_headers_complete()
+            self._accept()
             return
         if not self.turnstile.full:
             self._held = []
@@ -146,6 +208,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """From the parser."""
+        self._body_bytes += len(body)
         if self._held is not None:
             self._held.append(body)
         elif not self._refused:
@@ -158,11 +221,21 @@ class Connection(HttpToolsProtocol):
             return
         app, self.app = self.app, partial(self._counted, passage)
         try:
-            super().on_headers_complete()
+            self._accept()
         finally:
             self.app = app
         for piece in held:
             super().on_body(piece)
+
+    def _accept(self) -> None:
+        super().on_headers_complete()
+        if self._closes:
+            transport: Any = _Patient(self)
+            self.cycle.transport = transport
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _answer_refused(self, *, last: bool) -> None:
         self._refused = False
@@ -174,6 +247,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
         else:
             self._rest(self.timeout_keep_alive, spare=False)
+            self._wait_for_reader()
 
     def _write_now(self, data: bytes) -> None:
         """Past the loop, which sends what was written in a round only when everything that came in it is read.
@@ -218,6 +292,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """From the parser."""
+        if self.parser.should_upgrade():
+            return
         if self._held is not None:
             passage = Passage(self.turnstile)
             if passage.enter(usual=asks_for_the_usual(b"".join(self._held))):
@@ -231,7 +307,10 @@ class Connection(HttpToolsProtocol):
         if self._dropped is not None:
             self._dropped = None
             self._disarm()
-            self._rest(self.timeout_keep_alive, spare=False)
+            if self._closes:
+                self.transport.close()
+            else:
+                self._rest(self.timeout_keep_alive, spare=False)
 
     def on_response_complete(self) -> None:
         """From the answer."""
@@ -242,7 +321,13 @@ class Connection(HttpToolsProtocol):
             self._dropped = 0
             self._rest(_LINGER_S, spare=True)
         elif self._waits_for_head() and not self.transport.is_closing():
+            if self._closes:
+                self.transport.close()
+                return
             self.idle.add(self, spare=False)
+            if self._head_begun:
+                self._arm(self.head_timeout)
+        self._wait_for_reader()
 
     def send_400_response(self, msg: str) -> None:
         """Not HTTP, or more of it than is read."""
@@ -262,10 +347,18 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
+        if not self._is_first():  # an answer now would be taken for another request's
+            self._listen_no_more()
+            return
         request_id = request_id_of("")
         self.transport.write(refusal.answer(request_id, last=True))
         self.refusals.add(refusal, request_id)
         self.transport.close()
+
+    def _listen_no_more(self) -> None:
+        """What was taken is answered; with the last answer whoever waits for more learns that there will be none."""
+        self._deaf = True
+        self.cycle.keep_alive = False
 
     def _rest(self, seconds: float, *, spare: bool) -> None:
         """Nothing is asked on it, for so long at most. spare: see `Idle`."""
@@ -294,6 +387,20 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_at(self._deadline, self._look_at_clock)
         else:  # what came while the loop was busy is read before it closes
             self._timer = self.loop.call_later(_GRACE_S, self._look_at_clock, self._deadline)
+
+
+class _Patient:
+    """The transport as an answer sees it after which the client wants it closed: not while a body still comes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._transport = connection.transport
+        self._cycle = connection.cycle
+        self.write = self._transport.write
+        self.is_closing = self._transport.is_closing
+
+    def close(self) -> None:
+        if not (self._cycle.response_complete and self._cycle.more_body):
+            self._transport.close()
 
 
 def _has_nothing_unsent(connection: Connection) -> bool:

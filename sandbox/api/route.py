@@ -57,7 +57,7 @@ class Route(OpenRoute):
             visit.session_id = request.path_params.get("session_id")
             visit.execution_id = request.path_params.get("execution_id")
             await authenticate(request)
-            if json and not (optional and _has_no_body(request)):
+            if json and not (optional and await _has_no_body(request)):
                 if not _JSON.fullmatch(request.headers.get("content-type", "")):
                     raise HTTPException(415, "send the body as JSON, with `Content-Type: application/json`")
                 await request.body()  # here, where what it raises is still told apart from JSON that cannot be parsed
@@ -70,8 +70,8 @@ class Route(OpenRoute):
         return self.body_field is not None and not self.body_field.field_info.is_required()
 
 
-def _has_no_body(request: Request) -> bool:
-    return request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+async def _has_no_body(request: Request) -> bool:
+    return "content-type" not in request.headers and not await request.body()
 
 
 class NamedRoute(Route):

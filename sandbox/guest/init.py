@@ -116,6 +116,7 @@ class Running:
     timed_out: bool = False
     interrupted: bool = False
     kill_at: float | None = None
+    begun: bool = False
     reply: dict[str, Any] | None = None
     read_results: int = 0
     """Also those of which nothing is kept: a program's time is not ours to spend."""
@@ -446,14 +447,25 @@ class Relay:
             self._result(running, message)
         elif message.kind == "error":
             self._error(running, message)
+        elif message.kind == "begun":
+            self._begun(running)
         elif message.kind == "wants" and running.functions:
             self._wants(running, message)
         elif message.kind == "reply":
             running.reply = message.read(bounds.MAX_SAID)
 
+    def _begun(self, running: Running) -> None:
+        """From now on the kernel hears an interrupt, also one that it was sent before."""
+        if not running.begun and running.kill_at is not None:
+            running.kill_at = time.monotonic() + GRACE_S
+            _signal_all(signal.SIGINT)
+        running.begun = True
+
     def _on_text(self, kernel: Live, message: Message) -> None:
-        again = max(0, kernel.told[message.kind] - message.start)
-        kernel.told[message.kind] = max(kernel.told[message.kind], message.start + len(message.content))
+        told, again = kernel.told[message.kind], 0
+        if message.start <= told:  # else it leaves a gap, and all that comes later would pass for said already
+            again = told - message.start
+            kernel.told[message.kind] = max(told, message.start + len(message.content))
         if self._running is not None and message.execution == self._running.id:
             self._text(message.kind, message.content[again:])
 

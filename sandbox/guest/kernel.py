@@ -168,9 +168,12 @@ class Kernel(IPythonKernel):
         async with self._main_asyncio_lock:
             self.set_parent([], _request(execution, code))
             self._functions = functions
-            self.pre_handler_hook()
+            reply: dict[str, Any] | None = None
             try:
+                self.pre_handler_hook()
                 reply = await self.do_execute(code, False, history)
+            except KeyboardInterrupt as error:  # on the way to the cell, or back
+                reply = reply or self._failed_around(error)
             finally:
                 self.post_handler_hook()
             with contextlib.suppress(Exception):  # of the tools that a program may have broken
@@ -260,15 +263,14 @@ class Kernel(IPythonKernel):
             self._forward_input(allow_stdin)
             try:
                 with self._lent():
+                    self.link.send("begun", execution_of(self.get_parent("shell")), b"{}")
                     result = await self.shell.run_once(code, silent, store_history, self._cancel_on_sigint)
             finally:
                 self._restore_input()
             reply = self._reply_of(result, user_expressions or {})
             status = 0 if reply["status"] == "ok" else 1
         except (Exception, KeyboardInterrupt) as error:
-            # Not raised by the cell but around it, where a program broke something: ipykernel would answer nothing.
-            reply = {"status": "error", "execution_count": self.execution_count, **_named(error)}
-            reply["traceback"] = _told_plainly(error)
+            reply = self._failed_around(error)
         finally:
             if os.getpid() != pid:
                 os._exit(status)
@@ -277,6 +279,11 @@ class Kernel(IPythonKernel):
             # Leaving with success is not a failure.
             reply = {"status": "ok", "execution_count": reply["execution_count"], "payload": [], "user_expressions": {}}
         return reply
+
+    def _failed_around(self, error: BaseException) -> dict[str, Any]:
+        """Not raised by the cell but around it, where a program broke something: ipykernel would answer nothing."""
+        reply: dict[str, Any] = {"status": "error", "execution_count": self.execution_count, **_named(error)}
+        return reply | {"traceback": _told_plainly(error)}
 
     def _reply_of(self, result: Any, expressions: dict[str, str]) -> dict[str, Any]:
         shell = self.shell

@@ -64,7 +64,7 @@ class Look:
         self._hidden = hidden
         self._found: dict[str, Seen] = {}
         self._shut: dict[str, None] = {}  # in order; one that is read again counts once
-        self._times: dict[str, int] = {}
+        self._times: dict[str, tuple[int, int]] = {}
         """Of the directories that were read, right before."""
         self._complete = True
         self._unnamed = self._entries = self._name_bytes = 0
@@ -94,13 +94,13 @@ class Look:
         """The directories that are not as they were when they were read."""
         return [path for path, before in self._times.items() if self._time_of(path) != before]
 
-    def _time_of(self, directory: str) -> int | None:
+    def _time_of(self, directory: str) -> tuple[int, int] | None:
         try:
             fd = beneath(self._root, directory or ".", os.O_PATH | os.O_DIRECTORY)
         except OSError:
             return None
         try:
-            return os.fstat(fd).st_mtime_ns
+            return _last_change(fd)
         finally:
             os.close(fd)
 
@@ -117,7 +117,7 @@ class Look:
                 self._complete = False  # moved since its name was read, perhaps to where we have been
                 continue
             try:
-                self._times[directory] = os.fstat(fd).st_mtime_ns
+                self._times[directory] = _last_change(fd)
                 self._read_open(fd, directory, directories)
             except PermissionError:  # its names may be read, and nothing behind them
                 self._shut[directory] = None
@@ -166,3 +166,9 @@ class Look:
             self._unnamed += 1
         else:
             directories.append(path)
+
+
+def _last_change(directory: int) -> tuple[int, int]:
+    """Of an open one: which it is, and the time that no program can set."""
+    status = os.fstat(directory)
+    return status.st_ino, status.st_ctime_ns

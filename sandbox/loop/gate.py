@@ -7,7 +7,7 @@ loop's.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +60,14 @@ class Pass:
     usage: Usage | None = None
 
 
+_Taken = Sequence[tuple[Bucket, float]]
+
+
+def _give_back(taken: _Taken) -> None:
+    for bucket, amount in taken:
+        bucket.take(-amount)
+
+
 class Gate:
     """One upstream's."""
 
@@ -71,6 +79,8 @@ class Gate:
         self._requests = Bucket(plan.requests_per_minute, clock) if plan.requests_per_minute else None
         self._tokens = Bucket(plan.tokens_per_minute, clock) if plan.tokens_per_minute else None
         self._rests_until = 0.0
+        self._failure = ""
+        """The last that counted against it."""
 
     @contextlib.asynccontextmanager
     async def passed(
@@ -87,10 +97,11 @@ class Gate:
                 began = self._clock.now()
                 await self._take_slot(limit_s)
                 stack.callback(self._slots.release)
-                await self._take_rate(tokens, began + limit_s)
+                taken = await self._take_rate(tokens, began + limit_s)
             number = self.breaker.enter()  # last, so that the one try of a half-open breaker never waits in line
             if number is None:
-                raise Closed("open", f"the circuit breaker of {self._name} is open", self.breaker.wait)
+                _give_back(taken)
+                raise self._open()
             held = Pass()
             try:
                 yield held
@@ -107,10 +118,16 @@ class Gate:
     def _check(self, limit_s: float, shadow: bool) -> None:
         """What can be refused without waiting in line."""
         if self.breaker.wait > 0 or (shadow and self.breaker.state != "closed"):
-            raise Closed("open", f"the circuit breaker of {self._name} is open", self.breaker.wait)
+            raise self._open()
         rest = self._rests_until - self._clock.now()
         if rest > limit_s:
             raise Closed("full", f"{self._name} asked to be left alone for {rest:.1f} s more", rest)
+
+    def _open(self) -> Closed:
+        wait = self.breaker.wait
+        when = f" for {wait:.0f} s more" if wait > 0 else ""
+        why = f"; what failed last: {self._failure}" if self._failure else ""
+        return Closed("open", f"the circuit breaker of {self._name} is open{when}{why}", wait)
 
     async def _take_slot(self, limit_s: float) -> None:
         if not self._slots.locked():
@@ -122,7 +139,7 @@ class Gate:
         except TimeoutError:
             raise Closed("full", f"all slots of {self._name} were taken for {limit_s:.1f} s", 1.0) from None
 
-    async def _take_rate(self, tokens: int, until: float) -> None:
+    async def _take_rate(self, tokens: int, until: float) -> "_Taken":
         taken = [(bucket, amount) for bucket, amount in ((self._requests, 1), (self._tokens, tokens)) if bucket]
         wait = max((bucket.wait(amount) for bucket, amount in taken), default=0.0)
         # Without a wait there is nothing to be late for, also for whoever may not wait at all.
@@ -135,9 +152,9 @@ class Gate:
                 await self._clock.sleep(wait)
             await self._rest(until)
         except BaseException:
-            for bucket, amount in taken:
-                bucket.take(-amount)
+            _give_back(taken)
             raise
+        return taken
 
     async def _rest(self, until: float) -> None:
         """Until the upstream takes requests again, which others may have learnt while we stood in line."""
@@ -148,10 +165,12 @@ class Gate:
 
     def _judge(self, error: UpstreamError, number: int, shadow: bool) -> None:
         if isinstance(error, UpstreamBusy) and error.retry_after:
-            self._rests_until = self._clock.now() + min(error.retry_after, _LONGEST_REST_S)
+            until = self._clock.now() + min(error.retry_after, _LONGEST_REST_S)
+            self._rests_until = max(self._rests_until, until)
         if shadow or (isinstance(error, UpstreamBusy) and error.status == _TOO_MANY):
             self.breaker.abandoned(number)  # it is well, and has said that we ask too often
         elif isinstance(error, UpstreamBusy | UpstreamFailed):
+            self._failure = str(error)
             self.breaker.failed(number)
         else:
             self.breaker.succeeded(number)  # it has read the request and said no

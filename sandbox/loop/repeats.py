@@ -24,7 +24,7 @@ class Repeats:
     """What has come of a session's code so far. Holds digests, and no code."""
 
     def __init__(self) -> None:
-        self._outcomes: OrderedDict[bytes, list[bytes]] = OrderedDict()
+        self._outcomes: OrderedDict[bytes, _Past] = OrderedDict()
 
     def note(self, code: str, execution: Execution) -> Seen:
         """One more execution."""
@@ -34,12 +34,24 @@ class Repeats:
             outcome = _digest(execution.status, error.name, error.value)
         else:
             outcome = _digest(execution.status, code)
-        codes = self._outcomes.setdefault(outcome, [])
+        past = self._outcomes.setdefault(outcome, _Past(_digest(code)))
         self._outcomes.move_to_end(outcome)
         if len(self._outcomes) > _REMEMBERED:
             self._outcomes.popitem(last=False)
-        codes.append(_digest(code))
-        return Seen(len(codes), codes.count(codes[-1]) == len(codes))
+        past.times += 1
+        past.same_code &= past.code == _digest(code)
+        return Seen(past.times, past.same_code)
+
+
+@dataclass(slots=True)
+class _Past:
+    """Of an outcome."""
+
+    code: bytes
+    """The first that had it."""
+    times: int = 0
+    same_code: bool = True
+    """Whether every other was that one again."""
 
 
 def _digest(*texts: str) -> bytes:

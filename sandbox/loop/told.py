@@ -113,7 +113,8 @@ def _has_raised(execution: Execution) -> bool:
 
 
 def _says_anything(execution: Execution) -> bool:
-    return bool(execution.stdout.strip() or execution.stderr.strip() or execution.results)
+    printed = execution.stdout.strip() or execution.stderr.strip()
+    return bool(printed or execution.results or execution.truncated.results)
 
 
 # What came out.

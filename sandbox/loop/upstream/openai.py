@@ -91,17 +91,18 @@ class OpenAIUpstream:
     async def _open(self, request: Request) -> httpx2.Response:
         """The beginning of an answer. A server that does not know a field that we add by ourselves is asked again."""
         while True:
+            counts, limit = self._counts, self._limit  # others may learn meanwhile what this one is about to
             try:
-                return await self._ask(request)
+                return await self._ask(request, counts=counts, limit=limit)
             except openai.APIStatusError as error:
-                if not self._adapts(error):
+                if not self._adapts(error, counts=counts, limit=limit):
                     raise self._failure(error) from error
             except openai.APIError as error:
                 raise self._failure(error) from error
 
-    async def _ask(self, request: Request) -> httpx2.Response:
-        body = openai_chat.body(request, upstream=self.name, limit=self._limit) | {"stream": True}
-        if self._counts:
+    async def _ask(self, request: Request, *, counts: bool, limit: str) -> httpx2.Response:
+        body = openai_chat.body(request, upstream=self.name, limit=limit) | {"stream": True}
+        if counts:
             body["stream_options"] = {"include_usage": True}
         # As bytes it goes out as it is. Arguments of `create` the SDK would walk, all of them, which takes longer the
         # more has been said, to no other end.
@@ -116,15 +117,15 @@ class OpenAIUpstream:
         assert isinstance(response, httpx2.Response), "that is what it was to be cast to"
         return response
 
-    def _adapts(self, error: openai.APIStatusError) -> bool:
-        """Whether the error is about a habit of ours, which is dropped then: each at most once."""
+    def _adapts(self, error: openai.APIStatusError, *, counts: bool, limit: str) -> bool:
+        """Whether the error is about a habit of ours that this request had, and that is dropped: each at most once."""
         if error.status_code not in (400, 422):
             return False
         words = f"{error.message} {error.param}"
-        if self._counts and ("stream_options" in words or "include_usage" in words):
+        if counts and ("stream_options" in words or "include_usage" in words):
             self._counts = False
             return True
-        if self._limit == "max_tokens" and openai_chat.LIMIT in words and "max_tokens" in words:
+        if limit == "max_tokens" and openai_chat.LIMIT in words and "max_tokens" in words:
             self._limit = openai_chat.LIMIT
             return True
         return False
