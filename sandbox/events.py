@@ -18,6 +18,8 @@ from sandbox.execution import Calls, Execution, Output, Result, Stream
 EventName = Literal["started", "stdout", "stderr", "result", "error", "calls", "artifact", "done"]
 _COUNTERS = {"result": "results", "error": "errors", "artifact": "artifacts"}
 """Where a cursor counts an event, if not under its own name."""
+_SHORT = 4096
+"""Characters of a text to which more may be added, for a program that prints a letter at a time."""
 _READ: Mapping[str, Any] = {"calls": Calls(())}
 """Of calls that somebody has."""
 
@@ -71,6 +73,8 @@ class EventLog:
         self.created_at = created_at
         self._at = Cursor()
         self._events: list[Event] = []
+        self._read = 0
+        """How many of them somebody has read."""
         self._news = asyncio.Event()
         self._outcome: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
 
@@ -97,13 +101,23 @@ class EventLog:
     def add(self, output: Output) -> None:
         """An output came."""
         if isinstance(output, Stream):
-            moved = {output.name: getattr(self._at, output.name) + len(output.text)}
-            self._append(output.name, {"text": output.text}, **moved)
+            moved: dict[str, int] = {output.name: getattr(self._at, output.name) + len(output.text)}
+            if not self._goes_on(output, moved):
+                self._append(output.name, {"text": output.text}, **moved)
         elif isinstance(output, Result):
             data = {"data": output.data, "execution_count": output.execution_count}
             self._append("result", data, results=self._at.results + 1)
         else:
             self._append("error", dataclasses.asdict(output), errors=self._at.errors + 1)
+
+    def _goes_on(self, output: Stream, moved: dict[str, int]) -> bool:
+        """Whether the last event has become this one's, too: nobody has read it, and it is short."""
+        last = self._events[-1] if len(self._events) > self._read else None
+        if last is None or last.name != output.name or len(last.data["text"]) >= _SHORT:
+            return False
+        self._at = dataclasses.replace(self._at, **moved)
+        self._events[-1] = dataclasses.replace(last, data={"text": last.data["text"] + output.text}, after=self._at)
+        return True
 
     def call(self, calls: Calls) -> None:
         """Functions of whoever had it executed are wanted."""
@@ -136,6 +150,7 @@ class EventLog:
         number = 0
         while True:
             while number < len(self._events):
+                self._read = max(self._read, number + 1)
                 async for whole in _unfolded(self._events[number]):
                     event = whole if seen is None else _rest(whole, seen)
                     if event is None or (event.name == "calls" and not calls):

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from sandbox.batches import in_turns
 from sandbox.calls import RemoteCalls
 from sandbox.ending import Account, Ending, Measured, count, exit_judged
 from sandbox.errors import ProtocolError, SandboxFailed, SessionClosed
@@ -28,6 +29,8 @@ _PARTING_SECONDS = 10.0
 """A sandbox whose channel has ended ends by itself, because its init hears nobody either. One that still lives then may
 live for ever: the connection was lost on its way, and is open at init's end."""
 MAX_CODE_BYTES = 1 << 20
+_AT_ONCE = 16 << 10
+"""Bytes of frames that are read in one turn."""
 
 
 class _Started:
@@ -248,8 +251,10 @@ class Kernel:
         decoder = Decoder()
         try:
             while data := await self.sandbox.channel.read():
-                for kind, body in decoder.feed(data):
-                    await self._on_frame(kind, body)
+                # Of frames there may be many: whoever prints a letter at a time is not to hold up everybody else.
+                async for piece in in_turns(data[at : at + _AT_ONCE] for at in range(0, len(data), _AT_ONCE)):
+                    for kind, body in decoder.feed(piece):
+                        await self._on_frame(kind, body)
         except (BadFrame, KeyError, TypeError, ValueError) as error:
             self._cut_off = True
             self._fail(Exit(f"protocol error: {error}"))

@@ -120,6 +120,22 @@ def test_whoever_is_cut_twice_and_finds_the_server_restarted_gets_the_rest_too(
     asyncio.run(check())
 
 
+async def test_many_small_texts_are_few_events_and_a_reader_in_between_misses_none() -> None:
+    log = EventLog("exe_1", "ses_1", 0.0)
+    log.start()
+    for _ in range(10_000):
+        log.add(Stream("stdout", "x"))
+    early, texts = log.follow(), list[str]()
+    assert (await anext(early)).name == "started"
+    texts.append((await anext(early)).data["text"])
+    for _ in range(10_000):
+        log.add(Stream("stdout", "y"))
+    log.end(_execution([Stream("stdout", "x" * 10_000 + "y" * 10_000)], None))
+    texts += [event.data["text"] async for event in early if event.name == "stdout"]
+    assert "".join(texts) == "x" * 10_000 + "y" * 10_000
+    assert len(texts) < 10
+
+
 async def test_readers_who_come_early_see_events_as_they_come() -> None:
     log = EventLog("exe_1", "ses_1", 0.0)
     log.start()

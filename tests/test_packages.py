@@ -8,7 +8,14 @@ from sandbox.session import Session
 
 @pytest.mark.parametrize(
     "line",
-    ["%pip install -q numpy", "!pip install 'pandas>=1' NumPy", "%conda install -y numpy", "%uv pip install numpy"],
+    [
+        "%pip -q install numpy  # for arrays",
+        "%pip install --progress-bar off --upgrade-strategy=eager -U pip numpy",
+        "%pip install -q numpy",
+        "!pip install 'pandas>=1' NumPy",
+        "%conda install -y numpy",
+        "%uv pip install numpy",
+    ],
 )
 async def test_what_is_there_is_as_good_as_installed(session: Session, line: str) -> None:
     execution = await session.execute(f"{line}\nimport numpy")
@@ -24,6 +31,9 @@ async def test_what_is_there_is_as_good_as_installed(session: Session, line: str
         ("%pip install numpy==0.1", "numpy==0.1 cannot"),
         ("%pip install -r needs.txt", "needs.txt cannot"),
         ("%pip install --index-url http://localhost git+http://localhost/x", "git+http://localhost/x cannot"),
+        ("%pip install --requirement=needs.txt", "needs.txt cannot"),
+        ("%pip install -rneeds.txt", "needs.txt cannot"),
+        ("%pip show ''", "no package"),
         ("%pip uninstall numpy", "no pip uninstall here"),
         ("%pip", "does not understand"),
     ],

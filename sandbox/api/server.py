@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
@@ -52,7 +53,7 @@ async def serve(node: Node, listening: socket.socket, announce: Callable[[str], 
         )
     app = create_app(node)
     server = _Server(_config(node, app), lambda: announce(_url(listening)))
-    async with app.state.mcp.open(), _completing(app, server):
+    async with app.state.mcp.open(), _completing(app, server, listening.getsockname()[:2]):
         with _until_told(server, node, app.state.mcp):
             await server.serve(sockets=[listening])
 
@@ -66,16 +67,18 @@ def _keep_what_is_loaded() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _completing(app: FastAPI, server: "_Server") -> AsyncIterator[None]:
+async def _completing(app: FastAPI, server: "_Server", address: tuple[str, int]) -> AsyncIterator[None]:
     """Within the block, once the server answers, the application becomes whole.
 
-    Where that fails the installation is broken: the server ends, and so does the block, with what it was.
+    Where that fails the installation is broken, or an upstream is the server itself: the server ends, and so does the
+    block, with what it was.
     """
 
     async def complete() -> None:
         await server.answers.wait()
         try:
             vendors = await imported("sandbox.api.vendors")
+            _check_upstreams(app.state.node, *address)
             vendors.add_to(app)
         except Exception:
             app.state.later.fail()
@@ -94,6 +97,17 @@ async def _completing(app: FastAPI, server: "_Server") -> AsyncIterator[None]:
         await asyncio.wait([completing])
         if not completing.cancelled():
             completing.result()
+
+
+def _check_upstreams(node: Node, host: str, port: int) -> None:
+    """A server that asks itself never stops. Raises `InvalidSetting`."""
+    for plan in node.engine.models.catalogue.upstreams.values():
+        where = urlsplit(plan.address)
+        if where.port == port and where.hostname in (host, "localhost", "127.0.0.1", "::1"):
+            raise InvalidSetting(
+                f"the upstream {plan.name} is this server itself ({plan.address}): set OPENAI_BASE_URL to this server "
+                "for the programs that ask it, and not for the server, whose models are elsewhere"
+            )
 
 
 async def _warm(node: Node) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 OUTPUTS = ".outputs"
 """Where full texts are spilled, below the workspace."""
+_AT_ONCE = 64 << 10
 
 
 class Text:
@@ -68,8 +69,9 @@ class Text:
             where = self._spill.finish()
             kept = f"; all of it is in {where}" if where else ""
             self._emit(f"\n[… {self.dropped} bytes dropped here{kept} …]\n")
-        for piece in self._tail:
-            self._emit_bytes(piece)
+        tail = b"".join(self._tail)
+        for start in range(0, len(tail), _AT_ONCE):
+            self._emit_bytes(tail[start : start + _AT_ONCE])
         self._emit(self._decoder.decode(b"", final=True))
 
     def _emit_bytes(self, data: bytes) -> None:

@@ -18,9 +18,13 @@ _SHELL = re.compile(r"\s*(?:python3?\s+-m\s+)?pip3?\s+(.*)", re.DOTALL)
 _OF_THE_SHELL = re.compile(r"[();<>|&]+")
 _FROM_ELSEWHERE = frozenset({"-r", "--requirement", "-e", "--editable"})
 _WITH_VALUE = _FROM_ELSEWHERE | {
-    *("-c", "--constraint", "-i", "--index-url", "--extra-index-url", "-f", "--find-links"),
-    *("-t", "--target", "-p", "--python", "--prefix", "-n", "--name", "--channel"),
+    *("-c", "--constraint", "-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--trusted-host"),
+    *("-t", "--target", "-p", "--python", "--prefix", "--root", "-n", "--name", "--channel", "--progress-bar"),
+    *("--upgrade-strategy", "--python-version", "--platform", "--proxy", "--timeout", "--retries", "--cache-dir"),
+    *("--only-binary", "--no-binary", "--log", "--cert", "--config-settings"),
 }
+_TOOLS = frozenset({"pip", "setuptools", "wheel"})
+"""Nothing here needs them."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -37,7 +41,7 @@ def _magic(line: str) -> None:
 def asked_of_shell(command: str) -> str | None:
     """The arguments of a shell command that is pip's alone; None if it is another."""
     found = _SHELL.fullmatch(command)
-    if found is None or re.search(r"[`$\n]", found[1]):
+    if found is None or re.search(r"[`$\n]|\.whl\b", found[1]):
         return None
     words = shlex.shlex(found[1], posix=True, punctuation_chars=True)
     words.whitespace_split = True
@@ -49,8 +53,10 @@ def asked_of_shell(command: str) -> str | None:
 def answer(line: str) -> str:
     """What pip says to these arguments. Raises `UsageError` for what cannot be."""
     try:
-        command, *words = shlex.split(line)
-    except ValueError as error:  # a quotation without end, or nothing at all
+        words = shlex.split(line, comments=True)
+        command = next(word for word in words if not word.startswith("-"))
+        words.remove(command)
+    except (ValueError, StopIteration) as error:  # a quotation without end, or nothing at all
         raise UsageError(f"pip does not understand {line!r}: try `pip list`") from error
     if command == "install":
         return "\n".join(_installed(words))
@@ -58,7 +64,7 @@ def answer(line: str) -> str:
         found = {f"{each.metadata['Name']}=={each.version}" for each in metadata.distributions()}
         return "\n".join(sorted(found, key=str.lower))
     if command == "show":
-        return "\n---\n".join(map(_shown, words))
+        return "\n---\n".join(_shown(word) for word in words if not word.startswith("-"))
     raise UsageError(f"there is no pip {command} here, only `pip list`, `pip show` and `pip install` of what is there")
 
 
@@ -80,9 +86,13 @@ def _requirements(words: list[str]) -> Iterator[str]:
         if not word.startswith("-"):
             yield word
             continue
-        value = next(left, "") if word in _WITH_VALUE else ""
-        if word in _FROM_ELSEWHERE:
-            yield value
+        option, joined, value = word.partition("=")
+        if not joined and option in _WITH_VALUE:
+            value = next(left, "")
+        if option in _FROM_ELSEWHERE:
+            yield value or option
+        elif re.match(r"-[re].", option):
+            yield option[2:]
 
 
 def _version_of(requirement: str) -> str | None:
@@ -99,19 +109,21 @@ def _version_of(requirement: str) -> str | None:
     if wanted.url is not None:
         return None
     version = _version(wanted.name)
+    if version is None and wanted.name in _TOOLS:
+        return "not needed"
     return version if version is not None and wanted.specifier.contains(version, prereleases=True) else None
 
 
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):
         return None
 
 
 def _shown(name: str) -> str:
     try:
         told = metadata.metadata(name)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):
         raise UsageError(f"there is no package {name[:100]} here, and none can be installed") from None
     return "\n".join(f"{field}: {told[field]}" for field in ("Name", "Version", "Summary") if field in told)

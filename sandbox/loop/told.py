@@ -136,7 +136,11 @@ def _outputs(execution: Execution, seen: int) -> Iterator[str]:
         room -= len(text) + 8
         yield text
     if execution.truncated.results:
-        yield f"[… {execution.truncated.results} more results were dropped …]"
+        yield f"[… {_results(execution.truncated.results)} too large, or too many, and dropped …]"
+
+
+def _results(number: int) -> str:
+    return "1 more result was" if number == 1 else f"{number} more results were"
 
 
 def _result(data: Mapping[str, Any], seen: int) -> str:
@@ -146,7 +150,7 @@ def _result(data: Mapping[str, Any], seen: int) -> str:
         words = ", ".join(word for word in (mime, dimensions) if word)
         return f"[figure: {words}, shown{' below' if seen > 0 and _is_seen(data) else ''}]"
     if any(mime.startswith("application/vnd.plotly") for mime in data):
-        return "[figure: plotly, shown]"
+        return "[figure: plotly, which not every reader can show; matplotlib's are pictures]"
     texts = [mime for mime in _TEXTS if isinstance(data.get(mime), str | list | dict)]
     # An object whose text is only its class says more in another form.
     if len(texts) > 1 and re.match(r"<[\w.]+ object( at \w+)?>", str(data.get("text/plain", ""))):

@@ -43,6 +43,16 @@ async def test_a_port_that_is_taken_is_said_so(new_data_dir: NewDataDir) -> None
     assert "choose another port" in (data_dir / "log").read_text().splitlines()[-1]
 
 
+async def test_a_server_does_not_take_itself_for_a_models_server(new_data_dir: NewDataDir) -> None:
+    data_dir = new_data_dir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    upstreams = {"itself": {"url": f"http://localhost:{port}/v1"}}
+    process = await started(data_dir, port=port, pool_size=0, upstreams=json.dumps(upstreams))
+    assert await asyncio.wait_for(process.wait(), WAIT_SECONDS) != 0
+    assert "the upstream itself is this server itself" in (data_dir / "log").read_text().splitlines()[-1]
+
+
 async def test_a_name_that_was_allowed_reaches_the_server(new_data_dir: NewDataDir) -> None:
     async with serving(new_data_dir(), allowed_hosts="box.example") as served, served.client() as client:
         page = {"host": "box.example:443", "origin": "https://box.example", "sec-fetch-site": "same-origin"}

@@ -221,7 +221,7 @@ def test_what_a_program_calls_an_image_may_be_anything() -> None:
 
 def test_dropped_results_are_counted() -> None:
     execution = Execution("e", "s", Status.OK, results=({"text/plain": "1"},), truncated=Truncated(results=3))
-    assert text_of(execution) == "ok\nresult: 1\n[… 3 more results were dropped …]"
+    assert text_of(execution) == "ok\nresult: 1\n[… 3 more results were too large, or too many, and dropped …]"
 
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + b"\0\0\2\x80\0\0\1\xe0").decode()
