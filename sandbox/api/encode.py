@@ -143,6 +143,13 @@ def manifest(value: Manifest) -> dict[str, Any]:
     return {name: each for name, each in asdict(value).items() if name != "base_prefix"}
 
 
+def written_page(items: Sequence[bytes], following: str | None) -> Response:
+    """A `page` of items that are JSON already, because they may be large."""
+    between = [piece for item in items for piece in (b",", item)][1:]
+    end = b'],"has_more":%b,"next":%b}' % (to_json(following is not None), to_json(following))
+    return _Pieces([b'{"data":[', *between, end])
+
+
 def page(data: Sequence[dict[str, Any]], following: str | None = None) -> dict[str, Any]:
     """A list. following: what to send as `after` to get more."""
     return {"data": data, "has_more": following is not None, "next": following}

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sandbox.api.executions import MOST_BYTES
 from sandbox.api.schemas import ExecutionOut, ExecutionsOut, SessionOut, SessionsOut
 from tests.api.served import Served, problem
 
@@ -215,6 +216,26 @@ async def test_half_a_surrogate_and_numbers_that_json_lacks_still_make_an_answer
 
 
 @pytest.mark.attack("H16")
+async def test_a_page_of_large_executions_ends_early_and_the_next_one_goes_on(
+    client: httpx.AsyncClient, session: str
+) -> None:
+    code = "for _ in range(4): display({'text/plain': 'x' * 5_000_000}, raw=True)"
+    made = [(await client.post(f"{session}/executions", json={"code": code})).json()["id"] for _ in range(4)]
+    told, sizes = list[str](), list[int]()
+    following: str | None = ""
+    while following is not None:
+        params: dict[str, str] = {"order": "asc", "limit": "50"} | ({"after": following} if following else {})
+        response = await client.get(f"{session}/executions", params=params)
+        page = response.json()
+        assert page["has_more"] is (page["next"] is not None)
+        told += [each["id"] for each in page["data"]]
+        sizes.append(len(response.content))
+        following = page["next"]
+    assert told == made
+    assert len(sizes) > 1
+    assert max(sizes) < 2 * MOST_BYTES
+
+
 async def test_a_session_needs_no_body(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/sessions")
     assert response.status_code == 201
