@@ -75,8 +75,8 @@ def _plain(found: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is wrong with a body that is no JSON, in words: FastAPI has it as a number in the place of a field."""
     if found["type"] != "json_invalid":
         return found
-    (body, *position), why = found["loc"], found["ctx"]["error"].removesuffix(" at")
-    return {"loc": (body,), "msg": " ".join(["this is no JSON:", why, *(f"at character {each}" for each in position)])}
+    why, at = found["ctx"]["error"].removesuffix(" at"), found["loc"][1:]
+    return {"loc": ("body",), "msg": " ".join(["this is no JSON:", why, *(f"at character {each}" for each in at)])}
 
 
 async def on_http(request: Request, error: Exception) -> Response:
