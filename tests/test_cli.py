@@ -327,6 +327,7 @@ def test_a_public_address_wants_a_key(tmp_path: Path) -> None:
 def test_a_key_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> None:
     env = environment(tmp_path / "new")
     made = command("key", "create", "ann", "--sessions", "2", "--stored-mb", "1", env=env)
+    assert "it is the first" in made.stderr
     assert re.fullmatch(r"sbx_[0-9a-f]{8}_[A-Za-z0-9_-]{43}\n", made.stdout)
     assert made.code == 0
     identity = made.stdout.split("_")[1]
@@ -345,7 +346,8 @@ def test_a_key_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> No
 def test_a_revoked_key_is_refused_and_listed_as_such(tmp_path: Path) -> None:
     env = environment(tmp_path)
     for name in ("ann", "bob"):
-        command("key", "create", name, env=env)
+        made = command("key", "create", name, env=env)
+    assert "it is the first" not in made.stderr
     assert command("key", "revoke", "ann", env=env) == Ended(0, "", "sandbox: revoked ann\n")
     listed = {key["name"]: key["revoked_at"] for key in json.loads(command("key", "list", "--json", env=env).stdout)}
     assert (listed["bob"], listed["ann"] is None) == (None, False)

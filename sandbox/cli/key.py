@@ -34,14 +34,19 @@ def create(
     """Make a key and print its secret, the only time that it can be seen. Limits not given are the settings'."""
     stored_bytes = None if stored_mb is None else stored_mb * MIB
     secret, row = new_key(name, KeyLimits(sessions, running, per_minute, stored_bytes), time.time())
-    asyncio.run(_add(row))
+    is_first = asyncio.run(_add(row))
     print(secret, flush=True)
     note(f"made key {row.id} for {row.name}; keep the secret, it is not shown again")
+    if is_first:
+        note("it is the first: from now on nobody gets in without a key, and what was made without one is out of reach")
 
 
-async def _add(row: KeyRow) -> None:
+async def _add(row: KeyRow) -> bool:
+    """Whether there was none before."""
     async with Store.open(_database()) as store:
+        is_first = not await store.keys()
         await store.add_key(row)
+        return is_first
 
 
 @app.command("list")
