@@ -182,6 +182,14 @@ def test_what_can_be_no_key_is_refused(key: str, connect: Connect) -> None:
         connect("http://x", key)
 
 
+def test_arguments_of_another_type_are_refused_with_words_for_it() -> None:
+    text: Any = "text"
+    with pytest.raises(InvalidRequest, match=r"'a' is of type str; give bytes or a pathlib\.Path"):
+        requests.run("1", None, None, None, {"a": text})
+    with pytest.raises(InvalidLimits, match="timeout is of type str"):
+        requests.run("1", text, None, None, None)
+
+
 @pytest.mark.parametrize("path", ["../x", "a/../../b", "", ".", "a//b", "/etc/passwd"])
 def test_a_path_that_would_become_another_request_is_refused(path: str) -> None:
     with pytest.raises(InvalidPath):

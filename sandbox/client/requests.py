@@ -223,8 +223,17 @@ def _given(**values: Any) -> dict[str, Any]:
 def _files(files: Mapping[str, bytes | Path] | None) -> list[dict[str, str]] | None:
     if not files:
         return None
-    contents = {path: _local(data) if isinstance(data, Path) else data for path, data in files.items()}
+    contents = {path: _bytes_of(path, data) for path, data in files.items()}
     return [{"path": path, "content_base64": base64.b64encode(data).decode()} for path, data in contents.items()]
+
+
+def _bytes_of(path: str, data: object) -> bytes | bytearray | memoryview:
+    """Whatever the caller's type checker would have said."""
+    if isinstance(data, Path):
+        return _local(data)
+    if isinstance(data, bytes | bytearray | memoryview):
+        return data
+    raise InvalidRequest(f"the file {path!r} is of type {type(data).__name__}; give bytes or a pathlib.Path")
 
 
 def _local(path: Path) -> bytes:
@@ -239,6 +248,8 @@ def unreadable(path: Path, error: OSError) -> InvalidRequest:
 
 
 def _checked(timeout: float | None) -> float | None:
+    if timeout is not None and not isinstance(timeout, int | float):
+        raise InvalidLimits(f"timeout is of type {type(timeout).__name__}; give a number of seconds")
     if timeout is not None and not 0 < timeout < math.inf:
         raise InvalidLimits(f"timeout is {timeout:g} s; choose a value above 0")
     return timeout
