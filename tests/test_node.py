@@ -40,6 +40,7 @@ from sandbox.node import Node, Upload
 from sandbox.runtime import Runtime
 from sandbox.runtime.embedded import linux
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from sandbox.store.rows import SessionRow
 from tests.host import WAIT_SECONDS, Embedded
 
 OTHER = Owner("other", KeyLimits())
@@ -591,3 +592,25 @@ class TestLives:
             with pytest.raises(DataDirInUse, match="another data_dir"):
                 async with open_node(tmp_path, pool_size=0):
                     pass
+
+
+async def test_a_session_whose_opening_is_cancelled_while_its_row_is_written_is_over(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, written = node.store.add_session, asyncio.Event()
+
+    async def add_and_wait(row: SessionRow) -> None:
+        await add(row)
+        written.set()
+        await asyncio.Event().wait()
+
+    before = {row.id for row in await node.store.active_sessions(node.name)}
+    with monkeypatch.context() as patched:
+        patched.setattr(node.store, "add_session", add_and_wait)
+        opening = asyncio.create_task(node.open_session(LOCAL))
+        await written.wait()
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while {row.id for row in await node.store.active_sessions(node.name)} != before:
+            pass

@@ -815,6 +815,7 @@ _SAMPLES: dict[str, Any] = {
     "ended_at": 1.0,
     "sessions": ["a"],
     "digests": ["a"],
+    "objects": ["a"],
     "live": False,
     "epoch": 1,
     "expires_at": None,

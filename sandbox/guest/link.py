@@ -8,8 +8,9 @@ of one behind. It is
 Of text, `number` is where among the bytes of its stream the body begins: what is sent twice is then told once. Of
 everything else it is the length of the content, which packets that begin with NL go on with. To the kernel: `execute`
 {code, functions}, `answer` [[number, how, text], …]. From it: `hello` with four descriptors (the read ends of its
-descriptors 1 and 2, a pipe for `flushed`, its `pending.Pending` memory), text as `stdout` and `stderr`, `reply`,
-`flushed`, `wants`, and what Jupyter calls `display_data`, `update_display_data`, `execute_result` and `error`.
+descriptors 1 and 2, a pipe for `flushed`, its `pending.Pending` memory), text as `stdout` and `stderr`, `begun` (an
+interrupt is heard from now on), `reply`, `flushed`, `wants`, and what Jupyter calls `display_data`,
+`update_display_data`, `execute_result` and `error`.
 
 The kernel's process is the program's: what comes from it may be anything.
 """

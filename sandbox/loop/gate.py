@@ -139,7 +139,7 @@ class Gate:
         except TimeoutError:
             raise Closed("full", f"all slots of {self._name} were taken for {limit_s:.1f} s", 1.0) from None
 
-    async def _take_rate(self, tokens: int, until: float) -> "_Taken":
+    async def _take_rate(self, tokens: int, until: float) -> _Taken:
         taken = [(bucket, amount) for bucket, amount in ((self._requests, 1), (self._tokens, tokens)) if bucket]
         wait = max((bucket.wait(amount) for bucket, amount in taken), default=0.0)
         # Without a wait there is nothing to be late for, also for whoever may not wait at all.

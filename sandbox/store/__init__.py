@@ -11,9 +11,10 @@ the end of an execution with long results is several, and others come in between
 import asyncio
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar, Unpack
 
 from sqlalchemy import Connection, Engine, RowMapping
@@ -367,12 +368,12 @@ class Store:
 
     async def remove_object(self, owner: str, object_id: str) -> bool:
         """Forget it, its parts and theirs. False when there is none."""
-        told = {"of_owner": owner, "object": object_id}
 
         def remove(connection: Connection) -> bool:
-            connection.execute(sql.REMOVE_GRANDCHILDREN, told)
-            connection.execute(sql.REMOVE_CHILDREN, told)
-            return connection.execute(sql.REMOVE_OBJECT, told).rowcount > 0
+            if not connection.execute(sql.REMOVE_OBJECT, {"of_owner": owner, "object": object_id}).rowcount:
+                return False
+            _remove_parts(connection, [object_id])
+            return True
 
         return await self._write(remove)
 
@@ -384,14 +385,7 @@ class Store:
         """Forget those that have expired, their parts and theirs, in small writes; how many had expired."""
         total = 0
         while rows := await self._rows(sql.EXPIRED_OBJECTS, {"now": now}):
-            told = {"expired": [row["id"] for row in rows]}
-
-            def remove(connection: Connection, told: Mapping[str, Any] = told) -> int:
-                connection.execute(sql.DELETE_PARTS_OF_PARTS_OF_EXPIRED, told)
-                connection.execute(sql.DELETE_PARTS_OF_EXPIRED, told)
-                return connection.execute(sql.DELETE_EXPIRED, told).rowcount
-
-            total += await self._write(remove)
+            total += await self._write(partial(_remove_objects, ids=[row["id"] for row in rows]))
         return total
 
     # Claims.
@@ -563,6 +557,17 @@ def _take(connection: Connection, claim: Claim, now: float) -> Claim | None:
         if (first := _claim(connection, claim.owner, claim.key)) is not None:
             return first  # else it has just been dropped by another process
     return None
+
+
+def _remove_objects(connection: Connection, ids: Sequence[str]) -> int:
+    """And their parts; how many of these were there."""
+    _remove_parts(connection, ids)
+    return connection.execute(sql.DELETE_OBJECTS, {"objects": list(ids)}).rowcount
+
+
+def _remove_parts(connection: Connection, ids: Sequence[str]) -> None:
+    for statement in (sql.DELETE_PARTS_OF_PARTS, sql.DELETE_PARTS):
+        connection.execute(statement, {"objects": list(ids)})
 
 
 def _claim(connection: Connection, owner: str, key: str) -> Claim | None:

@@ -294,6 +294,14 @@ async def test_what_comes_behind_the_last_piece_of_a_body_has_a_bound(served: Se
             pytest.fail("it reads on")
 
 
+async def test_a_body_in_pieces_of_a_byte_each_is_a_body(served: Served) -> None:
+    body = b'{"code": "print(41 + 1) #' + b"x" * 100_000 + b'"}'
+    pieces = b"".join(b"1\r\n%c\r\n" % letter for letter in body)
+    async with served.connection() as (reader, writer):
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + pieces + b"0\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.attack("H12")
 @pytest.mark.parametrize("apart", [False, True])
 async def test_a_body_behind_a_wish_for_another_protocol_is_still_its_requests(served: Served, apart: bool) -> None:

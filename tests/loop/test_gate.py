@@ -176,6 +176,32 @@ async def test_being_limited_is_no_fault_and_opens_nothing() -> None:
     assert door.gate.breaker.state == "closed"
 
 
+async def test_a_short_rest_does_not_end_a_long_one() -> None:
+    time, told = Time(), asyncio.Event()
+    door = Door(time)
+    asked = [asyncio.create_task(be_limited(door, told, seconds)) for seconds in (60, 1)]
+    await settle()
+    told.set()
+    await asyncio.gather(*asked)
+    with pytest.raises(Closed) as closed:
+        await door.pass_()
+    assert closed.value.retry_after == 60
+
+
+async def test_who_waits_while_a_breaker_opens_gives_its_rate_back_and_is_told_why() -> None:
+    time = Time(jumps=False)
+    door = Door(time, concurrency=1, requests_per_minute=2, breaker_failures=1)
+    with contextlib.suppress(type(DEAD)):
+        async with door.passed():
+            second = asyncio.create_task(door.pass_())
+            await settle()
+            raise DEAD
+    with pytest.raises(Closed, match=f"of a is open for 30 s more; what failed last: {DEAD}"):
+        await second
+    assert door.gate._requests is not None
+    assert door.gate._requests.wait(1) == 0
+
+
 async def test_an_open_breaker_takes_no_slot_and_no_rate() -> None:
     time = Time()
     door = Door(time, concurrency=1, requests_per_minute=2, breaker_failures=1)

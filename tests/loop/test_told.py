@@ -219,6 +219,11 @@ def test_what_a_program_calls_an_image_may_be_anything() -> None:
     assert picture.mime == "image/jpeg"
 
 
+def test_a_result_that_was_too_large_is_not_told_as_none() -> None:
+    execution = Execution("e", "s", Status.OK, truncated=Truncated(results=1))
+    assert text_of(execution) == "ok\n[… 1 more result was too large, or too many, and dropped …]"
+
+
 def test_dropped_results_are_counted() -> None:
     execution = Execution("e", "s", Status.OK, results=({"text/plain": "1"},), truncated=Truncated(results=3))
     assert text_of(execution) == "ok\nresult: 1\n[… 3 more results were too large, or too many, and dropped …]"

@@ -356,6 +356,15 @@ async def test_a_server_that_cannot_count_is_asked_again_without_and_not_any_mor
     assert ["stream_options" in asked.body for asked in server.asked] == [True, False, False]
 
 
+async def test_those_who_ask_at_once_a_server_that_cannot_count_are_all_answered() -> None:
+    def strict(asked: Asked) -> Scene:
+        return Fails(400, "Unknown field: stream_options") if "stream_options" in asked.body else Says("hi", usage=None)
+
+    async with scripted("openai", strict) as (_, opened):
+        replies = await asyncio.gather(*(turn(opened) for _ in range(4)))
+    assert [reply.usage for reply in replies] == [Usage()] * 4
+
+
 async def test_a_model_that_wants_the_new_name_of_the_limit_gets_it() -> None:
     def strict(asked: Asked) -> Scene:
         words = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
