@@ -41,7 +41,7 @@ class Session:
         self._queued = 0
         self._ended: Literal["closed", "expired"] | None = None
         self._last_used = time.monotonic()
-        self._expiry = asyncio.create_task(self._expire(), name=f"expiry of {self.id}")
+        self._expiry: asyncio.Task[None] | None = asyncio.create_task(self._expire(), name=f"expiry of {self.id}")
 
     async def execute(self, code: str | bytes, timeout: float | None = None) -> Execution:
         """Run code and collect what came of it. See `stream`."""
@@ -156,7 +156,9 @@ class Session:
         """End the session and its sandbox. A running execution ends as `cancelled`. May be called twice."""
         if self._ended is None:
             self._ended = "closed"
-        self._expiry.cancel()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None  # a task knows how it was cancelled, and so all that was there: a circle
         await self._kernel.stop()
 
     async def ended(self) -> Literal["closed", "expired", "died"]:
@@ -168,6 +170,11 @@ class Session:
     def limits(self) -> Limits:
         """Of its sandbox."""
         return self._kernel.spec.limits
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds since it was last used; None while an execution runs or waits."""
+        return None if self._queued else time.monotonic() - self._last_used
 
     @property
     def open(self) -> bool:

@@ -7,6 +7,7 @@ moment: closing at once would reset the connection, and the client would often s
 import asyncio
 import contextlib
 import os
+import weakref
 from functools import partial
 from typing import Any
 
@@ -394,12 +395,13 @@ class _Patient:
 
     def __init__(self, connection: Connection) -> None:
         self._transport = connection.transport
-        self._cycle = connection.cycle
+        self._cycle = weakref.ref(connection.cycle)  # whose transport this is
         self.write = self._transport.write
         self.is_closing = self._transport.is_closing
 
     def close(self) -> None:
-        if not (self._cycle.response_complete and self._cycle.more_body):
+        cycle = self._cycle()
+        if cycle is None or not (cycle.response_complete and cycle.more_body):
             self._transport.close()
 
 

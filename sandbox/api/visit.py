@@ -83,6 +83,8 @@ class Body:
 
     def release(self) -> None:
         """The request is over."""
+        # What it receives from has the request, which has this: a circle, for every request that there ever is.
+        self._receive = _nothing
         if self._taken:
             self._bodies.give_back(self._owner, self._taken)
             self._taken = 0
@@ -146,6 +148,10 @@ class Visit:
         """The one that the guard has put there."""
         visit: Visit = _state(request)["visit"]
         return visit
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def _state(request: Request) -> dict[str, Any]:
