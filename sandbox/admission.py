@@ -77,10 +77,22 @@ class Admission:
         # The order of owners is whose turn it is. Ordered dictionaries, because a waiter that gives up leaves from
         # the middle and a plain dictionary slows down when its front is taken away again and again.
         self._queues: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
+        self._came = asyncio.Event()
         self._draining = False
         self._interval_s = _FIRST_GUESS_S
         self._last_release = 0.0
         """Or when the queue began, whichever is later."""
+
+    @property
+    def next_owner(self) -> str | None:
+        """Whose turn it is; None when nobody waits."""
+        return next(iter(self._queues), None)
+
+    async def crowded(self) -> None:
+        """Return as soon as somebody waits."""
+        while not self._queues:
+            self._came.clear()
+            await self._came.wait()
 
     @property
     def retry_after(self) -> float | None:
@@ -139,6 +151,7 @@ class Admission:
         waiter = _Waiter(owner, memory_mb, asyncio.get_running_loop().create_future())
         queue[waiter] = None
         self.waiting += 1
+        self._came.set()
         return waiter
 
     def _give_up(self, waiter: _Waiter) -> None:

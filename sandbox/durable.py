@@ -33,6 +33,8 @@ from sandbox.workspace import Workspace
 
 _ATTEMPTS = 3
 """Sandboxes that an execution gets which die before its code was handed over."""
+_SETTLE_S = 5.0
+"""In which a sandbox's files have to be stored before it is put to sleep."""
 STOPPED = "the server was stopped while it ran"
 """The reason of an execution that a stop or a crash of the server has ended."""
 
@@ -58,11 +60,12 @@ class Parts:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run it in the background; the node waits for it at its end, and the log says if it fails."""
         task = asyncio.create_task(work, name=name)
         self.wait_for(task)
         task.add_done_callback(_report)
+        return task
 
 
 class DurableSession:
@@ -76,6 +79,8 @@ class DurableSession:
         self._parts = parts
         self._session: Session | None = None
         self._waking: asyncio.Task[Session] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        """Until the memory of its newest sandbox is given back."""
         self._ending = asyncio.Lock()
         self.end_is_written = False
         self._accepted = 0
@@ -119,6 +124,11 @@ class DurableSession:
         """Whether it sleeps and was not used for its idle timeout. now: seconds since the epoch."""
         return not self._accepted and self.live is None and now > self.row.last_used_at + self.row.idle_timeout_s
 
+    @property
+    def idle_s(self) -> float | None:
+        """For how many seconds its sandbox has not been used; None when it has none, or one that is in use."""
+        return None if self._accepted or self.live is None else self.live.idle_s
+
     # Its sandbox.
 
     async def wake(self) -> Session:
@@ -153,7 +163,7 @@ class DurableSession:
         self._loss_unsaid = self.row.used and not self._loss_said
         self._loss_said = False
         self._unsaid = unsaid
-        self._parts.spawn(self._watch(session, promise), f"watch {self.row.id}")
+        self._watching = self._parts.spawn(self._watch(session, promise), f"watch {self.row.id}")
         return session
 
     async def _give_up(self, session: Session | None, promise: Promise) -> None:
@@ -205,6 +215,26 @@ class DurableSession:
             raise SessionExpired(f"session {self.row.id} was idle for {idle}; open a new one")
         if self.row.status == "closed":
             raise SessionClosed(f"session {self.row.id} is closed; open a new one")
+
+    async def sleep(self) -> bool:
+        """Give up its sandbox, and go on with its files when it is next used. Whether it did.
+
+        It does not when it is used meanwhile, or when not everything in it can be stored.
+        """
+        live, watching = self.live, self._watching
+        if live is None or watching is None or self._accepted:
+            return False
+        live.workspace_mark = None  # what a program left running writes is not in it
+        try:
+            async with asyncio.timeout(_SETTLE_S):
+                left_out, _ = await self._keep()
+        except TimeoutError:  # who waits for its memory does not wait for what a program has left running
+            return False
+        if left_out or self.running or self.live is not live:
+            return False
+        await self._parts.engine.close_session(live)
+        await asyncio.wait((watching,))
+        return True
 
     async def touch(self) -> SessionRow:
         """Begin its idle timeout anew."""

@@ -54,6 +54,7 @@ from sandbox.keys import KeyLimits, Owner
 from sandbox.metrics import Metrics
 from sandbox.objects import Objects
 from sandbox.quota import Quota, Slot
+from sandbox.reclaim import Reclaim
 from sandbox.remote import checked_path
 from sandbox.retention import Retention
 from sandbox.runtime import Runtime
@@ -101,6 +102,7 @@ class Node:
         self._epoch = epoch
         self._draining = False
         self._sessions: dict[str, DurableSession] = {}
+        self.reclaim = Reclaim(parts.admission, self._sessions)
         self._slots: dict[str, Slot] = {}
         self._works: set[asyncio.Task[Any]] = set()
         self._opening = asyncio.Lock()
@@ -150,7 +152,8 @@ class Node:
             node = cls(settings, parts, keyring, directory.node, epoch)
             await node._recover()
             sweeper = asyncio.create_task(node._sweep_for_ever(), name="sweeper")
-            stack.push_async_callback(node._stop, sweeper)
+            making_room = asyncio.create_task(node.reclaim.go_on(), name="reclaim")
+            stack.push_async_callback(node._stop, sweeper, making_room)
             node.metrics.observe(Gauges(engine, parts.admission, node))
             yield node
 
@@ -162,8 +165,8 @@ class Node:
         if ended or active:
             _logger.info("recovered", executions_killed=ended, sessions=len(active))
 
-    async def _stop(self, sweeper: "asyncio.Task[None]") -> None:
-        going = (sweeper, *self._works)
+    async def _stop(self, *for_ever: "asyncio.Task[None]") -> None:
+        going = (*for_ever, *self._works)
         for task in going:
             task.cancel()
         await asyncio.gather(*going, return_exceptions=True)
@@ -201,16 +204,20 @@ class Node:
         metadata: Mapping[str, str] | None = None,
         files: Sequence[Upload] = (),
         family: Family = "",
+        yields: bool = False,
         once: Once | None = None,
     ) -> SessionRow:
         """A session with a sandbox, and files in it. Seconds for the idle timeout. family: among whose containers.
+        yields: its client has not asked for it, so that others come first when memory is short; see `Reclaim`.
 
         Raises `InvalidLimits`, `UnknownImage`, `RateLimited`, `Overloaded`, `FileMissing`, `TooLarge`,
         `WorkspaceFull`, `IdempotencyConflict`.
         """
         async with self._claims.one_with(owner, once) as claim:
             if claim is None:
-                session = await self._begin(owner, image, memory_mb, idle_timeout, metadata or {}, files, family=family)
+                session = await self._begin(
+                    owner, image, memory_mb, idle_timeout, metadata or {}, files, family=family, yields=yields
+                )
                 try:
                     claim = await self._claims.add(owner, once, session.row.id)
                 except BaseException:
@@ -232,12 +239,13 @@ class Node:
         *,
         single: bool = False,
         family: Family = "",
+        yields: bool = False,
     ) -> DurableSession:
         """A new session that is awake and has its files, or none."""
         self._check_admitting()
         contents = [await self._content(owner, upload) for upload in files]
         row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
-        row = dataclasses.replace(row, single=single, family=family)
+        row = dataclasses.replace(row, single=single, family=family, yields=yields)
         session = DurableSession(self._parts, row, Workspace(self.store, self._files, owner.id, row.id, ()))
         slot = self.quota.take_session(owner, single=single)
         try:

@@ -175,6 +175,7 @@ class Chat:
         """
         with self._node.underway(), telemetry.span("invoke_agent sandbox", **self._attributes()) as span:
             try:
+                self._hold.begin()
                 async with contextlib.aclosing(self._loop.run(self._request)) as events:
                     async for event in events:
                         self._recorder.add(event)
@@ -252,6 +253,8 @@ class _Hold:
         self._owner = owner
         self._opening = opening
         self._is_new = False
+        self._began = False
+        self._uses = contextlib.ExitStack()
 
     @property
     def owner(self) -> str:
@@ -285,6 +288,7 @@ class _Hold:
 
     async def release(self, finished: Finished | None) -> None:
         """End what is ours alone, when nobody goes on with it; its files stay for a while."""
+        self._uses.close()
         if not self.is_ours or self.session_id is None:
             return
         # One that an earlier run has left is kept when this one fails: the caller may send the same again.
@@ -313,9 +317,20 @@ class _Hold:
                 metadata=wished.metadata,
                 files=wished.files,
                 family=wished.family,
+                yields=True,
             )
         return await self._at(row)
 
+    def begin(self) -> None:
+        """Until `release` its session is in use."""
+        self._began = True
+        self._use()
+
+    def _use(self) -> None:
+        if self._began and self.session_id is not None:
+            self._uses.enter_context(self._node.reclaim.using(self.session_id))
+
     async def _at(self, row: SessionRow) -> Interpreter:
         self.session_id = row.id
+        self._use()
         return await NodeInterpreter.of(self._node, self._owner, row, begun=True)

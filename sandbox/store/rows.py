@@ -54,6 +54,8 @@ class SessionRow:
     """It was made for one run, and nobody goes on with it."""
     family: Family = ""
     """Whose containers it is among."""
+    yields: bool = False
+    """When memory is short and nobody uses it, its sandbox makes room."""
 
 
 class SessionChanges(TypedDict, total=False):

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sandbox import finite_json
 from sandbox.execution import Artifact
 
-REVISION = "0004"
+REVISION = "0005"
 """Of the newest migration, whose tables these are."""
 _ESCAPED = "\x1a"
 """The first character of a text that is stored as JSON. It was made for this: SUBSTITUTE."""
@@ -138,6 +138,7 @@ sessions = Table(
     Column("used", Boolean, nullable=False),
     Column("single", Boolean, nullable=False),
     Column("family", Words, nullable=False, server_default=""),
+    Column("yields", Boolean, nullable=False, server_default=false()),
     Index(None, "owner", "created_at", "id"),
     Index(None, "node", "status"),
     Index(None, "ended_at"),

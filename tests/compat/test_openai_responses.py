@@ -15,6 +15,7 @@ import openai
 import pytest
 from openai.types.responses import Response
 
+from sandbox import reclaim
 from sandbox.image import Image
 from sandbox.node import Node
 from tests.api.conftest import NewDataDir, add_key
@@ -374,6 +375,24 @@ async def test_a_chain_outlives_its_container_and_an_expired_one_cannot_be_named
             second = await ask(sdk, previous_response_id=first.id)
             assert second.output_text == "Gone."
             assert ran(second)[0].container_id != ran(first)[0].container_id
+
+
+async def test_idle_containers_make_room_for_the_next(
+    root: None, python_image: Image, nothing_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reclaim, "_OWN_S", 0.0)
+    scenes = [scene for number in range(4) for scene in (runs(f"x = {number}"), Says("Kept."))]
+    async with Scripted("openai", *scenes, runs("print(x)"), Says("Gone.")) as upstream:
+        table = {"scripted": {"url": upstream.url, "attempts": 1}}
+        little: Any = {"pool_size": 0, "memory_mb": 192, "memory_budget_mb": 384}
+        async with opened(tmp_path, upstreams=table, **little) as node, local(node) as sdk:
+            first, *others = [await ask(sdk) for _ in range(4)]
+            assert len({ran(response)[0].container_id for response in (first, *others)}) == 4
+            again = await ask(sdk, previous_response_id=first.id, include=OUTPUTS)
+            assert ran(again)[0].container_id == ran(first)[0].container_id
+            assert "NameError" in logs(again)
+            told = said(upstream.asked[-1])[-1][1]
+            assert "All variables and imports are lost; the files in /mnt/data are still there." in told
 
 
 def local(node: Node) -> openai.AsyncOpenAI:
