@@ -12,8 +12,10 @@ from typing import Any
 from sandbox.errors import (
     ContainerExpired,
     ContainerMissing,
+    FileForbidden,
     FileMissing,
     InvalidField,
+    InvalidPath,
     InvalidRequest,
     SessionMissing,
 )
@@ -238,16 +240,27 @@ async def files(
 ) -> Page[FileRow]:
     """By the time at which they were written. Raises `InvalidRequest` when `after` is none of them."""
     listed = (await node.files(owner, container.id)).rows
-    rows = sorted(listed, key=lambda row: (row.modified_at, row.path), reverse=newest_first)
-    start = 0
+    rows = sorted(listed, key=_place, reverse=newest_first)
     if after is not None:
-        known = [container_file_id(row.id) for row in rows]
-        if after not in known:
-            raise InvalidRequest(f"after: there is no file {after} in this container")
-        start = known.index(after) + 1
-    some = [await _stored(node, owner, row) for row in rows[start : start + limit]]
+        last = _place(await _last(node, owner, container, listed, after))
+        rows = [row for row in rows if (_place(row) < last if newest_first else _place(row) > last)]
+    some = [await _stored(node, owner, row) for row in rows[:limit]]
     items = tuple(row for row in some if row is not None)
-    return Page(items, items[-1].id if items and start + limit < len(rows) else None)
+    return Page(items, items[-1].id if items and limit < len(rows) else None)
+
+
+def _place(row: FileRow) -> tuple[float, str]:
+    return row.modified_at, row.path
+
+
+async def _last(node: Node, owner: Owner, container: SessionRow, listed: Sequence[FileRow], after: str) -> FileRow:
+    """The last file of the page before, which may have been removed since. Raises `InvalidRequest`."""
+    found = next((row for row in listed if container_file_id(row.id) == after), None)
+    if found is None and _ID.fullmatch(after):
+        found = await node.removed_file(owner, container.id, file_id(after))
+    if found is None:
+        raise InvalidRequest(f"after: there is no file {after} in this container")
+    return found
 
 
 async def _stored(node: Node, owner: Owner, row: FileRow) -> FileRow | None:
@@ -256,7 +269,7 @@ async def _stored(node: Node, owner: Owner, row: FileRow) -> FileRow | None:
         return row
     try:
         return await node.file(owner, row.session_id, row.path)
-    except FileMissing:
+    except (FileForbidden, FileMissing, InvalidPath):
         return None
 
 

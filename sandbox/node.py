@@ -589,6 +589,10 @@ class Node:
         session = await self._held(owner, session_id)
         return await session.workspace.files()
 
+    async def removed_file(self, owner: Owner, session_id: str, file_id: str) -> FileRow | None:
+        """One that was removed lately, as it was. Raises `SessionMissing`."""
+        return (await self._held(owner, session_id)).workspace.removed(file_id)
+
     async def file(self, owner: Owner, session_id: str, path: str) -> FileRow:
         """One file, stored as it is now. Raises `FileMissing`, `InvalidPath`, `SessionMissing`."""
         session = await self._held(owner, session_id)

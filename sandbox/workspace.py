@@ -46,6 +46,8 @@ _NAMED = 3
 """Files that are named where some could not be stored."""
 _KEEP_S = 60.0
 """In which an execution's files have to be read: whatever a program left running may starve init."""
+_REMOVED = 1000
+"""Files of which it is still known where they were."""
 _ROWS = 25
 """Made and written at a time: others have requests, too, and their rows wait for these."""
 _PAGE = 4096
@@ -81,6 +83,7 @@ class Workspace:
         self._rows = {row.path: row for row in rows}
         self._session: Session | None = None
         """Of the sandbox that got these files last."""
+        self._removed: dict[str, FileRow] = {}
         self._left_out: set[str] = set()
         """What did not fit into that sandbox. It stays stored."""
         self._versions: dict[str, str] = {}
@@ -332,9 +335,16 @@ class Workspace:
         if paths:
             await self._store.remove_files(self._session_id, paths)
             for path in paths:
-                del self._rows[path]
+                row = self._rows.pop(path)
+                self._removed[row.id] = row
                 self._versions.pop(path, None)
             self._left_out -= paths
+            for file_id in list(self._removed)[:-_REMOVED]:
+                del self._removed[file_id]
+
+    def removed(self, file_id: str) -> FileRow | None:
+        """One of the last that were removed: who removes what it lists goes on behind it."""
+        return self._removed.get(file_id)
 
     async def files(self) -> FileList:
         """The files. One that a running program has just written, or that cannot be stored, has no id and no digest."""

@@ -35,6 +35,7 @@ from sandbox.store import (
     statements,
 )
 from sandbox.store.database import connect
+from sandbox.store.rows import ObjectRow
 from sandbox.store.schema import REVISION, metadata
 from sandbox.store.statements import Listing
 from tests.postgresql import Cluster
@@ -273,6 +274,30 @@ async def test_pages_show_every_session_once_and_in_order(store: Store, newest_f
         after = page.next
     assert after is None
     assert seen == sorted(rows, key=lambda row: (row.created_at, row.id), reverse=newest_first)
+
+
+def an_object(object_id: str, *, owner: str = "me", created_at: float = 0.0) -> ObjectRow:
+    return ObjectRow(object_id, owner, "thing", "", "node_1", 1, False, created_at, None, {})
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_list_goes_on_behind_what_was_removed_from_it(store: Store, newest_first: bool) -> None:
+    for number in range(9):
+        await store.add_object(an_object(f"obj_{number % 5}{number}", created_at=float(number // 3)))
+    seen: list[str] = []
+    after: str | None = None
+    while len(seen) < 9:
+        page = await store.objects("me", "thing", limit=2, after=after, newest_first=newest_first)
+        for row in page.items:
+            assert await store.remove_object("me", row.id)
+            assert not await store.remove_object("me", row.id)
+        seen += [row.id for row in page.items]
+        after = page.items[-1].id
+    assert len(set(seen)) == 9
+    assert (await store.objects("me", "thing", limit=2, after=after, newest_first=newest_first)).items == ()
+    await store.add_object(an_object("obj_x", owner="you"))
+    with pytest.raises(InvalidRequest, match="is not in this list"):
+        await store.objects("you", "thing", limit=2, after=after)
 
 
 async def test_a_page_after_the_last_is_empty_and_one_after_a_strangers_is_refused(store: Store) -> None:
@@ -808,6 +833,7 @@ async def test_old_traces_are_purged(store: Store) -> None:
 _FEW = {"KEYS", "ANY_KEY", "REVOKE_KEY"}
 """A server has few keys."""
 _SAMPLES: dict[str, Any] = {
+    "after_at": 0.0,
     "limit": 1,
     "before": 1.0,
     "now": 1.0,

@@ -25,6 +25,7 @@ from sandbox.execution import Execution
 from sandbox.store import checkpoints, results
 from sandbox.store import statements as sql
 from sandbox.store.database import connect, explained, is_taken, prepare
+from sandbox.store.gone import Gone
 from sandbox.store.rows import (
     Claim,
     ExecutionRow,
@@ -78,6 +79,7 @@ class Store:
         self._readers = readers
         self._writer = Writer(engine)
         self._loop = asyncio.get_running_loop()
+        self._gone = Gone()
         self._ending: set[asyncio.Task[bool]] = set()
         self._closed = False
 
@@ -326,7 +328,9 @@ class Store:
 
     async def remove_kept(self, owner: str, file_id: str) -> bool:
         """False when there is none."""
-        return await self._execute(sql.REMOVE_KEPT, {"of_owner": owner, "kept": file_id}) > 0
+        scope = {"of_owner": owner, "kept": file_id}
+        created_at = await self._write(lambda connection: connection.execute(sql.REMOVE_KEPT, scope).scalar())
+        return self._is_gone(owner, file_id, created_at)
 
     async def purge_kept(self, now: float) -> int:
         """Forget those that have expired, in small writes; how many."""
@@ -369,13 +373,19 @@ class Store:
     async def remove_object(self, owner: str, object_id: str) -> bool:
         """Forget it, its parts and theirs. False when there is none."""
 
-        def remove(connection: Connection) -> bool:
-            if not connection.execute(sql.REMOVE_OBJECT, {"of_owner": owner, "object": object_id}).rowcount:
-                return False
-            _remove_parts(connection, [object_id])
-            return True
+        def remove(connection: Connection) -> float | None:
+            scope = {"of_owner": owner, "object": object_id}
+            created_at: float | None = connection.execute(sql.REMOVE_OBJECT, scope).scalar()
+            if created_at is not None:
+                _remove_parts(connection, [object_id])
+            return created_at
 
-        return await self._write(remove)
+        return self._is_gone(owner, object_id, await self._write(remove))
+
+    def _is_gone(self, owner: str, row_id: str, created_at: float | None) -> bool:
+        if created_at is not None:
+            self._gone.add(owner, row_id, created_at)
+        return created_at is not None
 
     async def prolong_object(self, owner: str, object_id: str, until: float) -> None:
         """It expires then."""
@@ -515,14 +525,23 @@ class Store:
         make: Callable[[Connection, RowMapping], Row],
     ) -> Page[Row]:
         def read(connection: Connection) -> Page[Row]:
-            parameters = {**scope, "limit": limit + 1, "after": after}
+            parameters: dict[str, Any] = {**scope, "limit": limit + 1}
+            if after is not None:
+                parameters |= {"after": after, "after_at": self._place(connection, listing, scope, after)}
             found = connection.execute(listing.pages[newest_first, after is not None], parameters).mappings().all()
-            if not found and after is not None:
-                _check_listed(connection, listing, scope, after)
             items = tuple(make(connection, row) for row in found[:limit])
             return Page(items, items[-1].id if len(found) > limit else None)
 
         return await self._read(read)
+
+    def _place(self, connection: Connection, listing: sql.Listing, scope: Mapping[str, str], after: str) -> float:
+        """When the row was made behind which a page begins. Raises `InvalidRequest` for what is in no such list."""
+        created_at: float | None = connection.execute(listing.place, {**scope, "after": after}).scalar()
+        if created_at is None:
+            created_at = self._gone.created_at(scope.get("owner"), after)
+        if created_at is None:
+            raise InvalidRequest(f"{after[:80]!r} is not in this list; begin again without `after`")
+        return created_at
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         if self._closed:
@@ -573,12 +592,6 @@ def _remove_parts(connection: Connection, ids: Sequence[str]) -> None:
 def _claim(connection: Connection, owner: str, key: str) -> Claim | None:
     row = connection.execute(sql.CLAIM, {"owner": owner, "key": key}).mappings().first()
     return Claim(**row) if row is not None else None
-
-
-def _check_listed(connection: Connection, listing: sql.Listing, scope: Mapping[str, str], after: str) -> None:
-    """An empty page must not pass for the end of a list from which `after` was purged."""
-    if connection.execute(listing.place, {**scope, "after": after}).first() is None:
-        raise InvalidRequest(f"{after[:80]!r} is not in this list; begin again without `after`")
 
 
 def _path_digest(path: str) -> str:

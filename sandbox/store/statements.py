@@ -51,7 +51,10 @@ ByDialect = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A list in the order of making: `created_at`, then `id`. Parameters: those of its scope, `after`, `limit`."""
+    """A list in the order of making: `created_at`, then `id`.
+
+    Parameters: those of its scope, `limit`, and where it goes on `after`, which was made `after_at`.
+    """
 
     pages: Mapping[tuple[bool, bool], Select[Any]]
     """By whether the newest come first, and whether it goes on after an id."""
@@ -67,7 +70,7 @@ def _listing(table: Table, *, without: str = "", **scope: Column[Any]) -> Listin
     within = [column == bindparam(name) for name, column in scope.items()]
     key = tuple_(table.c.created_at, table.c.id)
     place = select(table.c.created_at).where(table.c.id == bindparam("after"), *within)
-    start = tuple_(place.scalar_subquery(), bindparam("after", type_=table.c.id.type))
+    start = tuple_(bindparam("after_at", type_=table.c.created_at.type), bindparam("after", type_=table.c.id.type))
     shown = [column for column in table.c if column.name != without]
     every = select(*shown).where(*within).limit(bindparam("limit"))
     down, up = (table.c.created_at.desc(), table.c.id.desc()), (table.c.created_at, table.c.id)
@@ -189,7 +192,11 @@ KEPTS = _listing(kept_files, owner=kept_files.c.owner, family=kept_files.c.famil
 KEPTS_OF_PURPOSE = _listing(
     kept_files, owner=kept_files.c.owner, family=kept_files.c.family, purpose=kept_files.c.purpose
 )
-REMOVE_KEPT = delete(kept_files).where(_is(kept_files.c.id, "kept"), _is(kept_files.c.owner, "of_owner"))
+REMOVE_KEPT = (
+    delete(kept_files)
+    .where(_is(kept_files.c.id, "kept"), _is(kept_files.c.owner, "of_owner"))
+    .returning(kept_files.c.created_at)
+)
 DELETE_KEPT = delete(kept_files).where(
     kept_files.c.id.in_(select(kept_files.c.id).where(kept_files.c.expires_at < bindparam("now")).limit(BATCH))
 )
@@ -203,7 +210,9 @@ CHANGE_OBJECT = (
     .where(_is(objects.c.id, "object"), _is(objects.c.owner, "of_owner"))
     .values({name: bindparam(name) for name in ("node", "epoch", "live", "expires_at", "body")})
 )
-REMOVE_OBJECT = delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.id, "object"))
+REMOVE_OBJECT = (
+    delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.id, "object")).returning(objects.c.created_at)
+)
 PROLONG_OBJECT = (
     update(objects)
     .where(_is(objects.c.id, "object"), _is(objects.c.owner, "of_owner"))

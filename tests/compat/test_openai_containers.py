@@ -272,6 +272,21 @@ async def test_files_of_one_name_are_different_files(sdk: openai.AsyncOpenAI) ->
     await sdk.containers.delete(made.id)
 
 
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_files_that_are_deleted_while_they_are_listed_end_no_list(
+    sdk: openai.AsyncOpenAI, container: str, order: Any
+) -> None:
+    for number in range(5):
+        await sdk.containers.files.create(container, file=(f"{number}.csv", b"1"))
+    deleted = []
+    async for file in sdk.containers.files.list(container, limit=2, order=order):
+        await sdk.containers.files.delete(file.id, container_id=container)
+        deleted.append(file.path)
+    assert sorted(deleted) == [f"/mnt/data/{number}.csv" for number in range(5)]
+    with pytest.raises(openai.BadRequestError):
+        await sdk.containers.files.list(container, after="cfile_" + "0" * 32)
+
+
 @pytest.mark.parametrize(
     ("name", "path"),
     [

@@ -107,6 +107,16 @@ async def test_files_are_listed_page_by_page_in_both_orders(wire: httpx.AsyncCli
     assert nothing == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
+async def test_what_is_deleted_while_it_is_listed_ends_no_list(sdk: openai.AsyncOpenAI) -> None:
+    made = [await sdk.files.create(file=(f"{number}.csv", b"1"), purpose="evals") for number in range(5)]
+    deleted = []
+    async for file in sdk.files.list(purpose="evals", limit=2):
+        await sdk.files.delete(file.id)
+        deleted.append(file.id)
+    assert deleted[:5] == [file.id for file in reversed(made)]  # and what other tests have left
+    assert [file async for file in sdk.files.list(purpose="evals")] == []
+
+
 @pytest.mark.parametrize("params", [{"limit": 10_001}, {"limit": 0}, {"order": "up"}, {"after": "file-unknown"}])
 async def test_a_list_that_cannot_be_is_refused(wire: httpx.AsyncClient, params: dict[str, Any]) -> None:
     assert refused(await wire.get("/v1/files", params=params), 400)["type"] == "invalid_request_error"
