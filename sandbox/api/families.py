@@ -12,22 +12,36 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from sandbox.api import anthropic_errors, openai_errors, problems
+from sandbox.api import anthropic_errors, nowhere, openai_errors, problems
 from sandbox.api.visit import Visit
 from sandbox.errors import Overloaded, SandboxError
 
 _OPENAI = (
     "/v1/assistants",
+    "/v1/audio",
+    "/v1/batches",
     "/v1/chat/",
+    "/v1/completions",
     "/v1/containers",
     "/v1/conversations",
+    "/v1/embeddings",
+    "/v1/evals",
     "/v1/files",
+    "/v1/fine_tuning",
+    "/v1/images/edits",
+    "/v1/images/generations",
+    "/v1/images/variations",
     "/v1/models",
+    "/v1/moderations",
+    "/v1/organization",
+    "/v1/realtime",
     "/v1/responses",
     "/v1/threads",
     "/v1/uploads",
     "/v1/vector_stores",
 )
+_OF_NO_ROUTE = {404: "Not Found", 405: "Method Not Allowed"}
+"""What the framework says when no route takes a request."""
 _ANTHROPIC = ("/v1/messages",)
 _ANTHROPIC_HEADER = b"anthropic-version"
 
@@ -54,7 +68,8 @@ def family(scope: Scope) -> Envelopes:
     path = scope["path"]
     if path.startswith(_ANTHROPIC) or (path.startswith("/v1/") and is_anthropic(scope)):
         return anthropic_errors
-    return openai_errors if path.startswith(_OPENAI) else problems
+    meant = path if path.startswith("/v1/") else "/v1" + path  # a base URL that lacks it
+    return openai_errors if meant.startswith(_OPENAI) else problems
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -82,4 +97,6 @@ def _plain(found: Mapping[str, Any]) -> Mapping[str, Any]:
 async def on_http(request: Request, error: Exception) -> Response:
     """For `HTTPException`."""
     assert isinstance(error, HTTPException)
+    if error.detail == _OF_NO_ROUTE.get(error.status_code):
+        error = nowhere.told(error, request.app.routes, request.scope["method"], request.scope["path"])
     return family(request.scope).of_http(Visit.of(request).request_id, error)

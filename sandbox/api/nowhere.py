@@ -1,0 +1,74 @@
+"""What is said of a path that is nobody's: mostly it is one of ours under another base URL."""
+
+from collections.abc import Sequence
+
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
+
+_VERSION = "/v1"
+_HOME = "/openapi.json describes all that is here, and /health says how it is"
+_NOT_OFFERED = {
+    "audio": "speech",
+    "batches": "batches",
+    "completions": "completions of plain text",
+    "conversations": "conversations; a chain of responses goes on by `previous_response_id`",
+    "embeddings": "embeddings",
+    "evals": "evals",
+    "fine_tuning": "fine-tuning",
+    "images/edits": "way to make pictures",
+    "images/generations": "way to make pictures",
+    "images/variations": "way to make pictures",
+    "messages/batches": "batches",
+    "moderations": "moderations",
+    "organization": "administration",
+    "organizations": "administration",
+    "realtime": "realtime sessions",
+    "skills": "skills",
+    "vector_stores": "vector stores; let programs read the files",
+}
+"""Of the vendors' APIs, by the path below `/v1`."""
+_MOST = 200
+
+
+def told(error: HTTPException, routes: Sequence[BaseRoute], method: str, path: str) -> HTTPException:
+    """The framework's error in words. routes: all that there are."""
+    if (offer := _not_offered(path)) is not None:
+        return HTTPException(404, f"{path[:_MOST]!r} is not offered here: this server has no {offer}")
+    return error if error.status_code != 404 else HTTPException(404, _words(routes, method, path))
+
+
+def _words(routes: Sequence[BaseRoute], method: str, path: str) -> str:
+    """Where it may have been meant to go."""
+    shown = repr(path[:_MOST])
+    if path in ("", "/"):
+        return f"nothing is at /; {_HOME}"
+    if (meant := next((each for each in _variants(path) if _is_known(routes, method, each)), None)) is not None:
+        return f"nothing is at {shown}; {meant[:_MOST]} is what you may mean. {_advice(path, meant)}"
+    return f"nothing is at {shown}; {_HOME}"
+
+
+def _not_offered(path: str) -> str | None:
+    below = path.removeprefix(_VERSION + "/") if path.startswith(_VERSION + "/") else ""
+    return next((offer for start, offer in _NOT_OFFERED.items() if (below + "/").startswith(start + "/")), None)
+
+
+def _variants(path: str) -> list[str]:
+    """What it would be without the mistakes that base URLs have."""
+    bare = "/" + "/".join([part for part in path.split("/") if part])
+    once = bare
+    while once.startswith(2 * _VERSION + "/"):
+        once = once.removeprefix(_VERSION)
+    return [bare, once, _VERSION + bare]
+
+
+def _is_known(routes: Sequence[BaseRoute], method: str, path: str) -> bool:
+    scope = {"type": "http", "method": method, "path": path, "headers": [(b"anthropic-version", b"")]}
+    return any(route.matches(scope)[0] is not Match.NONE for route in routes)
+
+
+def _advice(path: str, meant: str) -> str:
+    if meant == _VERSION + path:
+        return "The base URL of OpenAI's SDKs ends with /v1, that of Anthropic's does not"
+    if path.startswith(2 * _VERSION):
+        return "The base URL has /v1 once too often: Anthropic's SDKs add it themselves"
+    return "Leave out the slashes that are too many"
