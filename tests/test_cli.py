@@ -85,6 +85,26 @@ class TestRun:
         assert command("run", "-", stdin=program.read_bytes()).stdout == "é\n"
         assert command("run", stdin=program.read_bytes()).stdout == "é\n"
 
+    def test_a_program_from_a_file_finds_what_a_script_finds(self, tmp_path: Path) -> None:
+        (tmp_path / "it's.csv").write_text("1,2")
+        program = tmp_path / "it's.py"
+        program.write_text(
+            """\"A docstring.\"
+from __future__ import annotations
+import argparse, pathlib
+parser = argparse.ArgumentParser()
+parser.add_argument("--name")
+parser.add_argument("rest", nargs="*")
+if __name__ == "__main__":
+    asked = parser.parse_args()
+    print(parser.prog, asked.name, asked.rest, pathlib.Path(__file__).with_suffix(".csv").read_text())
+    1 / 0
+"""
+        )
+        ended = command("run", program, "--file", tmp_path / "it's.csv", "a b", "--", "--name", "é")
+        assert ended.stdout == "it's.py é ['a b'] 1,2\n"
+        assert (ended.code, "line 10" in ended.stderr) == (1, True)
+
     def test_an_error_shows_its_traceback_and_exits_1(self) -> None:
         ended = command("run", "-c", "1 / 0")
         assert (ended.code, ended.stdout) == (1, "")

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -61,6 +61,8 @@ class Request:
     """What `run` was asked for."""
 
     code: str
+    argv: tuple[str, ...]
+    """As the program finds it, if it comes from a file."""
     files: tuple[Path, ...]
     out: Path | None
     timeout: float | None
@@ -74,6 +76,10 @@ def run(
     script: Annotated[
         Path | None,
         typer.Argument(metavar="FILE", help="The program; - is standard input."),
+    ] = None,
+    args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ARGS", help="What the program finds in sys.argv; behind -- if they begin with -."),
     ] = None,
     code: Annotated[str | None, typer.Option("-c", metavar="CODE", help="The program itself.")] = None,
     file: Annotated[
@@ -105,7 +111,8 @@ def run(
         raise typer.BadParameter(f"two files would both be /mnt/data/{twice.pop()}", param_hint="--file")
     given = {name: value for name, value in (("image", image), ("server", server)) if value is not None}
     settings = Settings(**given)
-    request = Request(checked_code(_source(script, code)), files, out, timeout, memory, image, as_json)
+    argv = () if script is None or str(script) == "-" else (script.name, *(args or ()))
+    request = Request(checked_code(_source(script, code)), argv, files, out, timeout, memory, image, as_json)
     try:
         raise typer.Exit(asyncio.run(_run(settings, request)))
     except BrokenPipeError:
@@ -177,6 +184,8 @@ async def _opened(settings: Settings, request: Request) -> AsyncIterator[_Sessio
 async def _follow(session: _Session, request: Request) -> Execution:
     """Show outputs as they come, until the end. Ctrl-C interrupts the program."""
     view = None if request.as_json else View()
+    if request.argv and (failed := await _introduced(session, request.argv)) is not None:
+        return failed
     # Closed at once when the reader leaves, so that the program ends.
     async with _interrupts(session), contextlib.aclosing(session.stream(request.code, request.timeout)) as items:
         async for item in items:
@@ -185,6 +194,16 @@ async def _follow(session: _Session, request: Request) -> Execution:
             if view is not None and not isinstance(item, Started | Artifact | Calls):
                 view.show(item)
     raise SessionClosed("the session ended while the program ran")
+
+
+async def _introduced(session: _Session, argv: Sequence[str]) -> Execution | None:
+    """Let the program find what a script does; how that ended, if not well."""
+    named = f"import sys; sys.argv = {list(argv)!r}; __file__ = '/mnt/data/' + sys.argv[0]; del sys"
+    async with contextlib.aclosing(session.stream(named, None)) as items:
+        async for item in items:
+            if isinstance(item, Execution):
+                return None if item.status is Status.OK else item
+    raise SessionClosed("the session ended before the program ran")
 
 
 @contextlib.asynccontextmanager
