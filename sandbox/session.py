@@ -221,7 +221,7 @@ def checked_timeout(timeout: float | None, default: float, most: float) -> float
     """Seconds of an execution, with the default resolved. Raises `InvalidLimits`."""
     seconds = default if timeout is None else timeout
     if not 0 < seconds <= most:
-        raise InvalidLimits(f"timeout is {seconds:g} s; choose a value above 0, {most:g} at most")
+        raise InvalidLimits(f"a timeout of {seconds:g} s is not offered; choose one above 0, {most:g} s at most")
     return float(seconds)
 
 

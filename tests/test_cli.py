@@ -234,8 +234,8 @@ if __name__ == "__main__":
         [
             (["--memory", "1", "-c", "1"], "memory_mb is 1; choose a value from 192"),
             (["--memory", "900000", "-c", "1"], "memory_mb is 900000; this host allows"),
-            (["--timeout", "0", "-c", "1"], "timeout is 0 s; choose a value above 0"),
-            (["--timeout", "nan", "-c", "1"], "timeout is nan s"),
+            (["--timeout", "0", "-c", "1"], "a timeout of 0 s is not offered; choose one above 0"),
+            (["--timeout", "nan", "-c", "1"], "a timeout of nan s"),
             (["--image", "fortran", "-c", "1"], "there is no image 'fortran'; choose from: python"),
             (["--image", "../x", "-c", "1"], "image is '../x' (from argument)"),
             (["-"], "the code is not valid UTF-8"),

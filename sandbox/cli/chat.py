@@ -20,7 +20,7 @@ from sandbox.cli import picture
 from sandbox.cli.conversation import Conversation
 from sandbox.cli.folder import Folder, hint, save
 from sandbox.cli.run import pieces
-from sandbox.cli.view import note, write
+from sandbox.cli.view import counted, note, write
 from sandbox.client import AsyncClient
 from sandbox.config import Settings
 from sandbox.engine import Engine, open_models
@@ -145,7 +145,7 @@ async def _chat(settings: Settings, asked: Asked) -> int:
         shadows: list[Recorder] = []
         models.on_shadow = lambda shadowed: shadows.append(Recorder.of_shadow(shadowed, secrets))
         view = None if asked.as_json else Conversation()
-        keep = stack.enter_context(_Keep(asked.out or Path(recorder.id[:12])))
+        keep = stack.enter_context(_Keep(asked.out or Path(recorder.id)))
         try:
             loop = Loop(models, interpreter, options)
             finished, saved = await _follow(loop, interpreter, request, recorder, keep, view)
@@ -254,6 +254,7 @@ def _summary(finished: Finished, recorder: Recorder) -> str:
     spent = finished.spent
     cost = "" if spent.cost is None else f", {spent.cost:.4f} USD"
     return (
-        f"{finished.model}: {spent.turns} turns, {spent.executions} executions, {spent.usage.input_tokens} tokens in, "
-        f"{spent.usage.output_tokens} out{cost}, {spent.seconds:.1f} s; `sandbox trace show {recorder.id}`"
+        f"{finished.model}: {counted(spent.turns, 'turn')}, {counted(spent.executions, 'execution')}, "
+        f"{spent.usage.input_tokens} tokens in, {spent.usage.output_tokens} out{cost}, {spent.seconds:.1f} s; "
+        f"`sandbox trace show {recorder.id}`"
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sandbox.cli.view import line, note, printable
+from sandbox.cli.view import counted, line, note, printable
 from sandbox.config import Settings
 from sandbox.errors import TraceMissing
 from sandbox.store import Store, TraceRow
@@ -45,7 +45,8 @@ def list_(
         note("there is no trace yet; `sandbox chat` and a server's model loop leave them")
     for row in rows:
         colour = "green" if row.ending == "answered" else "yellow"
-        spent = f"{row.turns} turns, {row.executions} executions, {row.input_tokens + row.output_tokens} tokens"
+        tokens = row.input_tokens + row.output_tokens
+        spent = f"{counted(row.turns, 'turn')}, {counted(row.executions, 'execution')}, {tokens} tokens"
         line(
             (row.id, "bold"), "  ", (row.ending, colour), f"  {_time(row.created_at)}  {spent}  ", printable(row.prompt)
         )
@@ -63,7 +64,8 @@ def show(trace_id: Annotated[str, typer.Argument(metavar="ID", help="From `sandb
     cost = "" if row.cost is None else f", {row.cost:.4f} USD"
     line((row.id, "bold"), f"  {printable(row.model)}  {row.ending}  {_time(row.created_at)}")
     line(
-        f"{row.turns} turns, {row.executions} executions, {row.failures} failures, {row.input_tokens} tokens in, "
+        f"{counted(row.turns, 'turn')}, {counted(row.executions, 'execution')}, {counted(row.failures, 'failure')}, "
+        f"{row.input_tokens} tokens in, "
         f"{row.output_tokens} out{cost}, {row.ended_at - row.created_at:.1f} s"
     )
     for record in row.records:

@@ -50,6 +50,11 @@ def note(text: str) -> None:
     write(sys.stderr, f"sandbox: {printable(text)}\n")
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class View:
     """A program's outputs, shown as they come."""
 

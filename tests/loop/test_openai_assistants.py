@@ -127,6 +127,18 @@ def test_text_of_all_kinds_is_one_log_until_there_is_a_picture() -> None:
     ]
 
 
+def test_a_program_that_was_over_time_is_not_told_as_one_that_somebody_interrupted() -> None:
+    late = Execution("exe_1", "ses_1", Status.TIMEOUT, "it took 2 s", error=Error("KeyboardInterrupt", "", "…"))
+    told = writing()
+    list(told.call(ToolCall("call_1", "run_python", "{}"), "1"))
+    list(told.show(Error("KeyboardInterrupt", "", "Traceback …\nKeyboardInterrupt")))
+    list(told.ran(late))
+    (call,) = next(iter(told.end_calls())).data["step_details"]["tool_calls"]
+    assert call["code_interpreter"]["outputs"] == [
+        {"type": "logs", "logs": "Traceback …\nKeyboardInterrupt\ntimeout: it took 2 s"}
+    ]
+
+
 def test_what_is_open_when_a_run_stops_stops_too() -> None:
     told = writing()
     list(told.say("Half"))

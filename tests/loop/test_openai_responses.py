@@ -364,3 +364,10 @@ def shapes(events: Iterator[Event]) -> Iterator[tuple[str, set[str]]]:
         event = next(some)
         inner = event.get("item") or event.get("part") or {}
         yield kind, set(event) | {f"{name}" for name in inner}
+
+
+def test_a_program_that_was_over_time_is_not_told_as_one_that_somebody_interrupted() -> None:
+    error = Error("KeyboardInterrupt", "", "Traceback …\nKeyboardInterrupt")
+    late = execution(status=Status.TIMEOUT, reason="it took 2 s", error=error)
+    [logs] = openai_responses.outputs(late)
+    assert logs["logs"] == "Traceback …\nKeyboardInterrupt\ntimeout: it took 2 s"

@@ -40,9 +40,9 @@ class RunPython(_In):
     """Arguments of `run_python`."""
 
     code: Annotated[str, Field(description="A complete piece of Python, without markdown.")]
-    timeout_s: Annotated[float | None, Field(gt=0, le=86_400, description="Seconds after which it is interrupted.")] = (
-        None
-    )
+    timeout_s: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="Seconds after which it is interrupted.")
+    ] = None
 
 
 class UploadFile(_In):

@@ -1,6 +1,7 @@
 """What a program put out, as a step has it: text in `logs`, and pictures."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sandbox.execution import Execution, Output, Result, Status, Stream
@@ -30,9 +31,9 @@ def text(output: Output) -> str:
 
 def ending(execution: Execution) -> str:
     """Why it ended where the program itself could not say so; else empty."""
-    if execution.status is Status.OK or execution.error is not None:
+    if execution.status in (Status.OK, Status.ERROR):
         return ""
-    return words.in_a_line(execution)
+    return words.in_a_line(replace(execution, error=None))  # one that is over time sees a KeyboardInterrupt
 
 
 class Outputs:

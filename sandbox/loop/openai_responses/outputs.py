@@ -65,5 +65,5 @@ def _pieces(execution: Execution) -> Iterator[str]:
             yield text
     if execution.error is not None:
         yield execution.error.traceback or f"{execution.error.name}: {execution.error.value}"
-    elif execution.status is not Status.OK:
+    if execution.status not in (Status.OK, Status.ERROR):  # a program that is over time sees a KeyboardInterrupt
         yield f"{execution.status.value}: {execution.reason}".removesuffix(": ")
