@@ -114,7 +114,7 @@ CODE: Mapping[str, str] = {
     "arguments of a call": f"{frames.MAX_ARGUMENTS:,} characters",
     "answer to a call": f"{calls.MAX_ANSWER:,} characters",
     "JSON body": mib("max_body_mb"),
-    "bodies in memory together": size(guard._BODIES * default("max_body_mb") * MIB),
+    "bodies in memory together, of requests and answers": size(guard._BODIES * default("max_body_mb") * MIB),
     "uploaded file": mib("max_upload_mb"),
     "parts of a form": f"{multipart._MOST_PARTS:,}",
     "connections": f"{connection.MOST_CONNECTIONS:,}",

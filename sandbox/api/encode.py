@@ -9,6 +9,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from sandbox import finite_json
+from sandbox.api.answer import HELD
 from sandbox.batches import BATCH, batches, in_turns
 from sandbox.execution import Execution, Status, as_json
 from sandbox.image import Manifest
@@ -89,8 +90,11 @@ class _Pieces(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        told = {HELD: sum(map(len, self._pieces))}  # with the first
         for number, piece in enumerate(self._pieces, 1):
-            await send({"type": "http.response.body", "body": piece, "more_body": number < len(self._pieces)})
+            more = number < len(self._pieces)
+            await send({"type": "http.response.body", "body": piece, "more_body": more, **told})
+            told = {}
 
 
 def execution(value: Execution, created_at: float) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox import logs, telemetry
-from sandbox.api import problems
+from sandbox.api.answer import Answer, Unheld
 from sandbox.api.families import family
 from sandbox.api.lines import LONGEST_PATH, Lines
-from sandbox.api.refusal import ALWAYS
 from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
 from sandbox.errors import Forbidden, InvalidRequest, SandboxError
 from sandbox.execution import MIB
@@ -56,23 +55,26 @@ class Guard:
         body = Body(receive, size, self._bodies, limit=self._limit, patience=self._patience)
         visit = Visit(request_id_of(headers.get("x-request-id", "")), body)
         scope.setdefault("state", {})["visit"] = visit
-        answer = _Answer(send, visit, self._node)
+        answer = Answer(send, visit, self._bodies, self._node)
         name = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "HTTP"
         with logs.bound(request_id=visit.request_id), telemetry.span(name, "server", headers) as span:
             try:
                 await self._serve(scope, headers, visit, answer)
             finally:
+                answer.release()
                 body.release()
                 self._tell(scope, visit)
                 span.set(**{"http.route": visit.route, "http.response.status_code": visit.status})
 
-    async def _serve(self, scope: Scope, headers: Mapping[str, str], visit: Visit, answer: "_Answer") -> None:
+    async def _serve(self, scope: Scope, headers: Mapping[str, str], visit: Visit, answer: Answer) -> None:
         receive = visit.body.receive
         try:
             self._check(scope, headers)
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             visit.status = visit.status or CLIENT_LEFT
+        except Unheld as unheld:
+            await family(scope).of_error(visit.request_id, unheld.refusal)(scope, receive, answer)
         except SandboxError as error:
             if visit.status:
                 raise  # too late for an answer: the connection has to be cut
@@ -125,36 +127,6 @@ class Guard:
             **visit.ids,
             **more,
         )
-
-
-class _Answer:
-    """What goes out, with the headers that every answer has."""
-
-    def __init__(self, send: Send, visit: Visit, node: Node) -> None:
-        self._send = send
-        self._visit = visit
-        self._node = node
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._visit.status = message["status"]
-            headers = [*message["headers"], *ALWAYS, (b"x-request-id", self._visit.request_id.encode())]
-            if not any(name == b"cache-control" for name, _ in headers):
-                headers.append((b"cache-control", b"no-store"))
-            if not any(name == b"ratelimit-limit" for name, _ in headers):  # of the limit that was reached
-                headers += self._rate()
-            message = {**message, "headers": headers}
-        await self._send(message)
-
-    def _rate(self) -> list[tuple[bytes, bytes]]:
-        owner = self._visit.owner
-        if owner is None or owner.limits.per_minute is None:
-            return []
-        for standing in self._node.quota.snapshot(owner):
-            if standing.name == "per_minute":
-                told = problems.rate_limit(standing.limit, standing.remaining, standing.reset or 0.0)
-                return [(name.encode(), value.encode()) for name, value in told.items()]
-        return []
 
 
 def _host(authority: str) -> str:

@@ -38,7 +38,8 @@ class Bodies:
         """Raises `Overloaded`."""
         had = self._by_owner.get(owner, 0)
         if self._all + size > self._most or had + size > self._most // 2:
-            raise Overloaded("too many bytes of requests are in memory; try again, or send files as uploads", _RETRY_S)
+            words = "too many bytes of requests and answers are in memory; read answers, send files as uploads"
+            raise Overloaded(f"{words}, and try again", _RETRY_S)
         self._all += size
         self._by_owner[owner] = had + size
 

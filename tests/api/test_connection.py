@@ -446,6 +446,28 @@ async def test_all_json_together_has_a_bound(narrow: Served) -> None:
 
 
 @pytest.mark.attack("H08")
+async def test_all_answers_that_nobody_reads_have_a_bound_together(new_data_dir: NewDataDir) -> None:
+    code = "from IPython.display import display\nfor _ in 'ab': display({'image/png': 'A' * (6 << 20)}, raw=True)"
+    async with serving(new_data_dir(), pool_size=1, max_body_mb=4) as served, served.client() as client:
+        session = (await client.post("/v1/sessions")).json()["id"]
+        path = f"/v1/sessions/{session}/executions"
+        execution = (await client.post(path, json={"code": code})).json()["id"]
+        with socket.create_connection(served.address) as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # else the kernel holds all of it
+            unread.sendall(f"GET {path}/{execution} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await asyncio.to_thread(unread.recv, 1)
+            for asked in (f"{path}/{execution}", path):
+                answer = await client.get(asked)
+                assert problem(answer) == (503, "overloaded")
+                assert int(answer.headers["retry-after"]) >= 1
+            assert (await client.post("/v1/run", json={"code": "1"})).json()["status"] == "ok"
+        while (answer := await client.get(path)).status_code == 503:
+            pass  # that connection is gone
+        assert [len(result["image/png"]) for result in answer.json()["data"][0]["results"]] == [6 << 20] * 2
+        assert (await client.get(f"{path}/{execution}")).json() == answer.json()["data"][0]
+
+
+@pytest.mark.attack("H08")
 def test_no_owner_has_all_the_memory_for_bodies() -> None:
     bodies = Bodies(100)
     bodies.take("ann", 50)
