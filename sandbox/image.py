@@ -44,6 +44,12 @@ INSIDE = "/opt/venv"
 """Where sandboxes see a root's `venv`."""
 LAYOUT = "1"
 """Counts up when a root is built differently from the same sources."""
+_PIP = Path(__file__).parent / "guest" / "packages.py"
+_PIP_COMMAND = f"""#!{INSIDE}/bin/python
+import sys
+from pip.__main__ import main
+sys.exit(main())
+"""
 INGREDIENTS = ("requirements.lock", "preload.py", "fontcache.py")
 """The files of `images/<name>/` that a root is built from, as far as they are there."""
 _SYSTEM = "system"
@@ -220,6 +226,7 @@ def _recipe(name: str) -> _Recipe:
     about = (LAYOUT, platform.python_version(), platform.machine(), sys.base_prefix)
     parts = [part.encode() for part in about]
     parts += [path.read_bytes() if (path := directory / file).is_file() else b"" for file in INGREDIENTS]
+    parts += [_PIP.read_bytes(), _PIP_COMMAND.encode()]
     return _Recipe(name, directory, digest_of(parts))
 
 
@@ -300,6 +307,7 @@ def _fill(recipe: _Recipe, root: Path, report: Report) -> None:
     root.mkdir()
     report(f"Making a virtual environment on Python {platform.python_version()} in {sys.base_prefix}")
     _install(venv, lock, report)
+    _add_pip(venv)
     with tempfile.TemporaryDirectory(prefix="sandbox-image-") as scratch:
         notes = _add_fonts(venv / "share" / "fonts", Path(scratch), report)
         fonts = _list_fonts(recipe.source / "fontcache.py", venv, Path(scratch), report)
@@ -350,6 +358,17 @@ def _install(venv: Path, lock: Path, report: Report) -> None:
     # their sources, because neither changes any more.
     flags += ["--link-mode", "copy", "--python", str(venv / "bin" / "python")]
     _stream([uv_bin, "pip", "sync", *flags, str(lock)], report, PYC_INVALIDATION_MODE="UNCHECKED_HASH")
+
+
+def _add_pip(venv: Path) -> None:
+    """A `pip` that knows that nothing can be installed; see `guest/packages.py`."""
+    [libraries] = (venv / "lib").glob("python*/site-packages")
+    (libraries / "pip").mkdir()
+    (libraries / "pip" / "__init__.py").write_text('"""Nothing can be installed here; `python -m pip` says so."""\n')
+    shutil.copyfile(_PIP, libraries / "pip" / "__main__.py")
+    for name in ("pip", "pip3"):
+        (venv / "bin" / name).write_text(_PIP_COMMAND)
+        (venv / "bin" / name).chmod(0o755)
 
 
 def _add_fonts(directory: Path, scratch: Path, report: Report) -> tuple[str, ...]:

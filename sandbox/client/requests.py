@@ -251,7 +251,7 @@ def _checked(timeout: float | None) -> float | None:
     if timeout is not None and not isinstance(timeout, int | float):
         raise InvalidLimits(f"timeout is of type {type(timeout).__name__}; give a number of seconds")
     if timeout is not None and not 0 < timeout < math.inf:
-        raise InvalidLimits(f"timeout is {timeout:g} s; choose a value above 0")
+        raise InvalidLimits(f"a timeout of {timeout:g} s is not offered; choose one above 0")
     return timeout
 
 

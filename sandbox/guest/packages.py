@@ -1,63 +1,78 @@
-"""What `%pip` and `!pip` come to where nothing can be installed: what is there already is fine, and more cannot be had.
+"""What pip comes to where nothing can be installed: what is there already is fine, and more cannot be had.
 
 Programs begin with `%pip install pandas` out of habit, so that has to go on where pandas is there; where it is not, an
-installer would only say that it found no network.
+installer would only say that it found no network. An image has this file as its `pip`, besides, for shells and
+`python -m pip`: the one of the system beside it would tell of other libraries and advise on another machine.
 """
 
-import contextlib
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from importlib import metadata
+from typing import TYPE_CHECKING
 
-from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 _MAGICS = ("pip", "uv", "conda", "mamba", "micromamba")
-_SHELL = re.compile(r"\s*(?:python3?\s+-m\s+)?pip3?\s+(.*)", re.DOTALL)
-_OF_THE_SHELL = re.compile(r"[();<>|&]+")
-_FROM_ELSEWHERE = frozenset({"-r", "--requirement", "-e", "--editable"})
-_WITH_VALUE = _FROM_ELSEWHERE | {
-    *("-c", "--constraint", "-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--trusted-host"),
-    *("-t", "--target", "-p", "--python", "--prefix", "--root", "-n", "--name", "--channel", "--progress-bar"),
-    *("--upgrade-strategy", "--python-version", "--platform", "--proxy", "--timeout", "--retries", "--cache-dir"),
-    *("--only-binary", "--no-binary", "--log", "--cert", "--config-settings"),
-}
+_LISTS = frozenset({"-r", "--requirement"})
+_FROM_ELSEWHERE = frozenset({"-e", "--editable"})
+_WITH_VALUE = (
+    _LISTS
+    | _FROM_ELSEWHERE
+    | {
+        *("-c", "--constraint", "-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--trusted-host"),
+        *("-t", "--target", "-p", "--python", "--prefix", "--root", "-n", "--name", "--channel", "--progress-bar"),
+        *("--upgrade-strategy", "--python-version", "--platform", "--proxy", "--timeout", "--retries", "--cache-dir"),
+        *("--only-binary", "--no-binary", "--log", "--cert", "--config-settings"),
+    }
+)
 _TOOLS = frozenset({"pip", "setuptools", "wheel"})
 """Nothing here needs them."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
-def register(shell: InteractiveShell) -> None:
+class NotHere(Exception):
+    """What cannot be."""
+
+
+def register(shell: "InteractiveShell") -> None:
     """Have the shell's magics answer so."""
     for name in _MAGICS:
         shell.register_magic_function(_magic, "line", name)
 
 
 def _magic(line: str) -> None:
-    print(answer(line.strip().removeprefix("pip ")))
+    from IPython.core.error import UsageError
 
-
-def asked_of_shell(command: str) -> str | None:
-    """The arguments of a shell command that is pip's alone; None if it is another."""
-    found = _SHELL.fullmatch(command)
-    if found is None or re.search(r"[`$\n]|\.whl\b", found[1]):
-        return None
-    words = shlex.shlex(found[1], posix=True, punctuation_chars=True)
-    words.whitespace_split = True
-    with contextlib.suppress(ValueError):  # a quotation without end, which the shell may complain of
-        return None if any(_OF_THE_SHELL.fullmatch(word) for word in words) else found[1]
-    return None
-
-
-def answer(line: str) -> str:
-    """What pip says to these arguments. Raises `UsageError` for what cannot be."""
     try:
-        words = shlex.split(line, comments=True)
-        command = next(word for word in words if not word.startswith("-"))
-        words.remove(command)
-    except (ValueError, StopIteration) as error:  # a quotation without end, or nothing at all
-        raise UsageError(f"pip does not understand {line!r}: try `pip list`") from error
+        print(answer(shlex.split(line.strip().removeprefix("pip "), comments=True)))
+    except NotHere as error:
+        raise UsageError(str(error)) from None
+    except ValueError:  # a quotation without end
+        raise UsageError(_not_understood(line)) from None
+
+
+def main() -> int:
+    """As a command; its exit code."""
+    try:
+        print(answer(sys.argv[1:]))
+    except NotHere as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def answer(words: list[str]) -> str:
+    """What pip says to these arguments. Raises `NotHere`."""
+    if "--version" in words or "-V" in words:
+        return f"pip of a sandbox, which installs nothing (python {sys.version_info.major}.{sys.version_info.minor})"
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is None:
+        raise NotHere(_not_understood(shlex.join(words)))
+    words = words.copy()
+    words.remove(command)
     if command == "install":
         return "\n".join(_installed(words))
     if command in ("list", "freeze"):
@@ -65,7 +80,11 @@ def answer(line: str) -> str:
         return "\n".join(sorted(found, key=str.lower))
     if command == "show":
         return "\n---\n".join(_shown(word) for word in words if not word.startswith("-"))
-    raise UsageError(f"there is no pip {command} here, only `pip list`, `pip show` and `pip install` of what is there")
+    raise NotHere(f"there is no pip {command} here, only `pip list`, `pip show` and `pip install` of what is there")
+
+
+def _not_understood(line: str) -> str:
+    return f"pip does not understand {line!r}: try `pip list`"
 
 
 def _installed(words: list[str]) -> Iterator[str]:
@@ -77,7 +96,7 @@ def _installed(words: list[str]) -> Iterator[str]:
             yield f"Requirement already satisfied: {requirement} ({version})"
     if missing:
         named = ", ".join(missing)[:500]
-        raise UsageError(f"{named} cannot be installed: this sandbox has no network; `%pip list` tells what is there")
+        raise NotHere(f"{named} cannot be installed: this sandbox has no network; `pip list` tells what is there")
 
 
 def _requirements(words: list[str]) -> Iterator[str]:
@@ -89,10 +108,24 @@ def _requirements(words: list[str]) -> Iterator[str]:
         option, joined, value = word.partition("=")
         if not joined and option in _WITH_VALUE:
             value = next(left, "")
-        if option in _FROM_ELSEWHERE:
+        if match := re.match(r"(-[re])(.+)", word):
+            option, value = match.groups()
+        if option in _LISTS:
+            yield from _listed(value)
+        elif option in _FROM_ELSEWHERE:
             yield value or option
-        elif re.match(r"-[re].", option):
-            yield option[2:]
+
+
+def _listed(path: str) -> Iterator[str]:
+    """The requirements in a file, without those in files that it names itself."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.strip() for line in file if not line.lstrip().startswith(("#", "-"))]
+    except OSError as error:
+        raise NotHere(f"{path} cannot be read: {error.strerror}") from None
+    for line in lines:
+        if requirement := re.split(r"\s#|\s--", line)[0].strip():
+            yield requirement
 
 
 def _version_of(requirement: str) -> str | None:
@@ -108,6 +141,8 @@ def _version_of(requirement: str) -> str | None:
         return None
     if wanted.url is not None:
         return None
+    if wanted.marker is not None and not wanted.marker.evaluate():
+        return "not needed"
     version = _version(wanted.name)
     if version is None and wanted.name in _TOOLS:
         return "not needed"
@@ -125,5 +160,9 @@ def _shown(name: str) -> str:
     try:
         told = metadata.metadata(name)
     except (metadata.PackageNotFoundError, ValueError):
-        raise UsageError(f"there is no package {name[:100]} here, and none can be installed") from None
+        raise NotHere(f"there is no package {name[:100]} here, and none can be installed") from None
     return "\n".join(f"{field}: {told[field]}" for field in ("Name", "Version", "Summary") if field in told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

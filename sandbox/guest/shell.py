@@ -99,19 +99,7 @@ class Shell(ZMQInteractiveShell):
         sys.stdout.flush()
         sys.stderr.flush()
         expanded = self.var_expand(command, depth=1)
-        if (asked := packages.asked_of_shell(expanded)) is not None:
-            self.user_ns["_exit_code"] = self._pip(asked)
-            return
         self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)
-
-    def _pip(self, asked: str) -> int:
-        """A shell's command that fails does not end the cell."""
-        try:
-            print(packages.answer(asked))
-        except UsageError as error:
-            print(f"ERROR: {error}", file=sys.stderr)
-            return 1
-        return 0
 
     def init_magics(self) -> None:
         super().init_magics()
