@@ -208,7 +208,7 @@ def test_odd_names_are_quoted() -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
 def test_a_timeout_that_cannot_be_is_not_even_sent(timeout: float) -> None:
-    with pytest.raises(InvalidLimits, match="choose a value above 0"):
+    with pytest.raises(InvalidLimits, match="choose one above 0"):
         requests.execute("ses_1", "1", timeout)
 
 
