@@ -35,8 +35,9 @@ RUN if [ -f "images/${IMAGE}/ca-bundle.crt" ]; then \
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt UV_NO_CACHE=1
 RUN python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir --disable-pip-version-check 'uv>=0.5'
 COPY images/${IMAGE}/preload.py images/${IMAGE}/fontcache.p[y] images/${IMAGE}/
-# Without __init__.py: building an image takes no more of ours than these two.
+# Without __init__.py: building an image takes no more of ours than these three.
 COPY sandbox/errors.py sandbox/image.py sandbox/
+COPY sandbox/guest/packages.py sandbox/guest/
 RUN PYTHONUNBUFFERED=1 /opt/build/bin/python -c \
         "import pathlib, sandbox.image as image; image.build('${IMAGE}', pathlib.Path('/opt/libraries'), print)"
 

@@ -84,9 +84,12 @@ class Admission:
         """Or when the queue began, whichever is later."""
 
     @property
-    def next_owner(self) -> str | None:
-        """Whose turn it is; None when nobody waits."""
-        return next(iter(self._queues), None)
+    def lacking(self) -> tuple[str, int] | None:
+        """Whose turn it is, and how many MiB are missing for it; None when nobody waits."""
+        for owner, queue in self._queues.items():
+            wanted = next(iter(queue)).memory_mb
+            return owner, self.promised_mb + wanted - self.budget_mb
+        return None
 
     async def crowded(self) -> None:
         """Return as soon as somebody waits."""

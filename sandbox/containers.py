@@ -244,9 +244,13 @@ async def files(
     if after is not None:
         last = _place(await _last(node, owner, container, listed, after))
         rows = [row for row in rows if (_place(row) < last if newest_first else _place(row) > last)]
-    some = [await _stored(node, owner, row) for row in rows[:limit]]
-    items = tuple(row for row in some if row is not None)
-    return Page(items, items[-1].id if items and limit < len(rows) else None)
+    items = list[FileRow]()
+    for row in rows:
+        if (stored := await _stored(node, owner, row)) is not None:
+            items.append(stored)
+        if len(items) > limit:
+            return Page(tuple(items[:limit]), items[limit - 1].id)
+    return Page(tuple(items))
 
 
 def _place(row: FileRow) -> tuple[float, str]:
@@ -256,7 +260,7 @@ def _place(row: FileRow) -> tuple[float, str]:
 async def _last(node: Node, owner: Owner, container: SessionRow, listed: Sequence[FileRow], after: str) -> FileRow:
     """The last file of the page before, which may have been removed since. Raises `InvalidRequest`."""
     found = next((row for row in listed if container_file_id(row.id) == after), None)
-    if found is None and _ID.fullmatch(after):
+    if found is None and _ID.fullmatch(after) and after.startswith("cfile_"):
         found = await node.removed_file(owner, container.id, file_id(after))
     if found is None:
         raise InvalidRequest(f"after: there is no file {after} in this container")

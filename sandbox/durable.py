@@ -84,6 +84,7 @@ class DurableSession:
         self._ending = asyncio.Lock()
         self.end_is_written = False
         self._accepted = 0
+        self._restarting = 0
         self._loss_unsaid = False
         self._loss_said = False
         """Its sandbox died in an execution that has said so itself."""
@@ -222,19 +223,26 @@ class DurableSession:
         It does not when it is used meanwhile, or when not everything in it can be stored.
         """
         live, watching = self.live, self._watching
-        if live is None or watching is None or self._accepted:
+        if live is None or watching is None or self._is_used():
             return False
         live.workspace_mark = None  # what a program left running writes is not in it
-        try:
-            async with asyncio.timeout(_SETTLE_S):
-                left_out, _ = await self._keep()
-        except TimeoutError:  # who waits for its memory does not wait for what a program has left running
+        with live.looked_at():
+            try:
+                async with asyncio.timeout(_SETTLE_S):
+                    left_out, _ = await self._keep()
+            except TimeoutError:  # who waits for its memory does not wait for what a program has left running
+                return False
+        if left_out or self._is_used() or self.live is not live:
             return False
-        if left_out or self.running or self.live is not live:
-            return False
+        last_used_at = max(self.row.last_used_at, time.time() - (live.idle_s or 0.0))  # by its files, for one
+        self.row = dataclasses.replace(self.row, last_used_at=last_used_at)
         await self._parts.engine.close_session(live)
         await asyncio.wait((watching,))
+        await self._parts.store.update_session(self.row.id, last_used_at=last_used_at)
         return True
+
+    def _is_used(self) -> bool:
+        return bool(self._accepted or self._restarting)
 
     async def touch(self) -> SessionRow:
         """Begin its idle timeout anew."""
@@ -469,10 +477,14 @@ class DurableSession:
         """Replace the kernel: variables go, files stay. One that sleeps has no kernel, which is as good."""
         self.check_active()
         self._loss_unsaid = False  # who asks for it knows
-        if (live := self.live) is not None:
-            await live.restart()
-        else:
+        if (live := self.live) is None:
             self._loss_said = True
+            return
+        self._restarting += 1
+        try:
+            await live.restart()
+        finally:
+            self._restarting -= 1
 
     # Its end.
 

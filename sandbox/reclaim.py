@@ -8,6 +8,8 @@ client's until its idle timeout.
 
 import asyncio
 import contextlib
+import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -19,6 +21,8 @@ _OWN_S = 5.0
 """Of idleness, until a session makes room for its own owner's next: who goes on at once keeps the variables."""
 _OTHERS_S = 60.0
 """The same for somebody else's next."""
+_AGAIN_S = 10.0
+"""Until one that was used just then, or that holds what cannot be stored, is tried again."""
 _LOOK_S = 0.25
 _logger = logs.logger(__name__)
 
@@ -53,23 +57,30 @@ class Reclaim:
                 await asyncio.sleep(_LOOK_S)
 
     async def _make_room(self) -> None:
-        stays = set[DurableSession]()
-        while (owner := self._admission.next_owner) is not None:
-            session = self._idlest(owner, stays)
+        stayed = dict[str, float]()
+        while (lacking := self._admission.lacking) is not None:
+            session = self._idlest(*lacking, stayed)
             if session is None:
                 await asyncio.sleep(_LOOK_S)
             elif await session.sleep():
                 _logger.info("session put to sleep", session_id=session.row.id, why="others wait for memory")
             else:
-                stays.add(session)
+                stayed[session.row.id] = time.monotonic()
 
-    def _idlest(self, owner: str, stays: set[DurableSession]) -> DurableSession | None:
-        """Whose sandbox goes first, for this owner."""
+    def _idlest(self, owner: str, lacking_mb: int, stayed: Mapping[str, float]) -> DurableSession | None:
+        """Whose sandbox goes first, for this owner; None where all that could go would not be enough.
+
+        stayed: when sessions could not be put to sleep.
+        """
+        recently = time.monotonic() - _AGAIN_S
         idle = [
             (idle_s, session)
             for session in self._sessions.values()
-            if session.row.yields and session not in stays and session.row.id not in self._used
+            if session.row.yields and session.row.id not in self._used
             if (idle_s := session.idle_s) is not None
             if idle_s >= (_OWN_S if session.row.owner == owner else _OTHERS_S)
+            if stayed.get(session.row.id, -math.inf) < recently
         ]
-        return max(idle, key=lambda each: each[0])[1] if idle else None
+        if not idle or sum(session.row.memory_mb for _, session in idle) < lacking_mb:
+            return None
+        return max(idle, key=lambda each: each[0])[1]

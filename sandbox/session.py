@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
 from typing import Literal
 
 from sandbox.ending import Ending
@@ -175,6 +175,16 @@ class Session:
     def idle_s(self) -> float | None:
         """Seconds since it was last used; None while an execution runs or waits."""
         return None if self._queued else time.monotonic() - self._last_used
+
+    @contextlib.contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Within the block what is done to it is no use of it: its idle timeout goes on."""
+        last_used = self._last_used
+        try:
+            yield
+        finally:
+            if not self._queued:
+                self._last_used = last_used
 
     @property
     def open(self) -> bool:

@@ -105,6 +105,10 @@ if __name__ == "__main__":
         assert ended.stdout == "it's.py é ['a b'] 1,2\n"
         assert (ended.code, "line 10" in ended.stderr) == (1, True)
 
+    def test_arguments_are_a_file_s(self) -> None:
+        ended = command("run", "-", "a", stdin=b"1")
+        assert (ended.code, "only a program from a FILE has arguments" in ended.stderr) == (2, True)
+
     def test_an_error_shows_its_traceback_and_exits_1(self) -> None:
         ended = command("run", "-c", "1 / 0")
         assert (ended.code, ended.stdout) == (1, "")

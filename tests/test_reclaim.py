@@ -9,6 +9,7 @@ import pytest
 
 from sandbox import reclaim
 from sandbox.config import Settings
+from sandbox.errors import QueueFull
 from sandbox.execution import Execution, Status
 from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits, Owner
@@ -37,6 +38,10 @@ async def node(
 
 async def execute(node: Node, session_id: str, code: str, owner: Owner = LOCAL) -> Execution:
     return await (await node.execute(owner, session_id, code)).result()
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def refused(node: Node) -> bool:
@@ -87,6 +92,50 @@ async def test_what_runs_or_belongs_to_a_run_that_goes_on_keeps_its_sandbox(node
         await node.interrupt(LOCAL, running)
         assert (await log.result()).status is Status.INTERRUPTED
     assert not await refused(node)
+
+
+async def test_nobody_goes_for_who_could_not_start_all_the_same(node: Node) -> None:
+    kept = (await node.open_session(LOCAL)).id
+    idle = (await node.open_session(LOCAL, yields=True)).id
+    await execute(node, idle, "x = 1")
+    with pytest.raises(QueueFull):
+        await node.open_session(LOCAL, memory_mb=384)
+    assert (await execute(node, idle, "print(x)")).stdout == "1\n"
+    await node.close_session(LOCAL, kept)
+
+
+async def test_one_that_is_used_or_restarted_while_it_goes_to_sleep_stays_awake(node: Node) -> None:
+    row = await node.open_session(LOCAL, yields=True)
+    session = await node._held(LOCAL, row.id)
+    for use in (lambda: execute(node, row.id, "x = 1"), lambda: node.restart(LOCAL, row.id)):
+        using = asyncio.ensure_future(use())
+        await asyncio.sleep(0)
+        assert not await session.sleep()
+        await using
+    await execute(node, row.id, "x = 2")
+    sleeping = asyncio.ensure_future(session.sleep())
+    await asyncio.sleep(0)
+    assert session.workspace._lock.locked()  # it is looking for what has to be stored
+    assert (await execute(node, row.id, "print(x)")).stdout == "2\n"
+    assert not await sleeping
+
+
+async def test_idle_time_goes_on_while_one_cannot_be_put_to_sleep_and_begins_with_the_last_use(node: Node) -> None:
+    row = await node.open_session(LOCAL, yields=True, idle_timeout=600)
+    session = await node._held(LOCAL, row.id)
+    await execute(node, row.id, r"open(b'/mnt/data/\xff', 'w').close()")
+    idle_s = session.idle_s
+    assert idle_s is not None
+    assert not await session.sleep()
+    assert session.idle_s is not None
+    assert session.idle_s > idle_s
+    await execute(node, row.id, r"import os; os.remove(b'/mnt/data/\xff')")
+    used_at = session.row.last_used_at
+    await node.put_file(LOCAL, row.id, "late.txt", _one(b"x"))
+    assert await session.sleep()
+    slept = await node.store.session("local", row.id)
+    assert slept is not None
+    assert slept.last_used_at > used_at
 
 
 async def test_what_cannot_be_stored_is_not_given_up(node: Node) -> None:

@@ -4,6 +4,7 @@ Two vendors have `/v1/files` and `/v1/models`. Anthropic's SDKs send `anthropic-
 OpenAI's never do.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -42,6 +43,7 @@ _OPENAI = (
 )
 _OF_NO_ROUTE = {404: "Not Found", 405: "Method Not Allowed"}
 """What the framework says when no route takes a request."""
+_LONG = 200
 _ANTHROPIC = ("/v1/messages",)
 _ANTHROPIC_HEADER = b"anthropic-version"
 
@@ -68,7 +70,7 @@ def family(scope: Scope) -> Envelopes:
     path = scope["path"]
     if path.startswith(_ANTHROPIC) or (path.startswith("/v1/") and is_anthropic(scope)):
         return anthropic_errors
-    meant = path if path.startswith("/v1/") else "/v1" + path  # a base URL that lacks it
+    meant = "/v1" + re.sub(r"^(/v1)+(?=/)", "", path[:_LONG])  # base URLs lack it, or have it twice
     return openai_errors if meant.startswith(_OPENAI) else problems
 
 
@@ -83,7 +85,9 @@ async def on_error(request: Request, error: Exception) -> Response:
 async def on_validation(request: Request, error: Exception) -> Response:
     """For `RequestValidationError`."""
     assert isinstance(error, RequestValidationError)
-    return family(request.scope).of_validation(Visit.of(request).request_id, [_plain(each) for each in error.errors()])
+    found = [_plain(each) for each in error.errors()]
+    error.__cause__ = error.__context__ = None  # with frames that have the request, which has this error: a circle
+    return family(request.scope).of_validation(Visit.of(request).request_id, found)
 
 
 def _plain(found: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,9 +15,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox import logs, telemetry
+from sandbox.api import problems
 from sandbox.api.answer import Answer, Unheld
 from sandbox.api.families import family
 from sandbox.api.lines import LONGEST_PATH, Lines
+from sandbox.api.unread import Unread
 from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
 from sandbox.errors import Forbidden, InvalidRequest, SandboxError
 from sandbox.execution import MIB
@@ -26,7 +28,7 @@ from sandbox.node import LOOPBACK, Node
 _QUIET = frozenset({"/health", "/health/live", "/metrics"})
 """Asked for every few seconds by machines; logged only for debugging."""
 _BODIES = 8
-"""How many of the largest bodies may be in memory at a time."""
+"""How many of the largest bodies may be in memory at a time; of answers as many bytes."""
 log = logs.logger(__name__)
 
 
@@ -42,6 +44,7 @@ class Guard:
         self._any_host = settings.host not in LOOPBACK and not self._hosts
         self._limit = settings.max_body_mb * MIB
         self._bodies = Bodies(_BODIES * self._limit)
+        self._unread = Unread(_BODIES * self._limit)
         self._patience = settings.body_timeout_s
         self._failures = Lines()
 
@@ -55,7 +58,7 @@ class Guard:
         body = Body(receive, size, self._bodies, limit=self._limit, patience=self._patience)
         visit = Visit(request_id_of(headers.get("x-request-id", "")), body)
         scope.setdefault("state", {})["visit"] = visit
-        answer = Answer(send, visit, self._bodies, self._node)
+        answer = Answer(send, visit, self._unread, self._node)
         name = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "HTTP"
         with logs.bound(request_id=visit.request_id), telemetry.span(name, "server", headers) as span:
             try:
@@ -74,6 +77,7 @@ class Guard:
         except ClientDisconnect:
             visit.status = visit.status or CLIENT_LEFT
         except Unheld as unheld:
+            self._node.metrics.rejection(problems.code_of(type(unheld.refusal)))
             await family(scope).of_error(visit.request_id, unheld.refusal)(scope, receive, answer)
         except SandboxError as error:
             if visit.status:

@@ -28,23 +28,26 @@ _NOT_OFFERED = {
 }
 """Of the vendors' APIs, by the path below `/v1`."""
 _MOST = 200
+"""Characters of a path that is worth a guess."""
 
 
 def told(error: HTTPException, routes: Sequence[BaseRoute], method: str, path: str) -> HTTPException:
     """The framework's error in words. routes: all that there are."""
-    if (offer := _not_offered(path)) is not None:
-        return HTTPException(404, f"{path[:_MOST]!r} is not offered here: this server has no {offer}")
+    if len(path) > _MOST:
+        return error
+    offer = next((found for each in (path, *_variants(path)) if (found := _not_offered(each)) is not None), None)
+    if offer is not None:
+        return HTTPException(404, f"{path!r} is not offered here: this server has no {offer}")
     return error if error.status_code != 404 else HTTPException(404, _words(routes, method, path))
 
 
 def _words(routes: Sequence[BaseRoute], method: str, path: str) -> str:
     """Where it may have been meant to go."""
-    shown = repr(path[:_MOST])
     if path in ("", "/"):
         return f"nothing is at /; {_HOME}"
     if (meant := next((each for each in _variants(path) if _is_known(routes, method, each)), None)) is not None:
-        return f"nothing is at {shown}; {meant[:_MOST]} is what you may mean. {_advice(path, meant)}"
-    return f"nothing is at {shown}; {_HOME}"
+        return f"nothing is at {path!r}; {meant} is what you may mean. {_advice(path, meant)}"
+    return f"nothing is at {path!r}; {_HOME}"
 
 
 def _not_offered(path: str) -> str | None:
@@ -67,7 +70,7 @@ def _is_known(routes: Sequence[BaseRoute], method: str, path: str) -> bool:
 
 
 def _advice(path: str, meant: str) -> str:
-    if meant == _VERSION + path:
+    if meant.startswith(_VERSION + "/") and not path.startswith(_VERSION + "/"):
         return "The base URL of OpenAI's SDKs ends with /v1, that of Anthropic's does not"
     if path.startswith(2 * _VERSION):
         return "The base URL has /v1 once too often: Anthropic's SDKs add it themselves"

@@ -30,7 +30,7 @@ from sandbox.engine import Engine
 from sandbox.errors import HostUnfit
 
 _NICENESS = -5
-_GC_THRESHOLDS = 10_000, 3, 2
+_GC_THRESHOLDS = 10_000, 2, 1
 """Objects made until the youngest are looked through; at Python's 700 a burst of requests does it all the time. Those
 that outlive it are looked through three such times later, and all at every second of those, because everybody waits for
 it: to be rid of 100,000 takes 0.15 s. What was loaded at the start is not among them.

@@ -14,8 +14,8 @@ from sandbox.keys import Owner
 
 CLIENT_LEFT = 499
 """What the log has for the status of a request whose client left before its answer began."""
-_LEAST_RATE = 4096
-"""Bytes per second below which an upload is given up, once its first seconds are over."""
+LEAST_RATE = 4096
+"""Bytes per second below which an upload or a long answer is given up, once its first seconds are over."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _RETRY_S = 1.0
 
@@ -38,8 +38,7 @@ class Bodies:
         """Raises `Overloaded`."""
         had = self._by_owner.get(owner, 0)
         if self._all + size > self._most or had + size > self._most // 2:
-            words = "too many bytes of requests and answers are in memory; read answers, send files as uploads"
-            raise Overloaded(f"{words}, and try again", _RETRY_S)
+            raise Overloaded("too many bytes of requests are in memory; try again, or send files as uploads", _RETRY_S)
         self._all += size
         self._by_owner[owner] = had + size
 
@@ -78,7 +77,7 @@ class Body:
         self._owner = owner.id
 
     def stream(self, limit: int) -> None:
-        """It goes on to a disk as it comes, so it may be longer, and take a second more for every `_LEAST_RATE`."""
+        """It goes on to a disk as it comes, so it may be longer, and take a second more for every `LEAST_RATE`."""
         self._streamed = True
         self._limit = limit
 
@@ -98,7 +97,7 @@ class Body:
             self._check(self._declared)
         # Only the client's time counts, not ours between two calls.
         began = time.monotonic()
-        allowed = self._patience + (self._received / _LEAST_RATE if self._streamed else 0.0)
+        allowed = self._patience + (self._received / LEAST_RATE if self._streamed else 0.0)
         try:
             async with asyncio.timeout(allowed - self._waited):
                 message = await self._receive()

@@ -41,6 +41,7 @@ EXIT_CODES = {
     Status.KILLED: 137,
 }
 _CLOSED_PIPE = 141
+_MOST_ARGUMENTS = 100_000
 _PIECE = 256 << 10
 _IDLE_S = 300.0
 """For how long a session stays on a server if we die: nobody else knows of it."""
@@ -111,7 +112,7 @@ def run(
         raise typer.BadParameter(f"two files would both be /mnt/data/{twice.pop()}", param_hint="--file")
     given = {name: value for name, value in (("image", image), ("server", server)) if value is not None}
     settings = Settings(**given)
-    argv = () if script is None or str(script) == "-" else (script.name, *(args or ()))
+    argv = _argv(script, args or [])
     request = Request(checked_code(_source(script, code)), argv, files, out, timeout, memory, image, as_json)
     try:
         raise typer.Exit(asyncio.run(_run(settings, request)))
@@ -121,6 +122,17 @@ def run(
         raise typer.Exit(_CLOSED_PIPE) from None
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_CODES[Status.INTERRUPTED]) from None
+
+
+def _argv(script: Path | None, args: Sequence[str]) -> tuple[str, ...]:
+    """As the program finds it; empty when it comes from no file."""
+    if script is not None and str(script) != "-":
+        if sum(map(len, args)) > _MOST_ARGUMENTS:
+            raise typer.BadParameter(f"they are longer than {_MOST_ARGUMENTS} characters; put them into a file")
+        return (script.name, *args)
+    if args:
+        raise typer.BadParameter("only a program from a FILE has arguments", param_hint="ARGS")
+    return ()
 
 
 def _source(script: Path | None, code: str | None) -> bytes:

@@ -535,7 +535,10 @@ class Store:
         return await self._read(read)
 
     def _place(self, connection: Connection, listing: sql.Listing, scope: Mapping[str, str], after: str) -> float:
-        """When the row was made behind which a page begins. Raises `InvalidRequest` for what is in no such list."""
+        """When the row was made behind which a page begins.
+
+        Raises `InvalidRequest` for what is in no such list, and was in none of this owner's before.
+        """
         created_at: float | None = connection.execute(listing.place, {**scope, "after": after}).scalar()
         if created_at is None:
             created_at = self._gone.created_at(scope.get("owner"), after)

@@ -15,10 +15,11 @@ import pytest
 from sandbox.api.connection import MOST_CONNECTIONS
 from sandbox.api.idle import Idle
 from sandbox.api.turnstile import Turnstile, asks_for_the_usual
+from sandbox.api.unread import Unread
 from sandbox.api.visit import Bodies
 from sandbox.errors import Overloaded
 from tests.api.conftest import NewDataDir
-from tests.api.served import Served, lines_about, problem, serving
+from tests.api.served import WAIT_SECONDS, Served, lines_about, problem, serving
 
 HEAD = b"POST /v1/run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 GIB = 1 << 30
@@ -445,26 +446,81 @@ async def test_all_json_together_has_a_bound(narrow: Served) -> None:
         assert answer.status_code == 200
 
 
-@pytest.mark.attack("H08")
-async def test_all_answers_that_nobody_reads_have_a_bound_together(new_data_dir: NewDataDir) -> None:
+@pytest.fixture
+async def shown(new_data_dir: NewDataDir) -> AsyncIterator[tuple[Served, str]]:
+    """A server with room for 32 MiB of answers, and the path of an execution that has shown 12."""
     code = "from IPython.display import display\nfor _ in 'ab': display({'image/png': 'A' * (6 << 20)}, raw=True)"
     async with serving(new_data_dir(), pool_size=1, max_body_mb=4) as served, served.client() as client:
         session = (await client.post("/v1/sessions")).json()["id"]
-        path = f"/v1/sessions/{session}/executions"
-        execution = (await client.post(path, json={"code": code})).json()["id"]
-        with socket.create_connection(served.address) as unread:
-            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # else the kernel holds all of it
-            unread.sendall(f"GET {path}/{execution} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            await asyncio.to_thread(unread.recv, 1)
-            for asked in (f"{path}/{execution}", path):
-                answer = await client.get(asked)
-                assert problem(answer) == (503, "overloaded")
-                assert int(answer.headers["retry-after"]) >= 1
+        execution = (await client.post(f"/v1/sessions/{session}/executions", json={"code": code})).json()["id"]
+        yield served, f"/v1/sessions/{session}/executions/{execution}"
+
+
+async def unread(served: Served, path: str) -> socket.socket:
+    """A connection whose answer has begun, and of which no more is read."""
+    connection = socket.create_connection(served.address)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # else the kernel holds all of it
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    await asyncio.to_thread(connection.recv, 1)
+    return connection
+
+
+@pytest.mark.attack("H08")
+async def test_all_answers_that_nobody_reads_have_a_bound_together(shown: tuple[Served, str]) -> None:
+    served, path = shown
+    async with served.client() as client:
+        with await unread(served, path):
+            # This owner's half is full, and who waits for more than 10 s is refused; so is at once who is one too many.
+            answers = await asyncio.gather(*(client.get(path) for _ in range(4)))
+            assert [problem(answer) for answer in answers] == [(503, "overloaded")] * 4
+            assert int(answers[0].headers["retry-after"]) >= 1
             assert (await client.post("/v1/run", json={"code": "1"})).json()["status"] == "ok"
-        while (answer := await client.get(path)).status_code == 503:
+            text = (await client.get("/metrics")).text
+            assert 'sandbox_rejections_total{reason="overloaded"} 4.0' in text
+        assert [len(result["image/png"]) for result in (await client.get(path)).json()["results"]] == [6 << 20] * 2
+        at_once = await asyncio.gather(*(client.get(path) for _ in range(3)))  # who reads gives room to who waits
+        assert [answer.status_code for answer in at_once] == [200] * 3
+
+
+@pytest.mark.attack("H08")
+async def test_events_that_nobody_reads_are_among_them(shown: tuple[Served, str]) -> None:
+    served, path = shown
+    async with served.client() as client:
+        with await unread(served, f"{path}/events") as first, contextlib.ExitStack() as stack:
+            first.settimeout(WAIT_SECONDS)
+            others = [stack.enter_context(await unread(served, f"{path}/events")) for _ in range(2)]
+            assert problem(await client.get(path)) == (503, "overloaded")
+            for other in others:  # begun, and cut before what has no room
+                assert b"event: done" not in await asyncio.to_thread(_all_of, other)
+        while (await client.get(path)).status_code == 503:
             pass  # that connection is gone
-        assert [len(result["image/png"]) for result in answer.json()["data"][0]["results"]] == [6 << 20] * 2
-        assert (await client.get(f"{path}/{execution}")).json() == answer.json()["data"][0]
+        events = (await client.get(f"{path}/events")).text
+    [done] = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: ") and "results" in line]
+    assert len(done["results"]) == 2
+
+
+def _all_of(connection: socket.socket) -> bytes:
+    connection.settimeout(WAIT_SECONDS)
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(1 << 16):
+            data += piece
+    return data
+
+
+@pytest.mark.attack("H08")
+async def test_the_longest_answer_can_be_had_alone() -> None:
+    room = Unread(100)
+    await room.take("ann", 1000)
+    waiting = asyncio.ensure_future(room.take("ann", 10))
+    await asyncio.sleep(0)
+    await room.take("bob", 1000)
+    with pytest.raises(Overloaded):
+        await room.take("bob", 91)
+    assert not waiting.done()
+    room.give_back("ann", 1000)
+    room.give_back("bob", 1000)
+    await waiting
 
 
 @pytest.mark.attack("H08")

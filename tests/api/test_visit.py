@@ -50,6 +50,7 @@ async def node(
         ("GET", "/health/live", b"", 204),
         ("GET", "/v1/sessions/ses_00000000000000000000000000000000", b"", 404),
         ("POST", "/v1/run", b'{"x": [{}, {}]}', 400),
+        ("POST", "/v1/run", b"{no json", 400),
         ("POST", "/v1/run", b'{"code": "1"}', 200),
     ],
 )

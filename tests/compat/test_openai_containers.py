@@ -272,6 +272,18 @@ async def test_files_of_one_name_are_different_files(sdk: openai.AsyncOpenAI) ->
     await sdk.containers.delete(made.id)
 
 
+async def test_files_that_cannot_be_stored_end_no_list(
+    sdk: openai.AsyncOpenAI, wire: httpx.AsyncClient, container: str
+) -> None:
+    await sdk.containers.files.create(container, file=SALES)
+    code = "import os\nfor name in 'abc': open(name, 'w').close(); os.chmod(name, 0)"
+    await execute(wire, container, code)
+    listed = [file.path async for file in sdk.containers.files.list(container, limit=1)]
+    assert listed == ["/mnt/data/sales.csv"]
+    with pytest.raises(openai.BadRequestError):
+        await sdk.containers.files.list(container, after=container)
+
+
 @pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_files_that_are_deleted_while_they_are_listed_end_no_list(
     sdk: openai.AsyncOpenAI, container: str, order: Any
