@@ -6,7 +6,6 @@ beneath the workspace without following any link, and only regular files are ope
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -114,7 +113,7 @@ class Workspace:
         path = str(request["path"])
         directory, _, name = path.rpartition("/")
         self._make_directories(directory)
-        temporary = f"{directory}/.{secrets.token_hex(8)}.upload".lstrip("/")
+        temporary = f"{directory}/.{os.urandom(8).hex()}.upload".lstrip("/")
         if not name:
             raise Refused("invalid", "a file needs a name")
         fd = beneath(self._root, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
