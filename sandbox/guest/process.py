@@ -18,6 +18,8 @@ _PR_SET_NAME = 15
 _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
+# As numbers and once: Python makes an exception of each real-time signal before it settles for the number.
+_RESETTABLE = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,8 +79,8 @@ def allow_dumps() -> None:
 
 def name_process(name: str) -> None:
     """Set the name that `ps` shows (15 bytes)."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+    buffer = bytearray(name.encode()[:15] + b"\0")
+    prctl(_PR_SET_NAME, _address(buffer), 0, 0, 0)
 
 
 def forbid_new_privileges() -> None:
@@ -88,16 +90,20 @@ def forbid_new_privileges() -> None:
 
 def load_seccomp(program: bytes) -> None:
     """Install a BPF program (an array of struct sock_filter) as this thread's last filter."""
-    buffer = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    pointer = ctypes.create_string_buffer(fprog, len(fprog))
-    prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(pointer), 0, 0)
+    instructions = bytearray(program)
+    fprog = bytearray(struct.pack("HxxxxxxP", len(program) // 8, _address(instructions)))
+    prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _address(fprog), 0, 0)
+
+
+def _address(buffer: bytearray) -> int:
+    # Unlike a string buffer of ctypes' this takes no type of its own, of which to make one costs every fork anew.
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def reset_signals() -> None:
     """The dispositions of a fresh Python and an empty mask, whatever the parent had."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    for number in _RESETTABLE:
         ignored = number in (signal.SIGPIPE, signal.SIGXFSZ)  # as Python itself has them: they become OSError
         try:
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
