@@ -388,8 +388,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     somebody waits, where the files are, and how large a result may be.
     """
     told = json.loads(link.recv(1 << 16))
-    os.environ.clear()
-    os.environ.update(told["env"])
+    _become_environment(told["env"])
     kernel.shell.init_environment()
     with contextlib.suppress(OSError):  # something of the program's may be in the way, and then it is its own
         link_font_cache()
@@ -416,6 +415,15 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     kernel.start()
     kernel.io_loop.start()
     os._exit(0)
+
+
+def _become_environment(wanted: Mapping[str, str]) -> None:
+    """Most of it is the zygote's, too, and to write it all would copy pages for nothing."""
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    for name, value in wanted.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def _redirect(fd: int) -> int:
