@@ -7,7 +7,8 @@ a time, so that there is room for what runs. Both back off when they fail, so th
 When sandboxes begin with more than before, those that wait are replaced, one by one.
 
 Claims that find nothing warm start a kernel of their own; where too many do at once, the others stand in line for a
-turn, and what the pool starts meanwhile goes to the first of them whom it suits.
+turn, and what the pool starts meanwhile goes to the first of them whom it suits. When all is warm and nobody waits, the
+pool has the runtime do ahead what it can of cold starts to come.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ from sandbox.runtime import Runtime
 _STARTS_AT_ONCE = 2
 _COLD_STARTS_PER_CORE = 4
 """More at once would make all of them slower, and the first no sooner."""
+_STANDING_BY = 4
+"""For each of the warm ones, where the runtime has something to do ahead for a cold start."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 
@@ -56,8 +59,13 @@ class Pool:
         self._failure: SandboxError | None = None
         self._warming = True
         self._line: deque[_Place] = deque()
-        self._turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
+        self._turns = self._most_turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
         """Cold starts for which there is room. With anybody in line there is none."""
+        self._calm = asyncio.Event()
+        """Set while no claim waits for a start."""
+        self._calm.set()
+        self._sought = asyncio.Event()
+        """Set when a claim has begun to wait for one."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -69,6 +77,7 @@ class Pool:
         pool = cls(runtime, spec, size)
         work = [asyncio.create_task(pool._prepare_and_fill(), name="pool")]
         work.append(asyncio.create_task(pool._renew(), name="pool's renewal"))
+        work.append(asyncio.create_task(pool._stand_by(), name="what cold starts find"))
         try:
             yield pool
         finally:
@@ -143,6 +152,8 @@ class Pool:
 
     async def _stand_in_line(self, spec: Spec) -> Kernel | None:
         """A kernel that the pool has started meanwhile, or None: it is our turn to start one."""
+        self._calm.clear()
+        self._sought.set()
         if self._turns:
             self._turns -= 1
             return None
@@ -168,6 +179,8 @@ class Pool:
                 place.comes.set_result(None)
                 return
         self._turns += 1
+        if self._turns == self._most_turns:
+            self._calm.set()
 
     def _hand_on(self, kernel: Kernel) -> bool:
         """One of the pool's own to the first in line whom it suits. Whether there was anybody."""
@@ -221,6 +234,21 @@ class Pool:
         """For one more start."""
         is_first = self._warming and self._failure is None
         return len(self._warm) + self._starting < (1 if is_first else self._size)
+
+    async def _stand_by(self) -> None:
+        """What a cold start is quicker with comes last: when nobody waits, and all that should be warm is."""
+        while self._size:
+            self._sought.clear()
+            await self._persist(self._make_ready)
+            await self._sought.wait()
+
+    async def _make_ready(self) -> None:
+        more = True
+        while more:
+            async with self._filled:
+                await self._filled.wait_for(lambda: self.settled)
+            await self._calm.wait()
+            more = await self._runtime.stand_by(self._spec, _STANDING_BY * self._size)
 
     async def _renew(self) -> None:
         image, generation = self._spec.image, 0

@@ -64,6 +64,10 @@ class Impostor:
     async def renewed(self, image: str, generation: int) -> None:
         await self.wait()
 
+    async def stand_by(self, spec: Spec, count: int) -> bool:
+        """See `runtime.Runtime`."""
+        return False
+
     def used_bytes(self) -> int:
         return 0
 

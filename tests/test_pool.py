@@ -5,8 +5,9 @@ import contextlib
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +17,12 @@ from sandbox.errors import ImageNotBuilt, SandboxFailed, UnknownImage
 from sandbox.execution import Spec, Status
 from sandbox.health import Checkup, Memory, Reason
 from sandbox.image import Image
-from sandbox.pool import _COLD_STARTS_PER_CORE
+from sandbox.kernel import Kernel
+from sandbox.pool import _COLD_STARTS_PER_CORE, _STANDING_BY
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.runtime.embedded.sandbox import EmbeddedSandbox
 from sandbox.store import Store
-from tests.host import WAIT_SECONDS, Embedded, alive, ended, groups, stopped_zygote
+from tests.host import WAIT_SECONDS, Embedded, alive, children, ended, groups, stopped_zygote
 
 _ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 HUGE_PAGES = _ENABLED.read_text() if _ENABLED.exists() else "[never]"
@@ -158,6 +160,32 @@ async def test_a_zygote_that_cannot_be_had_is_told_to_who_claims_and_to_who_look
         assert await health() == (True, ())
 
 
+async def test_who_finds_nothing_warm_gets_what_stood_by_as_far_as_it_lives(root: None, python_image: Image) -> None:
+    async with (
+        EmbeddedRuntime.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=1), runtime=runtime) as engine,
+    ):
+        await _stood_by(engine, runtime)
+        standing = [sandbox for _, sandbox in runtime._vacant._sandboxes]
+        await standing[0].stop()
+        kernels = [await engine.pool.claim(engine.spec()), *await asyncio.gather(*_claims(engine, 2))]
+        assert {standing[1].id, standing[2].id} & {kernel.sandbox.id for kernel in kernels}
+        assert standing[0].id not in {kernel.sandbox.id for kernel in kernels}
+        assert (await engine.run("print(1)")).stdout == "1\n"
+        await asyncio.gather(*(kernel.stop() for kernel in kernels))
+
+
+async def test_nothing_of_what_stands_by_is_left(root: None, python_image: Image) -> None:
+    async with opened(1) as (engine, host, zygote):
+        os.kill(zygote, signal.SIGCONT)
+        runtime = engine.runtime
+        assert isinstance(runtime, EmbeddedRuntime)
+        await _stood_by(engine, runtime)
+        instance, inits = host.instance, set(children(host.launcher))
+    assert not any(alive(pid) for pid in inits)
+    assert groups(instance) == []
+
+
 async def test_a_launcher_that_dies_with_its_zygote_on_the_way_is_replaced(root: None, python_image: Image) -> None:
     async with opened(1) as (engine, host, zygote):
         claim = asyncio.create_task(engine.open_session())
@@ -178,6 +206,17 @@ async def test_an_image_that_cannot_be_used_is_said_by_who_opens(root: None, tmp
         with pytest.raises(error):
             async with Engine.open(settings):
                 pass
+
+
+def _claims(engine: Engine, count: int) -> list[Coroutine[Any, Any, Kernel]]:
+    return [engine.pool.claim(engine.spec()) for _ in range(count)]
+
+
+async def _stood_by(engine: Engine, runtime: EmbeddedRuntime) -> None:
+    """Until all stand by that will."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await runtime._vacant.count(engine.spec()) < _STANDING_BY:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 async def _recovered(engine: Engine) -> None:

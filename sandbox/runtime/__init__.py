@@ -114,6 +114,11 @@ class Runtime(Protocol):
         ready sooner.
         """
 
+    async def stand_by(self, spec: "Spec", count: int) -> bool:
+        """Have one more sandbox of this spec all but started, for an awaited `start` to use up, unless there are so
+        many; whether it did. Where a start has no part worth doing ahead there are never any. Raises what `start` does.
+        """
+
     def used_bytes(self) -> int:
         """Memory that all its sandboxes hold now, from outside; 0 where that cannot be told."""
 

@@ -144,6 +144,10 @@ class DockerRuntime:
             self._images[name] = await asyncio.to_thread(_load, self._daemon.address, name)
         return self._images[name]
 
+    async def stand_by(self, spec: Spec, count: int) -> bool:
+        """See `runtime.Runtime`."""
+        return False
+
     def used_bytes(self) -> int:
         """See `runtime.Runtime`."""
         return sum(sandbox.meters.held_bytes() for sandbox in self._sandboxes.values() if sandbox.meters is not None)

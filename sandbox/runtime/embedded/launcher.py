@@ -4,7 +4,8 @@ Run as `python -m sandbox.runtime.embedded.launcher FD` by the runtime, and for 
 It speaks JSON packets over FD, a SOCK_SEQPACKET socket. In: `prepare` (an image), `start`, `stop`. Out: `hello`,
 `prepared` (again, when sandboxes begin with more from now on, or elsewhere in memory), `started` (with the channel and
 the meters as descriptors), `gone`, `failed`. Where sandboxes are watched for want of control groups also `measure`,
-answered with `measured`, and `forget_peak`. When the other side goes away every sandbox is ended.
+answered with `measured`, and `forget_peak`. A start may ask for a vacant sandbox, whose kernel is on its way from
+`occupy` on. When the other side goes away every sandbox is ended.
 
 The way of a sandbox:
 
@@ -56,6 +57,8 @@ class Sandbox:
     control: socket.socket
     """To init: it reports its progress and asks for kernels here."""
     memory_bytes: int
+    vacant: bool
+    """Whether a kernel is not wanted yet."""
     setup_pid: int = 0
     init_pid: int = 0
     namespaces: list[int] = field(default_factory=list)
@@ -82,6 +85,8 @@ class Launcher:
         self._sandboxes: dict[str, Sandbox] = {}
         self._kernels: dict[int, Sandbox] = {}
         self._inits: dict[int, Sandbox] = {}
+        self._setups: dict[int, Sandbox] = {}
+        """By the set-up process, until that is known to have ended."""
         self._images: dict[str, Image] = {}
         self._births: set[socket.socket] = set()
         """To children of ours that send a kernel on its way, each until we know which process it is."""
@@ -182,6 +187,9 @@ class Launcher:
                 sandbox.stopping = True
                 self._look_thoroughly(sandbox)
                 self._kill(sandbox, "stopped")
+            elif request["verb"] == "occupy":
+                sandbox.vacant = False
+                self._request_kernel(sandbox)
             elif request["verb"] == "measure":
                 self._measure(sandbox)
             elif request["verb"] == "forget_peak" and sandbox.watched is not None:
@@ -198,6 +206,8 @@ class Launcher:
                 return
             if pid in self._inits:
                 self._gone(self._inits.pop(pid))
+            elif pid in self._setups:
+                self._setups.pop(pid).setup_pid = 0  # the number may soon be another process's
             elif pid in self._kernels:  # whose parent ended before it did
                 self._kernel_ended(pid, status)
 
@@ -358,8 +368,8 @@ class Launcher:
         cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable, ids.shown, soft)
         control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, inner_channel = socket.socketpair()
-        memory_bytes = request["memory_bytes"]
-        sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes=memory_bytes)
+        memory_bytes, vacant = request["memory_bytes"], request["vacant"]
+        sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes, vacant)
         try:
             group.create(cgroup.Caps(request["memory_bytes"], request["processes"], request["cpus"]), leaf=True)
             if self._mover:
@@ -407,6 +417,7 @@ class Launcher:
                 control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
             finally:
                 os._exit(0)
+        self._setups[sandbox.setup_pid] = sandbox
 
     def _on_init(self, sandbox: Sandbox) -> None:
         try:
@@ -451,7 +462,7 @@ class Launcher:
         self._request_kernel(sandbox)
 
     def _request_kernel(self, sandbox: Sandbox | None) -> None:
-        if sandbox is None or sandbox.stopping or not sandbox.namespaces or sandbox.gate is not None:
+        if sandbox is None or sandbox.stopping or not sandbox.namespaces or sandbox.gate is not None or sandbox.vacant:
             return
         image = self._images.get(sandbox.image)
         if image is None:
@@ -575,7 +586,8 @@ class Launcher:
             if sandbox.setup_pid:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(sandbox.setup_pid, 0)
-                sandbox.setup_pid = 0  # by the next kernel's time the number may be another process's
+                self._setups.pop(sandbox.setup_pid, None)
+                sandbox.setup_pid = 0
             message = json.dumps({"kernel": inner_pid}).encode()
             with contextlib.suppress(ConnectionError):
                 socket.send_fds(sandbox.control, [message], [gate.fileno()])

@@ -16,6 +16,7 @@ from sandbox.runtime.embedded import scope
 from sandbox.runtime.embedded.generations import Generations
 from sandbox.runtime.embedded.link import PACKAGE, Launcher
 from sandbox.runtime.embedded.sandbox import EmbeddedSandbox
+from sandbox.runtime.embedded.vacant import Vacant
 
 _PREPARE_SECONDS = 120.0
 
@@ -42,9 +43,10 @@ class EmbeddedRuntime:
         self._zygote_age = zygote_age
         self._through = through
         self._images_dir = images_dir
-        self._start = start
+        self._way = start
         self._shared = shared
         self._closed = False
+        self._vacant = Vacant()
         self._reviving = asyncio.Lock()
         self._manifests: dict[str, images.Manifest] = {}
         """Of images as they were when they were prepared."""
@@ -118,7 +120,7 @@ class EmbeddedRuntime:
                     "prefix": built.manifest.base_prefix,
                     "python": "/opt/venv/bin/python",
                     "code": str(PACKAGE),
-                    "start": self._start,
+                    "start": self._way,
                     "shared": self._shared,
                     "zygote_age_s": self._zygote_age,
                 }
@@ -161,8 +163,23 @@ class EmbeddedRuntime:
     async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
         """See `runtime.Runtime`."""
         await self.prepare(spec.image)
+        if awaited and (sandbox := await self._vacant.take(spec)) is not None:
+            self._launcher.tell({"verb": "occupy", "sandbox": sandbox.id})
+            return sandbox
+        return await self._start(spec, awaited=awaited)
+
+    async def stand_by(self, spec: Spec, count: int) -> bool:
+        """See `runtime.Runtime`."""
+        await self.prepare(spec.image)
+        if await self._vacant.count(spec) >= count:
+            return False
+        self._vacant.add(spec, await self._start(spec, awaited=True, vacant=True))
+        return True
+
+    async def _start(self, spec: Spec, *, awaited: bool, vacant: bool = False) -> EmbeddedSandbox:
         sandbox = EmbeddedSandbox(uuid.uuid4().hex, self._launcher)
-        self._launcher.ask({"verb": "start", "sandbox": sandbox.id, **_request(spec, awaited=awaited)})
+        request = _request(spec, awaited=awaited) | {"vacant": vacant}
+        self._launcher.ask({"verb": "start", "sandbox": sandbox.id, **request})
         self._launcher.sandboxes[sandbox.id] = sandbox
         try:
             await asyncio.shield(sandbox.started)
@@ -177,6 +194,7 @@ class EmbeddedRuntime:
         if not self._closed:
             self._closed = True
             await self._launcher.aclose()
+            await self._vacant.aclose()
 
 
 def _manifests(images_dir: Path) -> list[images.Manifest]:
