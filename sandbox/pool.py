@@ -29,6 +29,9 @@ _COLD_STARTS_PER_CORE = 4
 """More at once would make all of them slower, and the first no sooner."""
 _STANDING_BY = 4
 """For each of the warm ones, where the runtime has something to do ahead for a cold start."""
+_DEFERENCE_S = 2.0
+"""How long the pool lets those who wait for a start go first; a stream of them that never ends must not keep it empty.
+"""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 
@@ -220,6 +223,7 @@ class Pool:
 
     async def _replenish(self) -> None:
         while True:
+            await self._defer()
             async with self._wanted:
                 await self._wanted.wait_for(self._has_room)
                 self._starting += 1
@@ -229,6 +233,12 @@ class Pool:
                 self._starting -= 1
                 async with self._wanted:  # should this end for good, the other one has to go on
                     self._wanted.notify_all()
+
+    async def _defer(self) -> None:
+        if not self._warming:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DEFERENCE_S):
+                    await self._calm.wait()
 
     def _has_room(self) -> bool:
         """For one more start."""
