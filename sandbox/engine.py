@@ -65,7 +65,8 @@ class Engine:
             choice = Choice(runtime, "it was open") if runtime is not None else await _choose(stack, settings, warm)
             spec = _spec(settings, choice.runtime)
             await choice.runtime.manifest(spec.image)  # raises here, for whoever opens, when it cannot be used
-            pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, settings.pool_size if warm else 0))
+            sizes = (settings.pool_size, settings.standing_by) if warm else (0, 0)
+            pool = await stack.enter_async_context(Pool.open(choice.runtime, spec, *sizes))
             engine = cls(settings, choice, pool, stack.pop_all())
         async with contextlib.aclosing(engine):
             yield engine

@@ -27,8 +27,6 @@ from sandbox.runtime import Runtime
 _STARTS_AT_ONCE = 2
 _COLD_STARTS_PER_CORE = 4
 """More at once would make all of them slower, and the first no sooner."""
-_STANDING_BY = 4
-"""For each of the warm ones, where the runtime has something to do ahead for a cold start."""
 _DEFERENCE_S = 2.0
 """How long the pool lets those who wait for a start go first; a stream of them that never ends must not keep it empty.
 """
@@ -47,10 +45,11 @@ class _Place:
 class Pool:
     """Warm kernels of one spec. Use `open`."""
 
-    def __init__(self, runtime: Runtime, spec: Spec, size: int) -> None:
+    def __init__(self, runtime: Runtime, spec: Spec, size: int, standing_by: int) -> None:
         self._runtime = runtime
         self._spec = spec
         self._size = size
+        self._standing_by = standing_by
         self._warm: deque[Kernel] = deque()
         self._starting = 0
         self._behind: deque[Kernel] = deque()
@@ -72,12 +71,13 @@ class Pool:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, runtime: Runtime, spec: Spec, size: int) -> AsyncIterator[Self]:
+    async def open(cls, runtime: Runtime, spec: Spec, size: int, standing_by: int = 0) -> AsyncIterator[Self]:
         """Start preparing and filling in the background; at the end, stop what nobody claimed.
 
-        size: how many are kept; with 0 it only prepares.
+        size: how many are kept; with 0 it only prepares. standing_by: how many cold starts the runtime is to do ahead
+        as far as it can.
         """
-        pool = cls(runtime, spec, size)
+        pool = cls(runtime, spec, size, standing_by)
         work = [asyncio.create_task(pool._prepare_and_fill(), name="pool")]
         work.append(asyncio.create_task(pool._renew(), name="pool's renewal"))
         work.append(asyncio.create_task(pool._stand_by(), name="what cold starts find"))
@@ -247,7 +247,7 @@ class Pool:
 
     async def _stand_by(self) -> None:
         """What a cold start is quicker with comes last: when nobody waits, and all that should be warm is."""
-        while self._size:
+        while self._standing_by:
             self._sought.clear()
             await self._persist(self._make_ready)
             await self._sought.wait()
@@ -258,7 +258,7 @@ class Pool:
             async with self._filled:
                 await self._filled.wait_for(lambda: self.settled)
             await self._calm.wait()
-            more = await self._runtime.stand_by(self._spec, _STANDING_BY * self._size)
+            more = await self._runtime.stand_by(self._spec, self._standing_by)
 
     async def _renew(self) -> None:
         image, generation = self._spec.image, 0

@@ -18,7 +18,7 @@ from sandbox.execution import Spec, Status
 from sandbox.health import Checkup, Memory, Reason
 from sandbox.image import Image
 from sandbox.kernel import Kernel
-from sandbox.pool import _COLD_STARTS_PER_CORE, _STANDING_BY
+from sandbox.pool import _COLD_STARTS_PER_CORE
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.runtime.embedded.sandbox import EmbeddedSandbox
 from sandbox.store import Store
@@ -215,7 +215,7 @@ def _claims(engine: Engine, count: int) -> list[Coroutine[Any, Any, Kernel]]:
 async def _stood_by(engine: Engine, runtime: EmbeddedRuntime) -> None:
     """Until all stand by that will."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while await runtime._vacant.count(engine.spec()) < _STANDING_BY:  # noqa: ASYNC110
+        while await runtime._vacant.count(engine.spec()) < engine.settings.standing_by:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
 

@@ -91,7 +91,7 @@ async def sustained(settings: Settings, scale: float) -> list[Figure]:
 async def memory(settings: Settings, scale: float) -> list[Figure]:
     """PSS of all processes of idle warm sandboxes, over 100 of them."""
     size = runs(100, scale)
-    async with opened(settings, pool_size=size) as engine:
+    async with opened(settings, pool_size=size, standby_size=0) as engine:
         await engine.pool.settle()
         total = sum(_pss(pid) for pid in _processes())
     return [Figure("memory of an idle warm sandbox (PSS)", total / size / (1 << 20), "MB", 35, 15, size)]
@@ -106,7 +106,7 @@ async def stop(settings: Settings, scale: float) -> list[Figure]:
 async def crowd(settings: Settings, scale: float) -> list[Figure]:
     """How many warm sandboxes with every library stand at once; 500 are tried."""
     target = runs(500, scale)
-    async with opened(settings, pool_size=target) as engine:
+    async with opened(settings, pool_size=target, standby_size=0) as engine:
         with suppress(TimeoutError, SandboxFailed):
             await asyncio.wait_for(engine.pool.settle(), 180)
         standing = engine.pool.warm
@@ -127,9 +127,9 @@ MEASURES: dict[str, Measure] = {
 
 
 @asynccontextmanager
-async def opened(settings: Settings, pool_size: int) -> AsyncIterator[Engine]:
+async def opened(settings: Settings, **sizes: int) -> AsyncIterator[Engine]:
     """An engine of these settings with that pool, once the image is prepared: that is nobody's first sandbox."""
-    async with Engine.open(settings.model_copy(update={"pool_size": pool_size})) as engine:
+    async with Engine.open(settings.model_copy(update=sizes)) as engine:
         await engine.runtime.prepare(settings.image)
         yield engine
 

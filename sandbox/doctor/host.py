@@ -11,7 +11,7 @@ from sandbox.config import Settings
 from sandbox.doctor.finding import Finding, Grade, Host, Probe
 from sandbox.execution import MIB
 
-_ZYGOTE_MB, _WARM_MB, _WARM_EXEC_MB, _WARM_CONTAINER_MB = 250, 35, 120, 120
+_ZYGOTE_MB, _WARM_MB, _WARM_EXEC_MB, _WARM_CONTAINER_MB, _STANDBY_MB = 250, 35, 120, 120, 3
 _BUILD_MB, _BUILD_INODES = 3072, 60_000
 _DESCRIPTORS_PER_SANDBOX = 4
 # Leaks across processes and from the kernel, against which a sandbox has no means of its own.
@@ -39,9 +39,9 @@ def _data_dir(host: Host, settings: Settings) -> Iterator[Finding]:
 def _memory(host: Host, settings: Settings) -> Iterator[Finding]:
     available = re.search(r"^MemAvailable:\s+(\d+) kB", host.read("/proc/meminfo"), re.MULTILINE)
     available_mb = int(available[1]) // 1024 if available else host.memory_mb
-    pool_mb = _ZYGOTE_MB + settings.pool_size * _WARM_MB
+    pool_mb = _ZYGOTE_MB + settings.pool_size * _WARM_MB + settings.standing_by * _STANDBY_MB
     if settings.start == "exec":
-        pool_mb = settings.pool_size * _WARM_EXEC_MB
+        pool_mb = settings.pool_size * _WARM_EXEC_MB + settings.standing_by * _STANDBY_MB
     if settings.runtime == "docker":
         pool_mb = settings.pool_size * _WARM_CONTAINER_MB
     wanted = pool_mb + settings.memory_mb
@@ -51,7 +51,7 @@ def _memory(host: Host, settings: Settings) -> Iterator[Finding]:
         yield Finding("memory", Grade.C, found, fix)
     else:
         yield Finding("memory", Grade.A, found)
-    needed = 256 + settings.pool_size * _DESCRIPTORS_PER_SANDBOX
+    needed = 256 + (settings.pool_size + settings.standing_by) * _DESCRIPTORS_PER_SANDBOX
     endless = host.descriptors == resource.RLIM_INFINITY
     if endless or host.descriptors >= needed:
         yield Finding("open files", Grade.A, "no limit" if endless else f"{host.descriptors} allowed")

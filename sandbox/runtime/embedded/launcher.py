@@ -614,6 +614,7 @@ class Launcher:
             sandbox.reason = reason
         sandbox.stopping = True
         if sandbox.init_pid in self._inits:
+            sandbox.group.recede()
             with contextlib.suppress(ProcessLookupError):
                 os.kill(sandbox.init_pid, signal.SIGKILL)
         else:
