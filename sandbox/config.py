@@ -322,7 +322,7 @@ class Settings(BaseSettings):
     model: str = Field(
         default="",
         pattern=r"^\S{0,256}$",
-        description="The model for `sandbox chat` and for requests that name none.",
+        description="The model for `sandbox chat` without `--model`; requests over HTTP name theirs.",
         json_schema_extra={
             "default": "the first of `models`, else in `sandbox chat` the first that an upstream has",
             "allowed": "a model's name, or `upstream/model`",

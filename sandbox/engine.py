@@ -268,7 +268,7 @@ def _connect(plan: UpstreamPlan) -> Upstream:
             from sandbox.loop.upstream.anthropic import AnthropicUpstream as kind
     except ImportError as error:
         raise HostUnfit(
-            f"asking the models of {plan.name} needs {error.name}: pip install 'sandbox-engine[models]'"
+            f"asking the models of {plan.name} needs {error.name}: pip install '.[models]' in the checkout"
         ) from error
     return kind(
         plan.name,

@@ -19,7 +19,7 @@ from sandbox.keys import Owner
 
 WINDOW_S = 60.0
 _SWEEP_AT_LEAST = 1024
-_RETRY_S = {"sessions": 10.0, "running": 1.0, "stored_bytes": 60.0}
+_RETRY_S = {"sessions": 2.0, "running": 1.0, "stored_bytes": 60.0}
 """When to look again at what only the client can free."""
 
 Name = Literal["sessions", "running", "per_minute", "stored_bytes"]

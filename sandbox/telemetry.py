@@ -155,7 +155,7 @@ def _open(version: str, exporter: "SpanExporter | None") -> "_Tracing | None":
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        log.warning("tracing is asked for but not installed; pip install 'sandbox-engine[otel]'", missing=error.name)
+        log.warning("tracing is asked for but not installed; pip install '.[otel]' in the checkout", missing=error.name)
         return None
     resource = Resource.create({"service.version": version})
     if str(resource.attributes["service.name"]).startswith("unknown_service"):

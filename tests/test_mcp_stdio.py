@@ -192,4 +192,4 @@ def test_without_the_sdk_it_says_what_to_install(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     ended = subprocess.run([*COMMAND, "mcp"], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "pip install 'sandbox-engine[mcp]'" in ended.stderr
+    assert "pip install '.[mcp]' in the checkout" in ended.stderr

@@ -1,6 +1,6 @@
 """An agent of LangChain, which is a graph of LangGraph, that runs Python in a sandbox.
 
-pip install sandbox-engine langchain langchain-openai
+pip install path/to/the/checkout langchain langchain-openai
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """An agent of the OpenAI Agents SDK that runs Python in a sandbox.
 
-pip install sandbox-engine openai-agents
+pip install path/to/the/checkout openai-agents
 """
 
 import asyncio

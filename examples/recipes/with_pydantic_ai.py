@@ -1,6 +1,6 @@
 """An agent of PydanticAI that runs Python in a sandbox.
 
-pip install sandbox-engine 'pydantic-ai-slim[openai]'
+pip install path/to/the/checkout 'pydantic-ai-slim[openai]'
 """
 
 import asyncio

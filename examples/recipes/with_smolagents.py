@@ -1,6 +1,6 @@
 """A CodeAgent of smolagents whose programs run in a sandbox instead of in this process.
 
-pip install sandbox-engine 'smolagents[openai]'
+pip install path/to/the/checkout 'smolagents[openai]'
 """
 
 import json

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Response
 from starlette.exceptions import HTTPException
 
-from sandbox.api.problems import rate_limit, status_of
+from sandbox.api.problems import limit_reached, status_of
 from sandbox.errors import Overloaded, RateLimited, SandboxError, Unready, UpstreamBusy, UpstreamRefused
 
 _TYPES = {
@@ -56,7 +56,7 @@ def of_error(request_id: str, error: SandboxError) -> Response:
     if wait is not None:
         headers["retry-after"] = str(max(1, math.ceil(wait)))
     if isinstance(error, RateLimited):
-        headers |= rate_limit(error.limit, error.remaining, error.reset)
+        headers |= limit_reached(error)
     return _response(request_id, status, body, headers)
 
 

@@ -129,6 +129,11 @@ def _interpreter(asked: Asked) -> tuple[Asked, Tool | None]:
         del extra["tool_choice"]
         choice = run_python.NAME
     tool = ours[0]
+    if unknown := sorted(tool.keys() - {"type", "timeout_ms", "sandbox_timeout_ms", "session_id"}):
+        raise InvalidRequest(
+            f"tools: {_TOOL} has no {unknown[0]!r} here; there are timeout_ms, sandbox_timeout_ms and session_id, and "
+            "containers in the Responses API"
+        )
     session_id = tool.get("session_id")
     if session_id is not None and not isinstance(session_id, str):
         raise InvalidRequest("tools: session_id must be text")

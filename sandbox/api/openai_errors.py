@@ -13,7 +13,7 @@ from fastapi import Response
 from starlette.exceptions import HTTPException
 
 from sandbox.api import problems
-from sandbox.api.problems import HTTP_CODES, code_of, rate_limit, status_of
+from sandbox.api.problems import HTTP_CODES, code_of, limit_reached, status_of
 from sandbox.errors import (
     InvalidField,
     Overloaded,
@@ -84,7 +84,7 @@ def of_error(request_id: str, error: SandboxError) -> Response:
     if wait is not None:
         headers["retry-after"] = str(max(1, math.ceil(wait)))
     if isinstance(error, RateLimited):
-        headers |= rate_limit(error.limit, error.remaining, error.reset)
+        headers |= limit_reached(error)
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="sandbox"'
     return _response(status, body, headers)

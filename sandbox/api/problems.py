@@ -105,13 +105,21 @@ def of_error(request_id: str, error: SandboxError) -> Response:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
         more["retry_after"] = round(error.retry_after, 3)
     if isinstance(error, RateLimited):
-        headers |= rate_limit(error.limit, error.remaining, error.reset)
+        headers |= limit_reached(error)
         reset = round(error.reset, 3)
         more |= {"name": error.name, "limit": error.limit, "remaining": error.remaining, "reset": reset}
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Bearer realm="sandbox"'
     kind = type(error)
     return problem(request_id, status_of(kind), code_of(kind), str(error), headers, **more)
+
+
+def limit_reached(error: RateLimited) -> dict[str, str]:
+    """Headers of a refusal."""
+    headers = rate_limit(error.limit, error.remaining, error.reset)
+    if error.name == "stored_bytes":  # nothing becomes free by itself, and SDKs would try again for minutes
+        headers["x-should-retry"] = "false"
+    return headers
 
 
 def rate_limit(limit: int, remaining: int, reset: float) -> dict[str, str]:

@@ -126,5 +126,5 @@ def hint(execution: Execution) -> str:
     if names:
         parts.append(", ".join(names[:5]) + (f" and {len(names) - 5} more files" if len(names) > 5 else ""))
     if execution.truncated.stdout or execution.truncated.stderr:
-        parts.append("more output than is shown")
-    return f"made {' and '.join(parts)}; --out DIR saves them" if parts else ""
+        parts.append("more output than is shown here")
+    return f"the program made {' and '.join(parts)}; --out DIR saves all of it" if parts else ""

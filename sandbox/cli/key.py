@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from sqlalchemy import make_url
 
 from sandbox.cli.view import line, note
 from sandbox.config import Settings
-from sandbox.errors import NotFound
+from sandbox.errors import InvalidSetting, NotFound
 from sandbox.execution import MIB
 from sandbox.keys import KeyLimits, KeyRow, new_key
 from sandbox.store import Store
+from sandbox.store.database import shown
 
 app = typer.Typer(
     help="Keys for the server: who may use it, and how much of it.", no_args_is_help=True, add_completion=False
@@ -57,7 +59,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
         print(json.dumps([_document(row) for row in rows]))
         return
     if not rows:
-        note("there is no key; a server on loopback takes everybody")
+        note(f"there is no key in {shown(make_url(_database()))}; a server on loopback takes everybody")
     for row in rows:
         state = ("revoked", "red") if row.revoked_at else ("valid", "green")
         line((row.id, "bold"), "  ", state, f"  {_time(row.created_at)}  {row.name}  {_limits(row.limits)}".rstrip())
@@ -85,7 +87,10 @@ async def _revoke(key: str) -> bool:
 
 def _database() -> str:
     settings = Settings()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSetting(f"data_dir is {settings.data_dir}, which cannot be had: {error.strerror}") from error
     return settings.database
 
 

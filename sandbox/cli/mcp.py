@@ -55,7 +55,7 @@ def _protocol() -> Speak:
     except ImportError as error:
         if error.name is None or error.name.partition(".")[0] not in ("mcp", "mcp_types"):
             raise
-        note("MCP is not installed; pip install 'sandbox-engine[mcp]'")
+        note("MCP is not installed; pip install '.[mcp]' in the checkout")
         raise typer.Exit(FAILURE) from None
     return speak
 

@@ -54,6 +54,8 @@ def refusal(url: str, status: int, headers: Mapping[str, str], body: bytes) -> E
         refused.add_note(f"request {identity}")
     if status == 408:  # it heard too little of us for too long
         return Again(Unreachable(str(refused)))
+    if isinstance(refused, RateLimited) and refused.name == "stored_bytes":
+        return refused  # nothing becomes free by itself
     if isinstance(refused, Overloaded) or type(refused) is Unready:
         return Again(refused, refused.retry_after)
     return refused

@@ -130,7 +130,7 @@ class Catalogue:
     models: Mapping[str, ModelPlan] = field(default_factory=dict)
     """By name."""
     default: str = ""
-    """The model for requests that name none."""
+    """The model for `sandbox chat` that names none."""
     closed: bool = False
     """Only the models above may be asked for, and no others that an upstream may have."""
 

@@ -219,6 +219,8 @@ def _lines(value: Any) -> str | None:
 
 def _refuse_unless_code(value: Any) -> None:
     if isinstance(value, Mapping) and value and all(isinstance(key, str) and key.isidentifier() for key in value):
+        if "code" in value:
+            raise Unusable(f'"code" must be text. Call {NAME} with one JSON object: {{"code": "print(1)"}}')
         keys = ", ".join(repr(key[:40]) for key in list(value)[:5])
         raise Unusable(
             f'the arguments have {keys} but no "code". Call {NAME} with one JSON object: {{"code": "print(1)"}}'

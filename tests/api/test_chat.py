@@ -266,7 +266,17 @@ async def test_each_program_has_the_callers_timeout(sdk: openai.AsyncOpenAI, ups
     assert ran(answer)["executions"][0]["status"] == "timeout"
 
 
-@pytest.mark.parametrize("tool", [{"timeout_ms": -1}, {"timeout_ms": "1"}, {"session_id": 1}, {"timeout_ms": 1e12}])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"timeout_ms": -1},
+        {"timeout_ms": "1"},
+        {"session_id": 1},
+        {"timeout_ms": 1e12},
+        {"timeout": 1},
+        {"container": {}},
+    ],
+)
 async def test_a_tool_that_makes_no_sense_is_refused(sdk: openai.AsyncOpenAI, tool: dict[str, Any]) -> None:
     with pytest.raises(openai.BadRequestError):
         await ask(sdk, tools=[INTERPRETER | tool])

@@ -295,6 +295,10 @@ class TestSessions:
             session = out(await run(client, "1"))["session_id"]
             closed = await client.call_tool("close_session", {"session_id": session})
             assert out(closed) == {"session_id": session}
+            for name, more in (("list_files", {}), ("read_file", {"path": "a.txt"}), ("run_python", {"code": "1"})):
+                refused = await client.call_tool(name, {"session_id": session, **more})
+                assert refused.is_error
+                assert "Variables and files of it are gone" in text(refused)
         assert await status_of(served, session) == "closed"
 
     async def test_a_client_that_vanishes_leaves_none(self, new_data_dir: NewDataDir) -> None:
@@ -459,5 +463,5 @@ async def test_a_server_without_the_sdk_says_what_to_install(new_data_dir: NewDa
         async with serving(new_data_dir(), pool_size=0) as served, served.client() as http:
             answer = await http.post("/mcp", json=request("tools/list"), headers=ACCEPT)
             assert problem(answer) == (404, "not_found")
-            assert "pip install 'sandbox-engine[mcp]'" in answer.json()["detail"]
+            assert "pip install '.[mcp]' in the checkout" in answer.json()["detail"]
             assert (await http.get("/health/live")).status_code == 204

@@ -873,3 +873,27 @@ async def test_a_users_program_runs_with_sdks_old_and_new(
         "streamed: It is still there.",
         "deleted",
     ]
+
+
+async def test_a_runner_that_would_keep_the_conversation_here_is_told_to_send_it(
+    sdk: anthropic.AsyncAnthropic, upstream: Scripted
+) -> None:
+    @anthropic.beta_async_tool
+    async def weather(city: str) -> str:
+        """Of a city.
+
+        Args:
+            city: Its name.
+        """
+        return f"rain in {city}"
+
+    upstream.then(Says("", (Call("weather", {"city": "Oslo"}),)), Says("It rains."))
+    tools: Any = [weather, BASH]
+    runner = sdk.beta.messages.tool_runner(model="scripted", max_tokens=999, tools=tools, messages=QUESTION)
+    said = [message async for message in runner]
+    assert said[-1].content[0].text == "It rains."  # type: ignore[union-attr]
+    asked = upstream.asked[-1].body
+    assert [message["role"] for message in asked["messages"][-3:]] == ["user", "assistant", "tool"]
+    assert {tool["function"]["name"] for tool in asked["tools"]} > {"weather"}
+    with pytest.raises(anthropic.BadRequestError, match="thread: conversations are not kept here"):
+        await ask(sdk, extra_body={"thread": {"type": "continue", "previous_message_id": "msg_none"}})

@@ -310,6 +310,18 @@ async def tenants(new_data_dir: NewDataDir, nothing_left: None) -> AsyncIterator
         yield served, ann, bob
 
 
+async def test_who_has_stored_all_it_may_is_refused_and_not_told_to_try_again(
+    tenants: tuple[Served, str, str],
+) -> None:
+    served, _, bob = tenants
+    async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=bob, max_retries=5) as his:
+        file = await his.files.create(file=("a", bytes(MIB)), purpose="user_data")
+        with pytest.raises(openai.RateLimitError, match="delete files") as refused:
+            await his.files.create(file=("b", bytes(MIB)), purpose="user_data")
+        assert refused.value.response.request.headers["x-stainless-retry-count"] == "0"
+        await his.files.delete(file.id)
+
+
 async def test_nobody_sees_the_files_of_another_key(tenants: tuple[Served, str, str]) -> None:
     served, ann, bob = tenants
     async with of(served, ann) as hers, of(served, bob) as his:

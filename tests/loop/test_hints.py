@@ -196,6 +196,7 @@ class TestEndings:
         late = Execution("exe_1", "ses_1", Status.OK, results=results)
         assert "call savefig() before show()" in hint(late, "plt.show()\nplt.savefig('a.png')")
         assert hint(late, "plt.figure()") == ""
+        assert hint(late, "plt.savefig('a.png')\nplt.show()\nplt.clf()") == ""
         assert hint(Execution("exe_1", "ses_1", Status.OK, results=results[:1]), "plt.savefig('a.png')") == ""
 
 

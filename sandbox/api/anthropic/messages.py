@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
 
-from sandbox.api import encode, sse
+from sandbox.api import anthropic_errors, encode, sse
 from sandbox.api.anthropic_errors import bug, told
 from sandbox.api.pump import Pump
 from sandbox.api.route import AnthropicRoute, NamedRoute, node_of, owner_of
@@ -41,9 +41,16 @@ def _api(request: Request) -> str:
     return request.headers.get("anthropic-version", _FIRST)
 
 
+_NO_THREADS = (
+    "thread: conversations are not kept here; send all of it with every request, as SDKs then do by themselves"
+)
+
+
 @router.post("/v1/messages")
 async def create_message(request: Request, body: Json) -> Response:
     """Answer, with code that runs here."""
+    if body.get("thread") is not None:
+        return anthropic_errors.refusal(Visit.of(request).request_id, 400, _NO_THREADS, "thread_unsupported_request")
     run = await _messages(request).begin(owner_of(request), body, _api(request))
     if run.stream:
         return await _streamed(run, Visit.of(request).request_id)

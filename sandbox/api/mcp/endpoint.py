@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandbox.api.mcp.owners import Owners
 
 PATH = "/mcp"
-_MISSING = "MCP is not installed on this server; pip install 'sandbox-engine[mcp]' and start it again"
+_MISSING = "MCP is not installed on this server; pip install '.[mcp]' in the checkout and start it again"
 
 
 class Endpoint:

@@ -91,7 +91,8 @@ def no_pip(case: Case) -> Iterator[str]:
 def closed_figure(case: Case) -> Iterator[str]:
     """plt.show() closes the figures; what is saved after it is a new one, which shows itself without axes."""
     texts = (str(data.get("text/plain", "")) for data in case.execution.results)
-    if ".savefig(" in case.code and any(re.fullmatch(r"<Figure size \w+ with 0 Axes>", text) for text in texts):
+    was_late = re.search(r"\.show\(.*\.savefig\(", case.code, re.DOTALL)
+    if was_late and any(re.fullmatch(r"<Figure size \w+ with 0 Axes>", text) for text in texts):
         yield "What was saved is an empty figure, because plt.show() closes figures: call savefig() before show()."
 
 

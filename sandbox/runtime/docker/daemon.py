@@ -102,7 +102,7 @@ def client_for(address: str | None) -> "docker.APIClient":
         from docker.errors import DockerException
         from docker.utils import kwargs_from_env
     except ImportError as error:
-        raise HostUnfit("this needs a package; pip install 'sandbox-engine[docker]'") from error
+        raise HostUnfit("this needs a package; pip install '.[docker]' in the checkout") from error
     address = address_of(address)
     if address.startswith("unix://"):
         _knock(address)
