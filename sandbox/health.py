@@ -148,6 +148,10 @@ class Gauges:
         return self._engine.pool.settled
 
     @property
+    def rested(self) -> bool:
+        return self._engine.pool.rested
+
+    @property
     def promised_mb(self) -> int:
         return self._admission.promised_mb
 

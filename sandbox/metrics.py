@@ -32,6 +32,10 @@ class Observed(Protocol):
         """Whether the pool is full, of sandboxes as good as they get."""
 
     @property
+    def rested(self) -> bool:
+        """Whether, besides, as many stand by as should."""
+
+    @property
     def promised_mb(self) -> int: ...
 
     @property
@@ -200,6 +204,7 @@ class _Gauges(Collector):
         for name, documentation, value in (
             ("sandbox_pool_warm", "Sandboxes that wait to be claimed.", now.warm),
             ("sandbox_pool_settled", "1 once the pool is full and has all that is preloaded, else 0.", now.settled),
+            ("sandbox_pool_rested", "1 once all stand by besides that should, else 0.", now.rested),
             ("sandbox_memory_promised_bytes", "Memory promised to sandboxes.", now.promised_mb * _MIB),
             ("sandbox_memory_budget_bytes", "Memory that may be promised.", now.budget_mb * _MIB),
             ("sandbox_memory_used_bytes", "Memory that sandboxes hold.", now.used_bytes),

@@ -63,6 +63,7 @@ class Pool:
         self._line: deque[_Place] = deque()
         self._turns = self._most_turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
         """Cold starts for which there is room. With anybody in line there is none."""
+        self._rested = False
         self._calm = asyncio.Event()
         """Set while no claim waits for a start."""
         self._calm.set()
@@ -113,6 +114,11 @@ class Pool:
         return full and not self._behind and self._runtime.whole(self._spec.image)
 
     @property
+    def rested(self) -> bool:
+        """Whether it is settled, and as many sandboxes stand by as are wanted."""
+        return self.settled and (self._rested or not self._standing_by)
+
+    @property
     def failure(self) -> SandboxError | None:
         """What made the last start, or what comes before the first one, fail; None when it did not."""
         return self._failure
@@ -157,6 +163,7 @@ class Pool:
         """A kernel that the pool has started meanwhile, or None: it is our turn to start one."""
         self._calm.clear()
         self._sought.set()
+        self._rested = False
         if self._turns:
             self._turns -= 1
             return None
@@ -250,6 +257,7 @@ class Pool:
         while self._standing_by:
             self._sought.clear()
             await self._persist(self._make_ready)
+            self._rested = not self._sought.is_set()
             await self._sought.wait()
 
     async def _make_ready(self) -> None:

@@ -19,6 +19,7 @@ class Server:
 
     warm: int = 3
     settled: bool = True
+    rested: bool = True
     promised_mb: int = 512
     budget_mb: int = 4096
     used_bytes: int = 1000

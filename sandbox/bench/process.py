@@ -103,12 +103,13 @@ class Server:
         await self._until(lambda text: _gauge(text, "sandbox_pool_warm") >= self.pool)
 
     async def settle(self, sessions: int = 0) -> None:
-        """Wait until its pool is full, of sandboxes as good as they get, and no more than `sessions` others are left.
+        """Wait until its pool is full, of sandboxes as good as they get, all stand by that should, and no more than
+        `sessions` others are left.
 
         Raises `SandboxFailed`.
         """
         await self._until(
-            lambda text: _gauge(text, "sandbox_pool_settled") > 0 and _gauge(text, "sandbox_sessions") <= sessions
+            lambda text: _gauge(text, "sandbox_pool_rested") > 0 and _gauge(text, "sandbox_sessions") <= sessions
         )
 
     async def _until(self, true: Callable[[str], bool]) -> None:

@@ -19,6 +19,7 @@ CONSTRAINTS = Path(__file__).parent / "constraints.txt"
 _INSTALL_SECONDS = 300
 _RUN_SECONDS = 120
 _OURS = "sandbox-engine"
+_CHECKOUT = "path/to/the/checkout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ def make(recipe: Path, directory: Path) -> Environment:
     """Install what the recipe says, ours from this checkout. A visible skip where that cannot be had."""
     python = directory / "bin" / "python"
     wanted = shlex.split(install_line(recipe).removeprefix("pip install "))
-    ours = ["--editable", str(ROOT)] if _OURS in wanted else []
-    theirs = [name for name in wanted if name != _OURS]
+    ours = ["--editable", str(ROOT)] if _CHECKOUT in wanted else []
+    theirs = [name for name in wanted if name != _CHECKOUT]
     # From wheels only, so that a library cannot turn a test into a build of hours.
     flags = ["--quiet", "--only-binary", ":all:", "--no-binary", _OURS, "--constraint", str(CONSTRAINTS)]
     try:
