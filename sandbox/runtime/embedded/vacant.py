@@ -21,10 +21,11 @@ class Vacant:
 
     async def count(self, spec: Spec) -> int:
         """How many of this spec live. Others are of no use to whoever asks and end, as those do that are dead."""
-        for made_for, sandbox in list(self._sandboxes):
-            if made_for != spec or sandbox.exited() is not None:
-                self._sandboxes.remove((made_for, sandbox))
-                await sandbox.stop()
+        useless = [each for each in self._sandboxes if each[0] != spec or each[1].exited() is not None]
+        for each in useless:
+            self._sandboxes.remove(each)
+        for _, sandbox in useless:  # out of the list before somebody else could take them
+            await sandbox.stop()
         return len(self._sandboxes)
 
     async def take(self, spec: Spec) -> EmbeddedSandbox | None:
