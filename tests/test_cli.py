@@ -160,7 +160,10 @@ if __name__ == "__main__":
         assert [path.name for path in tmp_path.iterdir()] == ["image-1.png"]
 
     def test_without_a_directory_it_says_what_could_have_been_saved(self) -> None:
-        assert command("run", "-c", PLOT).stderr == "sandbox: made 1 image and line.png; --out DIR saves them\n"
+        assert (
+            command("run", "-c", PLOT).stderr
+            == "sandbox: the program made 1 image and line.png; --out DIR saves all of it\n"
+        )
 
     def test_an_output_that_is_too_long_is_saved_in_full(self, tmp_path: Path) -> None:
         ended = command("run", "--out", tmp_path, "-c", "print('x' * 2_000_000)")

@@ -137,7 +137,9 @@ def _argv(script: Path | None, args: Sequence[str]) -> tuple[str, ...]:
 
 def _source(script: Path | None, code: str | None) -> bytes:
     """The program's text. No more of it is read than is needed to see that it is too long."""
-    if (script is None) == (code is None) and (code is not None or sys.stdin.isatty()):
+    if script is not None and code is not None:
+        raise typer.BadParameter("a FILE and -c CODE are two programs; give one. Only a FILE has ARGS")
+    if script is None and code is None and sys.stdin.isatty():
         raise typer.BadParameter("give a FILE, or -c CODE, or - for standard input")
     if code is not None:
         return os.fsencode(code)

@@ -183,8 +183,9 @@ class Recorder:
 
 
 def _prompt(messages: tuple[Message, ...]) -> str:
-    said = [message.text for message in messages if message.role == "user"]
-    words = " ".join((said[-1] if said else "").split())
+    said = [message for message in messages if message.role == "user"]
+    texts = [part.text for part in said[-1].parts if isinstance(part, Text)] if said else []
+    words = " ".join(" ".join(texts).split())
     return words if len(words) <= _PROMPT else words[: _PROMPT - 1] + "…"
 
 
