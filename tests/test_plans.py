@@ -197,5 +197,5 @@ async def test_without_the_vendors_library_it_is_said_what_to_install(monkeypatc
     monkeypatch.delitem(sys.modules, "sandbox.loop.upstream.openai", raising=False)
     async with open_models(Settings(upstreams={"local": {"url": "http://127.0.0.1:1/v1"}})) as models:
         request = Request("local/m", (Message.of("user", "hi"),))
-        with pytest.raises(HostUnfit, match=r"needs openai: pip install 'sandbox-engine\[models\]'"):
+        with pytest.raises(HostUnfit, match=r"needs openai: pip install '\.\[models\]' in the checkout"):
             await anext(models.stream(request, whole=True))
