@@ -13,7 +13,9 @@ pool has the runtime do ahead what it can of cold starts to come.
 
 import asyncio
 import contextlib
+import math
 import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -27,9 +29,10 @@ from sandbox.runtime import Runtime
 _STARTS_AT_ONCE = 2
 _COLD_STARTS_PER_CORE = 4
 """More at once would make all of them slower, and the first no sooner."""
+_CALM_S = 0.5
+"""For which nobody has to have waited for a start: those who had to are at work then, on the same processors."""
 _DEFERENCE_S = 2.0
-"""How long the pool lets those who wait for a start go first; a stream of them that never ends must not keep it empty.
-"""
+"""How long the pool lets them go first; a stream of them that never ends must not keep it empty."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 
@@ -67,6 +70,7 @@ class Pool:
         self._calm = asyncio.Event()
         """Set while no claim waits for a start."""
         self._calm.set()
+        self._calm_since = -math.inf
         self._sought = asyncio.Event()
         """Set when a claim has begun to wait for one."""
 
@@ -190,6 +194,7 @@ class Pool:
                 return
         self._turns += 1
         if self._turns == self._most_turns:
+            self._calm_since = time.monotonic()
             self._calm.set()
 
     def _hand_on(self, kernel: Kernel) -> bool:
@@ -245,7 +250,12 @@ class Pool:
         if not self._warming:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DEFERENCE_S):
-                    await self._calm.wait()
+                    await self._be_calm()
+
+    async def _be_calm(self) -> None:
+        """Wait until nobody has waited for a start for a while."""
+        while (left := self._calm_since + _CALM_S - time.monotonic()) > 0 or not self._calm.is_set():
+            await (asyncio.sleep(left) if self._calm.is_set() else self._calm.wait())
 
     def _has_room(self) -> bool:
         """For one more start."""
@@ -265,7 +275,7 @@ class Pool:
         while more:
             async with self._filled:
                 await self._filled.wait_for(lambda: self.settled)
-            await self._calm.wait()
+            await self._be_calm()
             more = await self._runtime.stand_by(self._spec, self._standing_by)
 
     async def _renew(self) -> None:
