@@ -370,6 +370,14 @@ def test_a_key_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> No
     assert (secret in kept, secret[-43:] in kept) == (False, False)
 
 
+def test_keys_of_a_directory_that_cannot_be_had_are_a_paragraph(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = command("key", "list", env={"SANDBOX_DATA_DIR": str(tmp_path / "file")})
+    assert (ended.code, ended.stderr.startswith("sandbox: data_dir is ")) == (2, True)
+    none = command("key", "list", env={"SANDBOX_DATA_DIR": str(tmp_path / "mistyped")})
+    assert str(tmp_path / "mistyped") in none.stderr  # where it looked
+
+
 def test_a_revoked_key_is_refused_and_listed_as_such(tmp_path: Path) -> None:
     env = environment(tmp_path)
     for name in ("ann", "bob"):

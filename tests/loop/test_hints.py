@@ -98,6 +98,14 @@ class TestNames:
         execution = Execution("exe_1", "ses_1", Status.ERROR, error=error, execution_count=1)
         assert "first code in this kernel" in hint(execution)
 
+    def test_what_is_not_shown_of_the_system_is_no_file_that_is_missing(self) -> None:
+        missing = failure("FileNotFoundError", "[Errno 2] No such file or directory: '/proc/meminfo'")
+        assert "does not show /proc" in hint(missing, files=(File("sales.csv", 10, 0.0),))
+
+    def test_who_wants_a_picture_of_plotly_is_told_what_there_is(self) -> None:
+        said = "Image export requires the Kaleido package, which can be installed using pip"
+        assert "fig.write_html(path)" in hint(failure("RuntimeError", said))
+
     def test_a_file_that_hides_a_library_is_named(self) -> None:
         said = "partially initialized module 'random' has no attribute 'randint' (most likely due to a circular import)"
         files = (File("random.py", 10, 0.0),)

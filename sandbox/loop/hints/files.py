@@ -45,6 +45,9 @@ def missing_file(case: Case) -> Iterator[str]:
     if re.search(r"\bsubprocess\b|os\.exec|Popen", case.code) and "/" not in path and "." not in path:
         yield f"The program {path} is not installed and cannot be."
         return
+    if path.startswith(("/proc/", "/sys/")):
+        yield "A sandbox does not show /proc and /sys; its limits are in the description of the tool."
+        return
     directory = path if match and match[2] else posixpath.dirname(path)
     inside = directory.removeprefix("/mnt/data").strip("/")
     if _writes(case, path) and directory:

@@ -134,10 +134,6 @@ SAYINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             r"^RuntimeError: asyncio\.run\(\) cannot be called|^RuntimeError: This event loop is already",
             "Use await directly.",
         ),
-        (
-            r"^FileNotFoundError: .*'/(?:proc|sys)/",
-            "A sandbox does not show /proc and /sys; its limits are in the description of this tool.",
-        ),
         (r"^RuntimeError: can't start new thread", "Threads and processes are limited to about a hundred."),
         (
             r"[Kk]aleido",
