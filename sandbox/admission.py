@@ -86,10 +86,10 @@ class Admission:
     @property
     def lacking(self) -> tuple[str, int] | None:
         """Whose turn it is, and how many MiB are missing for it; None when nobody waits."""
-        for owner, queue in self._queues.items():
-            wanted = next(iter(queue)).memory_mb
-            return owner, self.promised_mb + wanted - self.budget_mb
-        return None
+        if not self._queues:
+            return None
+        owner, queue = next(iter(self._queues.items()))
+        return owner, self.promised_mb + next(iter(queue)).memory_mb - self.budget_mb
 
     async def crowded(self) -> None:
         """Return as soon as somebody waits."""

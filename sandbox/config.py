@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1000,
         description="How many sandboxes without a kernel stand by, at 2 to 3 MB each, so that who finds nothing warm "
-        "waits for half of a start; only the embedded runtime has them.",
+        "waits less; only the embedded runtime has them.",
         json_schema_extra={"default": "four for each of `pool_size`, at most 100"},
     )
     memory_mb: int = Field(

@@ -4,6 +4,7 @@ A container is a session, so it lasts, sleeps and expires as one. `cntr_<hex>` i
 workspace's `file_<hex>`. One that has expired can still be looked at; one that was deleted does not exist.
 """
 
+import contextlib
 import re
 from collections.abc import AsyncIterable, Mapping, Sequence
 from types import MappingProxyType
@@ -260,8 +261,9 @@ def _place(row: FileRow) -> tuple[float, str]:
 async def _last(node: Node, owner: Owner, container: SessionRow, listed: Sequence[FileRow], after: str) -> FileRow:
     """The last file of the page before, which may have been removed since. Raises `InvalidRequest`."""
     found = next((row for row in listed if container_file_id(row.id) == after), None)
-    if found is None and _ID.fullmatch(after) and after.startswith("cfile_"):
-        found = await node.removed_file(owner, container.id, file_id(after))
+    if found is None:
+        with contextlib.suppress(FileMissing):  # it cannot be the id of one of ours
+            found = await node.removed_file(owner, container.id, file_id(after))
     if found is None:
         raise InvalidRequest(f"after: there is no file {after} in this container")
     return found

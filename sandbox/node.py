@@ -40,6 +40,8 @@ from sandbox.errors import (
     HostUnfit,
     Overloaded,
     SandboxError,
+    SessionClosed,
+    SessionExpired,
     SessionMissing,
     TooLarge,
 )
@@ -319,6 +321,15 @@ class Node:
         row = held.row if held is not None and ours else await self.store.session(owner.id, session_id)
         if row is None:
             raise SessionMissing(f"there is no session {session_id}")
+        return row
+
+    async def active_session(self, owner: Owner, session_id: str) -> SessionRow:
+        """Raises `SessionMissing`, `SessionClosed`, `SessionExpired`."""
+        row = await self.session(owner, session_id)
+        if row.status == "expired":
+            raise SessionExpired(f"session {session_id} has expired; open a new one")
+        if row.status != "active":
+            raise SessionClosed(f"session {session_id} is closed; open a new one")
         return row
 
     def disk_mb(self, row: SessionRow) -> int:

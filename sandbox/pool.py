@@ -222,6 +222,10 @@ class Pool:
         """Wait until `settled`. Raises what made the last start fail."""
         await self._until(lambda: self.settled)
 
+    async def rest(self) -> None:
+        """Wait until `rested`. Raises what made the last start fail."""
+        await self._until(lambda: self.rested)
+
     async def _until(self, true: Callable[[], bool]) -> None:
         async with self._filled:
             await self._filled.wait_for(lambda: true() or self._failure is not None)
@@ -267,7 +271,9 @@ class Pool:
         while self._standing_by:
             self._sought.clear()
             await self._persist(self._make_ready)
-            self._rested = not self._sought.is_set()
+            async with self._filled:
+                self._rested = not self._sought.is_set()
+                self._filled.notify_all()
             await self._sought.wait()
 
     async def _make_ready(self) -> None:

@@ -34,6 +34,7 @@ from sandbox.errors import (
 )
 from sandbox.execution import MIB, Limits, mime_of
 from sandbox.files import Files, Stored
+from sandbox.gone import Gone
 from sandbox.intake import Intake
 from sandbox.remote import File, Listing, checked_path, free_path
 from sandbox.session import Session
@@ -83,7 +84,7 @@ class Workspace:
         self._rows = {row.path: row for row in rows}
         self._session: Session | None = None
         """Of the sandbox that got these files last."""
-        self._removed: dict[str, FileRow] = {}
+        self._removed = Gone[str, FileRow](_REMOVED)
         self._left_out: set[str] = set()
         """What did not fit into that sandbox. It stays stored."""
         self._versions: dict[str, str] = {}
@@ -336,11 +337,9 @@ class Workspace:
             await self._store.remove_files(self._session_id, paths)
             for path in paths:
                 row = self._rows.pop(path)
-                self._removed[row.id] = row
+                self._removed.add(row.id, row)
                 self._versions.pop(path, None)
             self._left_out -= paths
-            for file_id in list(self._removed)[:-_REMOVED]:
-                del self._removed[file_id]
 
     def removed(self, file_id: str) -> FileRow | None:
         """One of the last that were removed: who removes what it lists goes on behind it."""

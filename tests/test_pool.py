@@ -215,8 +215,8 @@ def _claims(engine: Engine, count: int) -> list[Coroutine[Any, Any, Kernel]]:
 async def _stood_by(engine: Engine, runtime: EmbeddedRuntime) -> None:
     """Until all stand by that will."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while await runtime._vacant.count(engine.spec()) < engine.settings.standing_by:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        await engine.pool.rest()
+    assert await runtime._vacant.count(engine.spec()) == engine.settings.standing_by
 
 
 async def _recovered(engine: Engine) -> None:

@@ -4,7 +4,6 @@ Two vendors have `/v1/files` and `/v1/models`. Anthropic's SDKs send `anthropic-
 OpenAI's never do.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,31 +18,17 @@ from sandbox.errors import Overloaded, SandboxError
 
 _OPENAI = (
     "/v1/assistants",
-    "/v1/audio",
-    "/v1/batches",
     "/v1/chat/",
-    "/v1/completions",
     "/v1/containers",
-    "/v1/conversations",
-    "/v1/embeddings",
-    "/v1/evals",
     "/v1/files",
-    "/v1/fine_tuning",
-    "/v1/images/edits",
-    "/v1/images/generations",
-    "/v1/images/variations",
     "/v1/models",
-    "/v1/moderations",
-    "/v1/organization",
-    "/v1/realtime",
     "/v1/responses",
     "/v1/threads",
     "/v1/uploads",
-    "/v1/vector_stores",
+    *(f"/v1/{path}" for path in nowhere.OF_OPENAI),
 )
 _OF_NO_ROUTE = {404: "Not Found", 405: "Method Not Allowed"}
 """What the framework says when no route takes a request."""
-_LONG = 200
 _ANTHROPIC = ("/v1/messages",)
 _ANTHROPIC_HEADER = b"anthropic-version"
 
@@ -70,8 +55,7 @@ def family(scope: Scope) -> Envelopes:
     path = scope["path"]
     if path.startswith(_ANTHROPIC) or (path.startswith("/v1/") and is_anthropic(scope)):
         return anthropic_errors
-    meant = "/v1" + re.sub(r"^(/v1)+(?=/)", "", path[:_LONG])  # base URLs lack it, or have it twice
-    return openai_errors if meant.startswith(_OPENAI) else problems
+    return openai_errors if nowhere.with_version(path).startswith(_OPENAI) else problems
 
 
 async def on_error(request: Request, error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """What is said of a path that is nobody's: mostly it is one of ours under another base URL."""
 
+import re
 from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
@@ -7,7 +8,7 @@ from starlette.routing import BaseRoute, Match
 
 _VERSION = "/v1"
 _HOME = "/openapi.json describes all that is here, and /health says how it is"
-_NOT_OFFERED = {
+OF_OPENAI = {
     "audio": "speech",
     "batches": "batches",
     "completions": "completions of plain text",
@@ -18,15 +19,17 @@ _NOT_OFFERED = {
     "images/edits": "way to make pictures",
     "images/generations": "way to make pictures",
     "images/variations": "way to make pictures",
-    "messages/batches": "batches",
     "moderations": "moderations",
     "organization": "administration",
-    "organizations": "administration",
     "realtime": "realtime sessions",
-    "skills": "skills",
     "vector_stores": "vector stores; let programs read the files",
 }
-"""Of the vendors' APIs, by the path below `/v1`."""
+"""What is not offered of its API, by the path below `/v1`."""
+_NOT_OFFERED = OF_OPENAI | {
+    "messages/batches": "batches",
+    "organizations": "administration",
+    "skills": "skills",
+}
 _MOST = 200
 """Characters of a path that is worth a guess."""
 
@@ -55,13 +58,15 @@ def _not_offered(path: str) -> str | None:
     return next((offer for start, offer in _NOT_OFFERED.items() if (below + "/").startswith(start + "/")), None)
 
 
-def _variants(path: str) -> list[str]:
+def _variants(path: str) -> tuple[str, str]:
     """What it would be without the mistakes that base URLs have."""
     bare = "/" + "/".join([part for part in path.split("/") if part])
-    once = bare
-    while once.startswith(2 * _VERSION + "/"):
-        once = once.removeprefix(_VERSION)
-    return [bare, once, _VERSION + bare]
+    return bare, with_version(bare)
+
+
+def with_version(path: str) -> str:
+    """With `/v1` in front exactly once: base URLs lack it, or have it twice."""
+    return _VERSION + re.sub(r"^(/v1)+(?=/)", "", path)
 
 
 def _is_known(routes: Sequence[BaseRoute], method: str, path: str) -> bool:

@@ -24,6 +24,7 @@ frame["y"] = frame.x ** 2
 frame.plot(x="x", y="y")
 plt.show()
 """
+_REST_S = 1.0
 
 
 async def warm(settings: Settings, scale: float) -> list[Figure]:
@@ -41,10 +42,27 @@ async def warm(settings: Settings, scale: float) -> list[Figure]:
 
 
 async def cold(settings: Settings, scale: float) -> list[Figure]:
-    """The same with the pool empty."""
+    """The same with the pool empty: one after the other, and, what takes longer, on a machine that had nothing to do;
+    there without and with one that has all but its kernel.
+    """
     async with opened(settings, pool_size=0) as engine:
         times = [await fresh(engine) for _ in range(runs(60, scale))]
-    return [Figure("the same with the pool empty, p50", quantiles(times)[0], "ms", 120, 40, len(times))]
+    alone, helped = [await _after_rest(settings, runs(30, scale), standby_size=size) for size in (0, 1)]
+    return [
+        Figure("the same with the pool empty, p50", quantiles(times)[0], "ms", 120, 40, len(times)),
+        Figure("and after a rest, p50", quantiles(alone)[0], "ms", 120, 40, len(alone)),
+        Figure("and after a rest, one standing by, p50", quantiles(helped)[0], "ms", 120, 40, len(helped)),
+    ]
+
+
+async def _after_rest(settings: Settings, count: int, *, standby_size: int) -> list[float]:
+    times = []
+    async with opened(settings, pool_size=0, standby_size=standby_size) as engine:
+        for _ in range(count):
+            await engine.pool.rest()
+            await asyncio.sleep(_REST_S)
+            times.append(await fresh(engine))
+    return times
 
 
 async def plot(settings: Settings, scale: float) -> list[Figure]:
@@ -89,12 +107,18 @@ async def sustained(settings: Settings, scale: float) -> list[Figure]:
 
 
 async def memory(settings: Settings, scale: float) -> list[Figure]:
-    """PSS of all processes of idle warm sandboxes, over 100 of them."""
+    """PSS of all processes of idle warm sandboxes, and of those that stand by, over 100 of each."""
     size = runs(100, scale)
     async with opened(settings, pool_size=size, standby_size=0) as engine:
         await engine.pool.settle()
-        total = sum(_pss(pid) for pid in _processes())
-    return [Figure("memory of an idle warm sandbox (PSS)", total / size / (1 << 20), "MB", 35, 15, size)]
+        warm = sum(_pss(pid) for pid in _processes())
+    async with opened(settings, pool_size=0, standby_size=size) as engine:
+        await engine.pool.rest()
+        standing_by = sum(_pss(pid) for pid in _processes())
+    return [
+        Figure("memory of an idle warm sandbox (PSS)", warm / size / (1 << 20), "MB", 35, 15, size),
+        Figure("memory of one that stands by (PSS)", standing_by / size / (1 << 20), "MB", 5, 3, size),
+    ]
 
 
 async def stop(settings: Settings, scale: float) -> list[Figure]:

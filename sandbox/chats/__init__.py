@@ -266,10 +266,10 @@ class _Hold:
         Raises `SessionMissing`, `SessionClosed`, `SessionExpired`.
         """
         if wanted is not None:
-            return await self._at(await self._open_one(wanted))
+            return await self._at(await self._node.active_session(self._owner, wanted))
         if pause is not None and pause.session_id is not None:
             try:
-                row = await self._open_one(pause.session_id)
+                row = await self._node.active_session(self._owner, pause.session_id)
             except (SessionMissing, SessionClosed, SessionExpired):
                 self.lost = True
             else:
@@ -296,14 +296,6 @@ class _Hold:
         if over:
             with contextlib.suppress(SandboxError):  # it has expired, or somebody has closed it
                 await self._node.retire_session(self._owner, self.session_id)
-
-    async def _open_one(self, session_id: str) -> SessionRow:
-        row = await self._node.session(self._owner, session_id)
-        if row.status == "expired":
-            raise SessionExpired(f"session {session_id} has expired; open a new one")
-        if row.status != "active":
-            raise SessionClosed(f"session {session_id} is closed; open a new one")
-        return row
 
     async def _open(self) -> Interpreter:
         if (wished := self._opening) is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from sandbox.cli.view import IMAGES, note
+from sandbox.cli.view import IMAGES, counted, note
 from sandbox.errors import InvalidPath, InvalidRequest, SandboxError
 from sandbox.execution import Execution
 from sandbox.remote import checked_path
@@ -122,7 +122,7 @@ def hint(execution: Execution) -> str:
     """What `--out` would have kept; empty when nothing."""
     pictures = len(list(_pictures(execution)))
     names = [artifact.path for artifact in execution.artifacts]
-    parts = [f"{pictures} image{'s' * (pictures != 1)}"] if pictures else []
+    parts = [counted(pictures, "image")] if pictures else []
     if names:
         parts.append(", ".join(names[:5]) + (f" and {len(names) - 5} more files" if len(names) > 5 else ""))
     if execution.truncated.stdout or execution.truncated.stderr:

@@ -22,10 +22,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from sandbox.errors import InvalidRequest, Unready
 from sandbox.execution import Execution
+from sandbox.gone import Gone
 from sandbox.store import checkpoints, results
 from sandbox.store import statements as sql
 from sandbox.store.database import connect, explained, is_taken, prepare
-from sandbox.store.gone import Gone
 from sandbox.store.rows import (
     Claim,
     ExecutionRow,
@@ -66,6 +66,7 @@ __all__ = [
 T = TypeVar("T")
 Row = TypeVar("Row", SessionRow, ExecutionRow, TraceRow, KeptFileRow, ObjectRow)
 _READERS = 4
+_GONE = 10_000
 
 
 class Store:
@@ -79,7 +80,8 @@ class Store:
         self._readers = readers
         self._writer = Writer(engine)
         self._loop = asyncio.get_running_loop()
-        self._gone = Gone()
+        self._gone = Gone[tuple[str, str], float](_GONE)
+        """When rows had been made, by owner and id."""
         self._ending: set[asyncio.Task[bool]] = set()
         self._closed = False
 
@@ -384,7 +386,7 @@ class Store:
 
     def _is_gone(self, owner: str, row_id: str, created_at: float | None) -> bool:
         if created_at is not None:
-            self._gone.add(owner, row_id, created_at)
+            self._gone.add((owner, row_id), created_at)
         return created_at is not None
 
     async def prolong_object(self, owner: str, object_id: str, until: float) -> None:
@@ -541,7 +543,7 @@ class Store:
         """
         created_at: float | None = connection.execute(listing.place, {**scope, "after": after}).scalar()
         if created_at is None:
-            created_at = self._gone.created_at(scope.get("owner"), after)
+            created_at = self._gone.get((scope.get("owner", ""), after))
         if created_at is None:
             raise InvalidRequest(f"{after[:80]!r} is not in this list; begin again without `after`")
         return created_at

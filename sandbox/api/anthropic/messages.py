@@ -25,6 +25,9 @@ _FIRST = "2023-06-01"
 _EPOCH = 0.0
 """When a model came into being is not known here."""
 Json = Annotated[dict[str, Any], Body()]
+_NO_THREADS = (
+    "thread: conversations are not kept here; send all of it with every request, as SDKs then do by themselves"
+)
 
 
 def _messages(request: Request) -> Messages:
@@ -39,11 +42,6 @@ def _chats(request: Request) -> Chats:
 def _api(request: Request) -> str:
     """The version of the API that a program is written for."""
     return request.headers.get("anthropic-version", _FIRST)
-
-
-_NO_THREADS = (
-    "thread: conversations are not kept here; send all of it with every request, as SDKs then do by themselves"
-)
 
 
 @router.post("/v1/messages")

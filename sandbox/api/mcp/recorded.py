@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 
 from sandbox.api.mcp.workbench import Piece
-from sandbox.errors import SessionClosed, SessionExpired
 from sandbox.interpreters.node import NodeInterpreter, facts
 from sandbox.keys import Owner
 from sandbox.loop.interpreter import Facts
@@ -51,11 +50,7 @@ class Recorded:
 
     async def find(self, session_id: str) -> RecordedWorkbench:
         """See `Workbenches`."""
-        row = await self._node.session(self.owner, session_id)
-        if row.status == "expired":
-            raise SessionExpired(f"session {session_id} has expired")
-        if row.status != "active":
-            raise SessionClosed(f"session {session_id} is closed")
+        row = await self._node.active_session(self.owner, session_id)
         return await RecordedWorkbench.of(self._node, self.owner, row)
 
     async def close(self, session_id: str) -> None:

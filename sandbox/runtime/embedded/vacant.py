@@ -1,6 +1,6 @@
 """Vacant sandboxes: all of one but its kernel, made while nobody waits, for who finds nothing warm.
 
-To make one takes about as much time as to put a kernel into it, and it holds a third of the memory.
+One holds a fifth of a warm sandbox's memory (`sandbox bench memory`).
 """
 
 from collections import deque
