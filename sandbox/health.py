@@ -45,6 +45,10 @@ class Health:
     draining: bool
     reasons: tuple[Reason, ...]
 
+    def stopping(self) -> "Health":
+        """That of a node that has been told to stop."""
+        return Health(False, True, (Reason("it is about to stop and takes no new work"), *self.reasons))
+
 
 class Memory:
     """What the machine has left, looked at once a second at most, because a look costs half a millisecond."""
@@ -78,14 +82,12 @@ class Checkup:
         self._until = 0.0
         self._found = Health(False, False, ())
 
-    async def health(self, *, draining: bool) -> Health:
-        """How it was within the last second; whether it warms up or drains, how it is now. Raises nothing."""
+    async def health(self) -> Health:
+        """How it was within the last second; whether it warms up, how it is now. Raises nothing."""
         async with self._looking:
             if time.monotonic() >= self._until:
                 self._found = await self._look()
                 self._until = time.monotonic() + _LOOK_S
-        if draining:
-            return Health(False, True, (Reason("it is about to stop and takes no new work"), *self._found.reasons))
         if self._pool.warming:
             # It takes work all the same, which waits; others, that can begin at once, are the better choice.
             return Health(False, False, (Reason("it warms up: no sandbox has started yet"), *self._found.reasons))

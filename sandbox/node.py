@@ -703,7 +703,8 @@ class Node:
 
     async def health(self) -> Health:
         """Looks at every part that can fail. Raises nothing."""
-        return await self._checkup.health(draining=self._draining)
+        found = await self._checkup.health()
+        return found.stopping() if self._draining else found
 
     def _check_admitting(self) -> None:
         if self._draining:

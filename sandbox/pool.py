@@ -135,7 +135,9 @@ class Pool:
         if (kernel := await self._take_warm(spec) or await self._stand_in_line(spec)) is not None:
             return kernel
         try:
-            return await Kernel.start(self._runtime, spec, awaited=True)
+            kernel = await Kernel.start(self._runtime, spec, awaited=True)
+            self._warming = False
+            return kernel
         finally:
             self._pass_on()
 
@@ -313,8 +315,8 @@ class Pool:
 
     async def _prepare(self) -> None:
         await self._runtime.prepare(self._spec.image)
-        # That a start succeeds is known after the first one, where there will be any.
-        self._warming = self._size > 0
+        if not self._size:  # else the first start will tell
+            self._warming = False
 
     async def _start(self) -> None:
         kernel = await self._newest()

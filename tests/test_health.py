@@ -31,7 +31,7 @@ async def test_an_upstream_that_fails_is_told_but_takes_nobodys_work_away(pool: 
     settings = Settings(data_dir=tmp_path)
     async with Store.open(settings.database) as store:
         states = {"good": "closed", "bad": "open"}
-        found = await Checkup(settings, store, pool, Memory(), lambda: states).health(draining=False)
+        found = await Checkup(settings, store, pool, Memory(), lambda: states).health()
         assert found.ready
         assert [reason.detail for reason in found.reasons] == ["bad"]
 
@@ -40,9 +40,9 @@ async def test_a_machine_without_memory_takes_no_work(pool: Pool, tmp_path: Path
     machine, settings = Machine(tmp_path / "machine"), Settings(data_dir=tmp_path)
     async with Store.open(settings.database) as store:
         plenty = Checkup(settings, store, pool, Memory(machine.root), dict)
-        assert (await plenty.health(draining=False)).ready
+        assert (await plenty.health()).ready
         machine.write("proc/meminfo", "MemTotal: 16777216 kB\nMemFree: 1 kB\nMemAvailable: 100000 kB\n")
-        found = await Checkup(settings, store, pool, Memory(machine.root), dict).health(draining=False)
+        found = await Checkup(settings, store, pool, Memory(machine.root), dict).health()
         assert not found.ready
         assert Reason("less than 256 MiB of memory are left") in found.reasons
 
@@ -51,9 +51,9 @@ async def test_however_many_ask_the_database_is_asked_once(pool: Pool, tmp_path:
     settings = Settings(data_dir=tmp_path)
     async with Store.open(settings.database) as store:
         checkup = Checkup(settings, store, pool, Memory(), dict)
-        first, *others = await asyncio.gather(*(checkup.health(draining=False) for _ in range(100)))
+        first, *others = await asyncio.gather(*(checkup.health() for _ in range(100)))
         assert all(other is first for other in others)
-        assert (await checkup.health(draining=True)).draining
+        assert (await checkup.health()).stopping().draining
 
 
 async def test_a_database_that_does_not_answer_takes_no_work(pool: Pool, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ async def test_a_database_that_does_not_answer_takes_no_work(pool: Pool, tmp_pat
     async with Store.open(settings.database) as store:
         with sqlite3.connect(tmp_path / "sandbox.db", isolation_level=None) as other:
             other.execute("BEGIN IMMEDIATE")
-            found = await Checkup(settings, store, pool, Memory(), dict).health(draining=False)
+            found = await Checkup(settings, store, pool, Memory(), dict).health()
             other.execute("COMMIT")
         other.close()
         assert not found.ready

@@ -74,6 +74,27 @@ async def test_nothing_else_is_started_before_the_first_start_has_succeeded(root
         assert warming[:3] == [True, False, False]
 
 
+async def test_when_a_start_for_a_claim_succeeds_before_the_pools_own_it_no_longer_warms_up(
+    root: None, python_image: Image
+) -> None:
+    claimed = asyncio.Event()
+
+    class Unhurried(EmbeddedRuntime):
+        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+            if not awaited:
+                await claimed.wait()
+            return await super().start(spec, awaited=awaited)
+
+    async with (
+        Unhurried.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=1), runtime=runtime) as engine,
+    ):
+        assert (await engine.run("print(1)")).stdout == "1\n"
+        assert not engine.pool.warming
+        claimed.set()
+        await engine.pool.fill()
+
+
 async def test_when_the_first_start_fails_another_is_tried_at_once(
     root: None, python_image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +159,7 @@ async def test_a_zygote_that_cannot_be_had_is_told_to_who_claims_and_to_who_look
     async with opened(size) as (engine, _, zygote), Store.open(settings.database) as store:
 
         async def health() -> tuple[bool, tuple[Reason, ...]]:
-            found = await Checkup(settings, store, engine.pool, Memory(), dict).health(draining=False)
+            found = await Checkup(settings, store, engine.pool, Memory(), dict).health()
             return found.ready, found.reasons
 
         assert await health() == (False, (WARMS_UP,))

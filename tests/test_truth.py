@@ -241,6 +241,25 @@ async def test_an_interrupt_that_comes_before_the_program_has_begun_is_heard_by_
     assert (await run(session, "print(time.__name__)")).stdout == "time\n"
 
 
+@pytest.mark.parametrize("event", ["pre_execute", "pre_run_cell", "post_execute", "post_run_cell"])
+async def test_an_interrupt_of_a_callback_around_the_program_is_one_of_the_program(
+    session: Session, event: str
+) -> None:
+    comes_before = event.startswith("pre")
+    register = f"import time\ndef wait(*_): time.sleep(30)\nget_ipython().events.register({event!r}, wait)"
+    await session.execute(register, timeout=10 if comes_before else 0.2)
+    execution = await session.execute("print('ran')" + "\ntime.sleep(30)" * comes_before, timeout=0.2)
+    assert (execution.status, execution.reason, execution.state_lost) == (Status.TIMEOUT, "", False)
+    assert execution.stdout == ("" if comes_before else "ran\n")
+
+
+async def test_a_callback_that_fails_does_not_keep_the_program_from_running(session: Session) -> None:
+    await run(session, "get_ipython().events.register('pre_execute', lambda: 1 / 0)")
+    execution = await run(session, "print('ran')")
+    assert execution.stdout.endswith("ran\n")
+    assert "Error in callback" in execution.stdout
+
+
 class TestWhatIsShown:
     @pytest.mark.attack("E09")
     @pytest.mark.parametrize(

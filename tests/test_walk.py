@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.guest import walk
+from sandbox.guest.beneath import beneath
 from sandbox.guest.sight import Sight
 from sandbox.guest.workspace import Workspace
 
@@ -38,13 +40,32 @@ def test_a_file_that_is_always_there_is_seen_or_the_look_is_not_complete(memory:
     mover = threading.Thread(target=move)
     mover.start()
     try:
-        for _ in range(100):
-            walk = workspace.walk()
-            assert {"0/moved", "2/moved"} & walk.files.keys() or not walk.sight.complete
+        for _ in range(30):
+            seen = workspace.walk()
+            assert {"0/moved", "2/moved"} & seen.files.keys() or not seen.sight.complete
     finally:
         ended.set()
         mover.join()
     assert workspace.walk().sight.whole
+
+
+def test_a_file_that_is_never_where_one_looks_is_not_told_to_be_gone(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in "ab":
+        (memory / directory).mkdir()
+    (memory / "a" / "moved").touch()
+
+    def move_and_open(root: int, path: str, flags: int) -> int:
+        other = {"a": "b", "b": "a"}.get(path)
+        if other is not None and not flags & os.O_PATH and (memory / path / "moved").exists():
+            (memory / path / "moved").rename(memory / other / "moved")
+        return beneath(root, path, flags)
+
+    monkeypatch.setattr(walk, "beneath", move_and_open)
+    seen = Workspace(str(memory)).walk()
+    assert not seen.files
+    assert not seen.sight.complete
 
 
 def test_one_directory_that_is_written_to_all_the_time_can_be_told_of(memory: Path) -> None:
@@ -60,7 +81,7 @@ def test_one_directory_that_is_written_to_all_the_time_can_be_told_of(memory: Pa
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        assert all(workspace.walk().sight.whole for _ in range(100))
+        assert all(workspace.walk().sight.whole for _ in range(30))
     finally:
         ended.set()
         writer.join()

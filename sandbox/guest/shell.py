@@ -14,6 +14,7 @@ from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.async_helpers import _asyncio_runner, _pseudo_sync_runner
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.error import UsageError
+from IPython.core.events import EventManager
 from traitlets import Instance
 
 from sandbox.guest import lookups, packages, tracebacks
@@ -34,10 +35,23 @@ class Compiler(CachingCompiler):
         return f"Cell In[{number}]"
 
 
+class Events(EventManager):
+    """IPython's takes an interrupt for a failure of the callback that it finds at work, and goes on with the cell."""
+
+    def trigger(self, event: str, *args: Any, **kwargs: Any) -> None:
+        for callback in tuple(self.callbacks[event]):
+            try:
+                callback(*args, **kwargs)
+            except Exception:
+                print(f"Error in callback {callback} (for {event}):")
+                self.shell.showtraceback()
+
+
 class Shell(ZMQInteractiveShell):
     """IPython's shell, plain: no colour, no pager, no pty, no way to end the kernel by leaving it."""
 
     input_transformer_manager = Instance(Transformer, ())
+    events: EventManager
 
     def init_display_formatter(self) -> None:
         self.display_formatter = Formatter(parent=self)
@@ -72,6 +86,12 @@ class Shell(ZMQInteractiveShell):
             if not silent:
                 self.events.trigger("post_run_cell", result)
         return result
+
+    def init_events(self) -> None:
+        super().init_events()
+        events = Events(self, self.events.callbacks)
+        events.callbacks.update(self.events.callbacks)
+        self.events = events
 
     def init_environment(self) -> None:
         os.environ.update(TERM="dumb", NO_COLOR="1", PAGER="cat", GIT_PAGER="cat")

@@ -66,6 +66,8 @@ class Look:
         self._shut: dict[str, None] = {}  # in order; one that is read again counts once
         self._times: dict[str, tuple[int, int]] = {}
         """Of the directories that were read, right before."""
+        self._last = ""
+        """The one that was read last."""
         self._complete = True
         self._unnamed = self._entries = self._name_bytes = 0
         self._deadline = time.monotonic() + _WALK_SECONDS
@@ -76,14 +78,12 @@ class Look:
         What changed after it had been read is read again: something may have been moved there from where it was not
         seen yet.
         """
-        self._read([""])
-        again = self._changed()
-        for _ in range(_LOOKS):
-            if not again or not self._complete:
-                break
-            self._read(again)
-            again = self._changed()
-            if len(again) < 2:  # by now all are read, and a move changes the one it is from as well
+        directories = [""]
+        for _ in range(1 + _LOOKS):
+            self._read(directories)
+            directories = self._changed()
+            # In the moment before the last one was read, those that have not changed were as they had been read.
+            if not self._complete or all(path == self._last for path in directories):
                 break
         else:
             self._complete = False
@@ -117,7 +117,7 @@ class Look:
                 self._complete = False  # moved since its name was read, perhaps to where we have been
                 continue
             try:
-                self._times[directory] = _last_change(fd)
+                self._times[directory], self._last = _last_change(fd), directory
                 self._read_open(fd, directory, directories)
             except PermissionError:  # its names may be read, and nothing behind them
                 self._shut[directory] = None

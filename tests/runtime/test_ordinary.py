@@ -238,7 +238,7 @@ class TestSoftCap:
         settings = Settings(data_dir=tmp_path)
         async with Store.open(settings.database) as store, Pool.open(ground.runtime, ground.spec, 0) as pool:
             await pool.fill()
-            found = await Checkup(settings, store, pool, Memory(), dict).health(draining=False)
+            found = await Checkup(settings, store, pool, Memory(), dict).health()
         assert found.ready
         assert "the memory limit of sandboxes is soft" in [reason.words for reason in found.reasons]
 
