@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -404,6 +404,13 @@ class Settings(BaseSettings):
     def load(cls) -> Self:
         """From the environment and the settings file alone."""
         return cls()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("no_number", "")  # else `true` would be 1
+        return value
 
     @field_validator("data_dir", "images_dir", mode="before")
     @classmethod

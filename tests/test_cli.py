@@ -372,10 +372,17 @@ def test_a_key_is_shown_once_and_listed_without_its_secret(tmp_path: Path) -> No
 
 def test_keys_of_a_directory_that_cannot_be_had_are_a_paragraph(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ended = command("key", "list", env={"SANDBOX_DATA_DIR": str(tmp_path / "file")})
+    ended = command("key", "create", "ann", env={"SANDBOX_DATA_DIR": str(tmp_path / "file")})
     assert (ended.code, ended.stderr.startswith("sandbox: data_dir is ")) == (2, True)
-    none = command("key", "list", env={"SANDBOX_DATA_DIR": str(tmp_path / "mistyped")})
-    assert str(tmp_path / "mistyped") in none.stderr  # where it looked
+
+
+def test_who_asks_what_there_is_makes_nothing(tmp_path: Path) -> None:
+    env = environment(tmp_path / "mistyped")
+    assert str(tmp_path / "mistyped") in command("key", "list", env=env).stderr  # where it looked
+    assert "no valid key" in command("key", "revoke", "ann", env=env).stderr
+    assert "no trace yet" in command("trace", "list", env=env).stderr
+    assert "there is no trace t" in command("trace", "show", "t", env=env).stderr
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_a_revoked_key_is_refused_and_listed_as_such(tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_all_bad_values_are_named_at_once() -> None:
         ("[limits]\nmemory = 3", "no setting 'limits'; choose from: allowed_hosts"),
         ("pool_size =", "is not valid TOML"),
         ("pool_size = [1]", r"pool_size is \[1\] .from .*config.toml.; it must be a whole number"),
+        ("pool_size = true", r"pool_size is True .from .*config.toml.; it must be a whole number"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_path(settings_file: Path, text: str, words: str) -> None:

@@ -354,6 +354,17 @@ class TestWhatIsShown:
         assert "evil" not in json.dumps(told)
 
 
+    async def test_what_a_pager_would_show_is_printed(self, session: Session) -> None:
+        execution = await run(session, "def add(a, b):\n    'Sum.'\n    return a + b\nadd?")
+        assert "Signature: add(a, b)\nDocstring: Sum." in execution.stdout
+
+    async def test_a_number_that_is_none_is_null_in_a_result_and_nobody_is_warned(self, session: Session) -> None:
+        code = "from IPython.display import JSON\nJSON({'NaN': [float('nan'), -float('inf'), 'NaN', 1e308]})"
+        execution = await run(session, code)
+        assert execution.results[0]["application/json"] == {"NaN": [None, None, "NaN", 1e308]}
+        assert execution.stderr == ""
+
+
 class TestExceptions:
     @pytest.mark.attack("E14")
     @pytest.mark.parametrize(

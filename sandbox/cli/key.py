@@ -16,7 +16,7 @@ from sandbox.errors import InvalidSetting, NotFound
 from sandbox.execution import MIB
 from sandbox.keys import KeyLimits, KeyRow, new_key
 from sandbox.store import Store
-from sandbox.store.database import shown
+from sandbox.store.database import is_there, shown
 
 app = typer.Typer(
     help="Keys for the server: who may use it, and how much of it.", no_args_is_help=True, add_completion=False
@@ -59,14 +59,17 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
         print(json.dumps([_document(row) for row in rows]))
         return
     if not rows:
-        note(f"there is no key in {shown(make_url(_database()))}; a server on loopback takes everybody")
+        note(f"there is no key in {shown(make_url(Settings().database))}; a server on loopback takes everybody")
     for row in rows:
         state = ("revoked", "red") if row.revoked_at else ("valid", "green")
         line((row.id, "bold"), "  ", state, f"  {_time(row.created_at)}  {row.name}  {_limits(row.limits)}".rstrip())
 
 
 async def _keys() -> tuple[KeyRow, ...]:
-    async with Store.open(_database()) as store:
+    database = Settings().database
+    if not is_there(database):
+        return ()
+    async with Store.open(database) as store:
         return await store.keys()
 
 
@@ -81,7 +84,10 @@ def revoke(key: Annotated[str, typer.Argument(metavar="ID", help="A key's id or 
 
 
 async def _revoke(key: str) -> bool:
-    async with Store.open(_database()) as store:
+    database = Settings().database
+    if not is_there(database):
+        return False
+    async with Store.open(database) as store:
         return await store.revoke_key(key, time.time())
 
 

@@ -14,6 +14,7 @@ from sandbox.cli.view import counted, line, note, printable
 from sandbox.config import Settings
 from sandbox.errors import TraceMissing
 from sandbox.store import Store, TraceRow
+from sandbox.store.database import is_there
 from sandbox.traces import to_lines, to_notebook, to_otlp
 
 app = typer.Typer(
@@ -53,7 +54,10 @@ def list_(
 
 
 async def _newest(limit: int) -> tuple[TraceRow, ...]:
-    async with Store.open(Settings.load().database) as store:
+    database = Settings().database
+    if not is_there(database):
+        return ()
+    async with Store.open(database) as store:
         return (await store.traces(None, limit=limit)).items
 
 
@@ -131,8 +135,10 @@ def export(
 
 
 async def _one(trace_id: str) -> TraceRow:
-    async with Store.open(Settings.load().database) as store:
-        row = await store.trace(None, trace_id)
+    database, row = Settings().database, None
+    if is_there(database):
+        async with Store.open(database) as store:
+            row = await store.trace(None, trace_id)
     if row is None:
         raise TraceMissing(f"there is no trace {trace_id}; `sandbox trace list` shows those that are")
     return row

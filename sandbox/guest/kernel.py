@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from ipykernel.ipkernel import IPythonKernel
 from IPython.core import logger as _logger  # noqa: F401  # the first cell would import it after the fork
+from jupyter_client.jsonutil import json_default
 from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
@@ -91,7 +92,7 @@ class Kernel(IPythonKernel):
     @classmethod
     def prepare(cls) -> "Kernel":
         """Build what survives a fork. No socket, no thread, no file descriptor."""
-        session = LinkSession(key=b"")
+        session = LinkSession(key=b"", pack=_packed)
         session.link = KernelEnd()
         return cls._build(session, session.link, session.link)
 
@@ -322,6 +323,14 @@ def _request(execution: str, code: str) -> dict[str, Any]:
     header |= {"date": "2000-01-01T00:00:00Z", "version": "5.3"}
     content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
     return {"header": header, "msg_id": execution, "parent_header": {}, "metadata": {}, "content": content}
+
+
+def _packed(content: Any) -> bytes:
+    """As JSON; a number that is none becomes null. jupyter_client would make it a text, and warn in the program."""
+    text = json.dumps(content, default=json_default, ensure_ascii=False)
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda name: None), ensure_ascii=False)
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _told(reply: Mapping[str, Any]) -> dict[str, Any]:

@@ -121,6 +121,10 @@ class Shell(ZMQInteractiveShell):
         expanded = self.var_expand(command, depth=1)
         self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)
 
+    def payloadpage_page(self, strg: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+        """`name?`: what a pager would show is printed, because here is none."""
+        print(strg.get("text/plain", "") if isinstance(strg, dict) else strg)
+
     def init_magics(self) -> None:
         super().init_magics()
         packages.register(self)

@@ -195,11 +195,13 @@ class Catalogue:
 def environment_upstreams(environment: Mapping[str, str]) -> dict[str, UpstreamPlan]:
     """The upstreams of a process for which none is configured: what its vendors' own variables mean.
 
-    A base URL alone is enough, because a local server needs no key.
+    A base URL alone is enough, because a local server needs no key. Raises `InvalidSetting` for one that is none.
     """
     found: dict[str, UpstreamPlan] = {}
     for dialect in VENDOR_URLS:
         key, url = environment.get(KEY_VARIABLES[dialect], ""), environment.get(_URL_VARIABLES[dialect], "")
+        if url and not url.startswith(("http://", "https://")):
+            raise InvalidSetting(f"{_URL_VARIABLES[dialect]} is {url!r}; it must begin with http:// or https://")
         if key or url:
             found[dialect] = UpstreamPlan(
                 dialect,

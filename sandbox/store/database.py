@@ -80,6 +80,15 @@ def prepare(engine: Engine) -> None:
         raise Unready(words) from error
 
 
+def is_there(url: str) -> bool:
+    """Whether anything can have been kept there: not in a file that is yet to be made. Raises `InvalidSetting`."""
+    parsed = _parse(url)
+    try:
+        return parsed.drivername != "sqlite" or Path(parsed.database or "").exists()
+    except OSError:
+        return True  # who opens it is told what is wrong
+
+
 def shown(url: URL) -> str:
     """The URL for people: without its password, and without the query, which may have one, too."""
     return url.set(query={}).render_as_string(hide_password=True)

@@ -107,6 +107,8 @@ def test_an_address_alone_is_enough_because_a_local_server_needs_no_key() -> Non
         ("openai", "http://127.0.0.1:8080/v1", None)
     ]
     assert environment_upstreams({}) == {}
+    with pytest.raises(InvalidSetting, match="OPENAI_BASE_URL is 'localhost:8080/v1'; it must begin with http://"):
+        environment_upstreams({"OPENAI_BASE_URL": "localhost:8080/v1"})
 
 
 def test_keys_and_headers_are_not_shown() -> None:
