@@ -197,11 +197,13 @@ class DurableSession:
             why = await session.ended()
         finally:
             promise.release()
-        if self._session is not session:
-            return  # it took long to end, and the next one is there
-        self._session = None
+        is_newest = self._session is session  # else it took long to end, and the next one is there
+        if is_newest:
+            self._session = None
+        if why == "died":  # what it leaves here is nobody else's to let go of
+            await self._parts.engine.close_session(session)
         # An execution that was accepted while it ended gets a new sandbox: the session was used in time.
-        if why == "expired" and not self._accepted and not self._parts.stopping:
+        if is_newest and why == "expired" and not self._accepted and not self._parts.stopping:
             await self.end("expired")
 
     def check_active(self) -> None:

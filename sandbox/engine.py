@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import json
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sandbox.config import Settings
-from sandbox.errors import HostUnfit, InvalidLimits
+from sandbox.errors import HostUnfit, InvalidField, InvalidLimits
 from sandbox.execution import Execution, Limits, Spec
 from sandbox.loop.catalogue import UpstreamPlan
 from sandbox.loop.clock import Clock
@@ -23,6 +24,10 @@ from sandbox.session import Session, checked_timeout
 
 if TYPE_CHECKING:
     from sandbox.loop.models import Models
+
+
+_MAX_ENV = 32 << 10
+"""Bytes. All that a start is told goes in one packet of twice as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +142,14 @@ class Engine:
         limits: Limits | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Spec:
-        """What would be started for these wishes. Raises `InvalidLimits`."""
+        """What would be started for these wishes. Raises `InvalidLimits`, `InvalidField` for what `env` cannot be."""
         wanted = _spec(self.settings, self.runtime)
         chosen = limits or wanted.limits
         if memory_mb is not None and memory_mb != chosen.memory_mb:
             chosen = dataclasses.replace(chosen, memory_mb=memory_mb)
         if chosen.memory_mb > self.settings.max_memory_mb:
             raise InvalidLimits(f"memory_mb is {chosen.memory_mb}; this host allows {self.settings.max_memory_mb}")
-        pairs = tuple(sorted((env or {}).items()))
-        return dataclasses.replace(wanted, image=image or wanted.image, limits=chosen, env=pairs)
+        return dataclasses.replace(wanted, image=image or wanted.image, limits=chosen, env=_pairs(env or {}))
 
     def checked_idle_timeout(self, idle_timeout: float | None) -> float:
         """Seconds, with the default resolved. Raises `InvalidLimits`."""
@@ -229,6 +233,21 @@ def _spec(settings: Settings, runtime: Runtime) -> Spec:
         output_bytes=settings.output_bytes,
     )
     return Spec(settings.image, limits, oci_runtime=settings.oci_runtime if runtime.name == "docker" else "")
+
+
+def _pairs(env: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidField("env", f"{name!r} is {value!r}; names and values are texts")
+        try:
+            both = (name + value).encode()
+        except UnicodeEncodeError:
+            both = b"\0"
+        if not name or "=" in name or b"\0" in both:
+            raise InvalidField("env", f"no process can have a variable {name[:80]!r} with this value")
+    if len(json.dumps(dict(env))) > _MAX_ENV:
+        raise InvalidField("env", f"it has over {_MAX_ENV} bytes as JSON; upload what is long as a file")
+    return tuple(sorted(env.items()))
 
 
 @contextlib.asynccontextmanager

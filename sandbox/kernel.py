@@ -50,6 +50,10 @@ class _Running:
     calls: RemoteCalls | None
     """None when it may call nothing."""
     started: float | None = None
+    handed_over: bool = False
+    """Whether init knows of it."""
+    interrupted: bool = False
+    """Before that."""
 
     def lasted(self, now: float, *, timed_out: bool) -> float:
         """Seconds, by our clock. On a busy host we hear late of a start from which init has counted: so who has run out
@@ -79,9 +83,12 @@ class Kernel:
         self.files = RemoteFiles(sandbox.channel, lambda: self.alive)
         self._cut_off = False
         """Whether nobody reads the channel any more, which the sandbox may outlive a little."""
-        self._restart_expected = False
+        self._restarts_asked = self._restarts_done = 0
+        self._restarting: dict[int, asyncio.Future[None]] = {}
+        """Who waits for the kernel after each restart."""
+        self._death_told = False
+        """Whether an execution has said itself that its kernel died."""
         self._state_lost = False
-        self._restarted = asyncio.Event()
         self._stopping = False
         self._reader = asyncio.create_task(self._read(), name=f"kernel {sandbox.id}")
 
@@ -96,7 +103,8 @@ class Kernel:
             async with asyncio.timeout(READY_SECONDS):
                 await asyncio.shield(kernel._ready)
         except BaseException as error:
-            await kernel.stop()
+            with contextlib.suppress(SandboxFailed):  # what it leaves, its runtime says; why it is stopped is told here
+                await kernel.stop()
             if isinstance(error, TimeoutError):
                 raise SandboxFailed(f"no kernel within {READY_SECONDS:g} s") from error
             raise
@@ -136,6 +144,9 @@ class Kernel:
                 if functions is not None:
                     request["functions"] = dict(functions.parameters)
                 await self._send(Frame.EXECUTE, request)
+            running.handed_over = True
+            if running.interrupted:
+                await self.interrupt()
             async for item in self._outputs(running):
                 yield item
         finally:
@@ -210,6 +221,9 @@ class Kernel:
 
     async def interrupt(self) -> None:
         """SIGINT to the running program, as Ctrl-C; it is killed when it does not end within two seconds."""
+        if self._running is not None and not self._running.handed_over:
+            self._running.interrupted = True  # init would not know yet what to interrupt
+            return
         with contextlib.suppress(ConnectionError):
             await self._send(Frame.INTERRUPT, {})
 
@@ -217,30 +231,36 @@ class Kernel:
         """Replace the kernel; files stay, variables go. An execution in flight ends as `killed`."""
         if not self.alive:
             raise SessionClosed("the sandbox is gone; open a new session")
-        self._restart_expected = True
-        self._restarted.clear()
+        self._restarts_asked += 1
+        number = self._restarts_asked
+        restarted = self._restarting[number] = asyncio.get_running_loop().create_future()
         try:
-            await self._send(Frame.RESTART, {})
+            await self._send(Frame.RESTART, {"number": number})
+            async with asyncio.timeout(READY_SECONDS):
+                await restarted
         except ConnectionError as error:
             raise SessionClosed("the sandbox is gone; open a new session") from error
-        try:
-            async with asyncio.timeout(READY_SECONDS):
-                await self._restarted.wait()
         except TimeoutError as error:
             raise SandboxFailed("the kernel did not come back after a restart") from error
+        finally:
+            del self._restarting[number]
         if not self.alive:
             raise SessionClosed("the sandbox did not survive the restart; open a new session")
 
     async def stop(self) -> None:
         """End the sandbox and everything in it. May be called twice."""
-        self._stopping = True
+        if self.sandbox.exited() is None:
+            self._stopping = True
+        elif not self._stopping:  # it ended by itself; that is told first, and as such
+            await asyncio.wait((self._reader,), timeout=_PARTING_SECONDS)
         try:
             await self.sandbox.stop()
         finally:
             self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
-            self._fail(Exit("stopped"))
+            try:
+                await asyncio.wait((self._reader,))
+            finally:
+                self._fail(Exit("stopped"))
 
     # Frames.
 
@@ -281,7 +301,7 @@ class Kernel:
 
     def _fail(self, end: Exit) -> None:
         """The sandbox is gone: everybody who waits for something of it is told."""
-        self._restarted.set()
+        self._restarted(self._restarts_asked)
         if not self._ready.done():
             kind = ProtocolError if end.reason.startswith("protocol") else SandboxFailed
             self._ready.set_exception(kind(f"the sandbox ended before its kernel was ready: {end.reason}"))
@@ -303,14 +323,20 @@ class Kernel:
             self._on_output(self._running, kind, body)
 
     def _on_ready(self, value: dict[str, Any]) -> None:
+        done = count(value.get("restarts")) or 0
         if not self._ready.done():
             self._ready.set_result(None)
-        elif self._restart_expected:
-            self._restart_expected = False
-        else:
+        elif done == self._restarts_done and not self._death_told:
             # Nobody asked for a new kernel, so the next result has to say that the state is gone.
             self._state_lost = True
-        self._restarted.set()
+        self._death_told = False
+        self._restarts_done = done
+        self._restarted(done)
+
+    def _restarted(self, done: int) -> None:
+        for number, restarted in self._restarting.items():
+            if number <= done and not restarted.done():
+                restarted.set_result(None)
 
     def _on_output(self, running: _Running, kind: Frame, body: bytes) -> None:
         if kind is Frame.STARTED:
@@ -336,7 +362,7 @@ class Kernel:
         if value["id"] == running.id:
             account = await Account.read(value, rows_of(payload))
             if account.died is not None:
-                self._restart_expected = True  # this execution's own result will say it
+                self._death_told = True  # this execution's own result will say it
             running.items.put_nowait(account)
 
 

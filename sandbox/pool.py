@@ -21,7 +21,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from sandbox.errors import SandboxError
+from sandbox import logs
+from sandbox.errors import SandboxError, SandboxFailed
 from sandbox.execution import Spec
 from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
@@ -34,6 +35,8 @@ _CALM_S = 0.5
 _DEFERENCE_S = 2.0
 """How long the pool lets them go first; a stream of them that never ends must not keep it empty."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
+
+_logger = logs.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -290,8 +293,8 @@ class Pool:
         image, generation = self._spec.image, 0
         while True:
             await self._runtime.renewed(image, generation)
-            generation = self._runtime.generation(image)
-            self._behind = deque(self._warm)
+            if generation != (generation := self._runtime.generation(image)):
+                self._behind = deque(self._warm)
             while (kernel := await self._drop_behind()) is not None:
                 with contextlib.suppress(SandboxError):  # it is no longer ours; the runtime says what it leaves
                     await kernel.stop()
@@ -340,11 +343,14 @@ class Pool:
                 await attempt()
             except SandboxError as error:
                 await self._tell(error)
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, _BACKOFF_MAX_S)
+            except Exception as error:  # nobody else would ever fill it
+                _logger.exception("the pool failed")
+                await self._tell(SandboxFailed(f"the pool failed, its log says how: {type(error).__name__}: {error}"))
             else:
                 await self._tell(None)
                 return
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, _BACKOFF_MAX_S)
 
     async def _tell(self, failure: SandboxError | None) -> None:
         async with self._filled:

@@ -154,7 +154,7 @@ class Session:
 
     async def close(self) -> None:
         """End the session and its sandbox. A running execution ends as `cancelled`. May be called twice."""
-        if self._ended is None:
+        if self._ended is None and self._kernel.sandbox.exited() is None:
             self._ended = "closed"
         if self._expiry is not None:
             self._expiry.cancel()

@@ -38,6 +38,9 @@ class Impostor:
         self.oom_kills = 0
         self.is_mute = False
         """Whether its meters cannot be read while it lives."""
+        self.measuring = asyncio.Event()
+        """Not set while its meters take long."""
+        self.measuring.set()
         self.failing_stops = 0
         self.soft: dict[str, str] = {}
 
@@ -87,6 +90,7 @@ class Impostor:
     async def usage(self) -> Usage:
         if self.is_mute:
             await self._ended.wait()
+        await self.measuring.wait()
         return Usage(0, 0, self.oom_kills)
 
     def reset_peak(self) -> None:
@@ -138,7 +142,7 @@ class Impostor:
 async def deceived() -> AsyncIterator[tuple[Kernel, Impostor]]:
     """A kernel as the host sees it, and who is really there."""
     impostor = Impostor()
-    await impostor.say(Frame.READY, {"epoch": 1})
+    await impostor.say(Frame.READY, {"restarts": 0})
     kernel = await Kernel.start(impostor, Spec())
     try:
         yield kernel, impostor

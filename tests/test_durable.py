@@ -361,11 +361,11 @@ class TestWaking:
         assert {end.status for end in ends} == {Status.OK}
 
     async def test_what_is_accepted_while_the_old_sandbox_expires_runs_in_a_new_one(self, node: Node) -> None:
-        row = await node.open_session(LOCAL, idle_timeout=0.3)
         launcher = Embedded.below(os.getpid()).launcher
-        held = await node._held(LOCAL, row.id)
+        row = await node.open_session(LOCAL, idle_timeout=1.0)
         os.kill(launcher, signal.SIGSTOP)  # a sandbox takes a moment to end
         try:
+            held = await node._held(LOCAL, row.id)
             await until(lambda: held.live is None)
             accepting = asyncio.create_task(node.execute(LOCAL, row.id, "print('ran'); open('a', 'w').close()"))
             await until(lambda: held.running == 1)
@@ -375,6 +375,26 @@ class TestWaking:
         assert (end.status, end.stdout) == (Status.OK, "ran\n")
         assert [made.path for made in end.artifacts] == ["a"]
         await node.close_session(LOCAL, row.id)
+
+
+class TestDying:
+    async def test_nothing_is_left_here_of_a_sandbox_that_died_by_itself(self, node: Node, session: str) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            assert (await execute(node, session, "1")).status is Status.OK
+            await kill_sandbox(node)
+        await until(lambda: len(os.listdir("/proc/self/fd")) < before)  # that of its first sandbox is closed as well
+        assert not list(node.engine._sessions)
+
+    async def test_how_it_died_is_told_and_not_that_we_let_go_of_it(self, node: Node, session: str) -> None:
+        log = await node.execute(LOCAL, session, "import time; print('begun', flush=True); time.sleep(60)")
+        async with contextlib.aclosing(log.follow()) as events:
+            async for event in events:
+                if event.name == "stdout":
+                    break
+        await kill_sandbox(node)
+        end = await log.result()
+        assert (end.status, end.state_lost, "stopped" in end.reason) == (Status.KILLED, True, False)
 
 
 class TestGarbage:

@@ -20,6 +20,44 @@ from tests.test_frames import JSON
 pytestmark = pytest.mark.attack("E05")
 
 
+async def test_an_interrupt_that_comes_before_the_code_was_handed_over_is_sent_after_it() -> None:
+    async with deceived() as (kernel, impostor):
+        impostor.measuring.clear()
+        execution = asyncio.create_task(told(kernel))
+        await asyncio.sleep(0)
+        await kernel.interrupt()
+        impostor.measuring.set()
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.hears(Frame.INTERRUPT)
+        await impostor.say_bytes(done(interrupted=True, reply="error"))
+        _, ending = await execution
+        assert ending.status is Status.INTERRUPTED
+
+
+async def test_a_restart_waits_for_its_own_kernel_and_is_no_loss() -> None:
+    async with deceived() as (kernel, impostor):
+        first = asyncio.create_task(kernel.restart())
+        second = asyncio.create_task(kernel.restart())
+        assert [(await impostor.hears(Frame.RESTART))["number"] for _ in range(2)] == [1, 2]
+        await impostor.say(Frame.READY, {"restarts": 1})
+        await first
+        assert not second.done()
+        await impostor.say(Frame.READY, {"restarts": 2})
+        await second
+        for died, lost in ((None, False), (9, True), (None, False)):
+            execution = asyncio.create_task(told(kernel))
+            await impostor.hears(Frame.EXECUTE)
+            await impostor.say_bytes(done(died=died))
+            assert (await execution)[1].state_lost == lost
+            if died:
+                await impostor.say(Frame.READY, {"restarts": 2})
+        await impostor.say(Frame.READY, {"restarts": 2})
+        execution = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(done())
+        assert (await execution)[1].state_lost
+
+
 async def ends(*frames: bytes, oom_kills: int = 0) -> Any:
     """How an execution ends whose init says this, and then is gone."""
     async with deceived() as (kernel, impostor):

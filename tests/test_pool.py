@@ -13,7 +13,7 @@ import pytest
 
 from sandbox.config import Settings
 from sandbox.engine import Engine
-from sandbox.errors import ImageNotBuilt, SandboxFailed, UnknownImage
+from sandbox.errors import ImageNotBuilt, SandboxError, SandboxFailed, UnknownImage
 from sandbox.execution import Spec, Status
 from sandbox.health import Checkup, Memory, Reason
 from sandbox.image import Image
@@ -93,6 +93,43 @@ async def test_when_a_start_for_a_claim_succeeds_before_the_pools_own_it_no_long
         assert not engine.pool.warming
         claimed.set()
         await engine.pool.fill()
+
+
+async def test_a_failure_that_nobody_foresaw_is_told_and_the_pool_goes_on(root: None, python_image: Image) -> None:
+    left = [OSError(11, "no more processes")] * 3
+
+    class Failing(EmbeddedRuntime):
+        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+            if left:
+                raise left.pop()
+            return await super().start(spec, awaited=awaited)
+
+    async with (
+        Failing.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=1), runtime=runtime) as engine,
+    ):
+        with pytest.raises(SandboxFailed, match="no more processes"):
+            await engine.pool.fill()
+        while engine.pool.failure is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await engine.pool.fill()
+
+
+async def test_a_launcher_that_cannot_be_replaced_at_once_is_replaced_later(root: None, python_image: Image) -> None:
+    settings = Settings(pool_size=0)
+    async with (
+        EmbeddedRuntime.open(settings.images_dir, shared=False) as runtime,
+        Engine.open(settings, runtime=runtime, warm=False) as engine,
+    ):
+        launcher = Embedded.below(os.getpid()).launcher
+        os.kill(launcher, signal.SIGKILL)
+        await ended(launcher)
+        through, runtime._through = runtime._through, ["/nowhere/at/all"]
+        for _ in range(2):
+            with pytest.raises(SandboxError):
+                await engine.run("print(1)")
+        runtime._through = through
+        assert (await engine.run("print(1)")).stdout == "1\n"
 
 
 async def test_when_the_first_start_fails_another_is_tried_at_once(
@@ -283,9 +320,11 @@ async def test_a_zygote_that_dies_before_it_has_every_library_is_missed_by_nobod
         await engine.pool.fill()
         first, *heirs = Embedded.below(os.getpid()).zygotes()
         assert len(heirs) == 1
+        settling = asyncio.create_task(engine.pool.settle())
+        await asyncio.wait((settling,), timeout=0)
         os.kill(heirs[0], signal.SIGKILL)
         await ended(heirs[0])
-        await asyncio.wait_for(engine.pool.settle(), WAIT_SECONDS)
+        await asyncio.wait_for(settling, WAIT_SECONDS)
         assert (await engine.run("print(1)")).stdout == "1\n"
         assert Embedded.below(os.getpid()).zygotes() == [first]
 

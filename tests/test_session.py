@@ -13,6 +13,7 @@ from sandbox.engine import Engine
 from sandbox.errors import (
     FileMissing,
     InvalidCode,
+    InvalidField,
     InvalidLimits,
     InvalidPath,
     QueueFull,
@@ -128,6 +129,23 @@ class TestExecution:
     async def test_environment_variables_can_be_given(self, engine: Engine) -> None:
         async with engine.session(env={"FLAVOUR": "früh"}) as session:
             assert (await session.execute("import os; print(os.environ['FLAVOUR'])")).stdout == "früh\n"
+
+    @pytest.mark.parametrize(
+        ("env", "words"),
+        [
+            ({"A": 1}, "'A' is 1; names and values are texts"),
+            ({"A": "\0"}, "no process can have a variable 'A'"),
+            ({"A": "\ud800"}, "no process can have a variable 'A'"),
+            ({"": "x"}, "no process can have a variable ''"),
+            ({"A=B": "x"}, "no process can have a variable 'A=B'"),
+            ({"A": "x" * (32 << 10)}, "over 32768 bytes"),
+        ],
+    )
+    async def test_an_environment_that_cannot_be_is_refused(
+        self, engine: Engine, env: dict[str, str], words: str
+    ) -> None:
+        with pytest.raises(InvalidField, match=words):
+            await engine.open_session(env=env)
 
     async def test_a_run_is_one_fresh_sandbox(self, engine: Engine) -> None:
         execution = await engine.run("print(open('/mnt/data/in.txt').read())", files={"in.txt": b"here"})

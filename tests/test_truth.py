@@ -353,7 +353,6 @@ class TestWhatIsShown:
         told = as_json(execution) | {"stdout": ""}
         assert "evil" not in json.dumps(told)
 
-
     async def test_what_a_pager_would_show_is_printed(self, session: Session) -> None:
         execution = await run(session, "def add(a, b):\n    'Sum.'\n    return a + b\nadd?")
         assert "Signature: add(a, b)\nDocstring: Sum." in execution.stdout

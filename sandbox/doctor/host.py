@@ -13,7 +13,8 @@ from sandbox.execution import MIB
 
 _ZYGOTE_MB, _WARM_MB, _WARM_EXEC_MB, _WARM_CONTAINER_MB, _STANDBY_MB = 250, 35, 120, 120, 3
 _BUILD_MB, _BUILD_INODES = 3072, 60_000
-_DESCRIPTORS_PER_SANDBOX = 4
+_DESCRIPTORS_PER_SANDBOX = 8
+"""Of the launcher, which has most: PID 1's namespaces, its socket, a kernel on its way. The server has four."""
 # Leaks across processes and from the kernel, against which a sandbox has no means of its own.
 _GRAVE = {"l1tf", "mds", "meltdown", "retbleed", "srbds"}
 

@@ -51,7 +51,7 @@ class Frame(IntEnum):
     INTERRUPT = 2
     """{}: SIGINT to every process; kill them after a grace."""
     RESTART = 3
-    """{}: replace the kernel."""
+    """{number}: replace the kernel; each restart has a higher number."""
     CALL = 4
     """{call, op, …} newline bytes: a file operation, answered by one REPLY."""
     BEGIN = 5
@@ -62,7 +62,7 @@ class Frame(IntEnum):
     that nobody answers any more."""
 
     READY = 64
-    """{epoch}: a kernel listens; `epoch` counts the kernels this sandbox has had."""
+    """{restarts}: a kernel listens, asked for after the restart of this number; 0 for none."""
     STARTED = 65
     """{id}: the code has been handed to the kernel."""
     STDOUT = 66

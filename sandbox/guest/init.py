@@ -161,7 +161,10 @@ class Relay:
         self._running: Running | None = None
         self._waiting: dict[str, Any] | None = None
         """An EXECUTE that came before a kernel was ready."""
-        self._epoch = 0
+        self._kernels = 0
+        """How many it has had."""
+        self._restarts = 0
+        """The number of the last that it was asked for."""
         self._deaths_in_a_row = 0
         self._used = False
 
@@ -278,6 +281,7 @@ class Relay:
         elif kind is Frame.INTERRUPT:
             self._on_interrupt()
         elif kind is Frame.RESTART:
+            self._restarts = value["number"]
             self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)
@@ -341,8 +345,8 @@ class Relay:
             self._died(news.status)
 
     def _born(self, news: Born) -> None:
-        self._epoch += 1
-        told = {"env": self._policy.env, "awaited": self._policy.awaited and self._epoch == 1}
+        self._kernels += 1
+        told = {"env": self._policy.env, "awaited": self._policy.awaited and self._kernels == 1}
         told |= {"workspace": self._policy.workspace, "result_bytes": self._policy.result_bytes}
         with contextlib.suppress(ConnectionError):  # dead already; the spawner will say so
             news.link.send(json.dumps(told).encode())
@@ -411,7 +415,7 @@ class Relay:
         os.set_blocking(kernel.acknowledge, False)
         kernel.ready = True
         self._deaths_in_a_row = 0
-        self._send(encode_json(Frame.READY, {"epoch": self._epoch}))
+        self._send(encode_json(Frame.READY, {"restarts": self._restarts}))
         self._start_waiting()
 
     def _read_pipe(self, kernel: Live, fd: int) -> bool:

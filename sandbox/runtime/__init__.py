@@ -105,7 +105,7 @@ class Runtime(Protocol):
         """Another number when sandboxes begin with more, or elsewhere in memory, than those begun before."""
 
     async def renewed(self, image: str, generation: int) -> None:
-        """Until `generation` is another than this one. That may be never."""
+        """Until `generation` is another than this one, or `whole` may be. That may be never."""
 
     async def start(self, spec: "Spec", *, awaited: bool = False) -> Sandbox:
         """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`.

@@ -260,7 +260,15 @@ class Group:
             memory = self._paths["memory"]
             files = [(memory, "memory.max_usage_in_bytes", os.O_RDWR), (memory, "memory.oom_control", os.O_RDONLY)]
             files.append((self._paths["cpuacct"], "cpuacct.usage", os.O_RDONLY))
-        return [os.open(path / name, flags | os.O_CLOEXEC) for path, name, flags in files]
+        opened: list[int] = []
+        try:
+            for path, name, flags in files:
+                opened.append(os.open(path / name, flags | os.O_CLOEXEC))
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        return opened
 
     def memory_file(self) -> Path:
         """Holds the bytes that all below hold now."""

@@ -15,13 +15,13 @@ class Generations:
         """Of those that begin now."""
         return self._current[image]
 
-    def begin(self, image: str) -> None:
-        """From now on sandboxes begin with more, or elsewhere in memory."""
-        self._current[image] += 1
+    def on_prepared(self, image: str, renewed: bool) -> None:
+        """Something has become known of it; renewed: from now on sandboxes begin with more, or elsewhere in memory."""
+        self._current[image] += renewed
         self._next.set()
         self._next = asyncio.Event()
 
-    async def another(self, image: str, than: int) -> None:
-        """Until the current one is another."""
-        while self._current[image] == than:
+    async def news(self, image: str, since: int) -> None:
+        """Until the current one is another than `since`, or something else has become known."""
+        if self._current[image] == since:
             await self._next.wait()

@@ -361,36 +361,38 @@ class Launcher:
             self._tell({"event": "failed", "sandbox": sandbox_id, "reason": reason})
             return
         slot = self._free_slots.pop(0)
-        ids = self._share.ids(slot)
+        try:
+            self._begin(request, image, slot)
+        except OSError as error:
+            self._free_slots.append(slot)
+            self._tell({"event": "failed", "sandbox": sandbox_id, "reason": str(error)})
+
+    def _begin(self, request: dict[str, Any], image: Image, slot: int) -> None:
+        """Raises `OSError` when the host has no room for it; then nothing of it is left."""
+        sandbox_id, ids = request["sandbox"], self._share.ids(slot)
         group = cgroup.Group(self._instance.layout, f"{self._instance.group}/{slot}")
         readable = mounts.readable(image.layers)
         soft = "memory" in self._instance.layout.soft
         cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable, ids.shown, soft)
-        control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        channel, inner_channel = socket.socketpair()
         memory_bytes, vacant = request["memory_bytes"], request["vacant"]
-        sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes, vacant)
-        try:
-            group.create(cgroup.Caps(request["memory_bytes"], request["processes"], request["cpus"]), leaf=True)
+        with contextlib.ExitStack() as others, contextlib.ExitStack() as undo:
+            control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.enter_context(control)
+            others.enter_context(inner_control)
+            channel, inner_channel = (others.enter_context(end) for end in socket.socketpair())
+            undo.callback(group.remove)
+            group.create(cgroup.Caps(memory_bytes, request["processes"], request["cpus"]), leaf=True)
             if self._mover:
                 group.give(self._mover)
             meters = group.open_meters()
+            for fd in meters:
+                others.callback(os.close, fd)
+            sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes, vacant)
             self._fork_setup(sandbox, image, request, inner_channel, inner_control)
-        except OSError as error:
-            group.remove()
-            control.close()
-            self._free_slots.append(slot)
-            self._tell({"event": "failed", "sandbox": sandbox_id, "reason": str(error)})
-            return
-        finally:
-            inner_control.close()
-            inner_channel.close()
-        self._sandboxes[sandbox_id] = sandbox
-        self._selector.register(control, selectors.EVENT_READ, lambda: self._on_init(sandbox))
-        self._tell({"event": "started", "sandbox": sandbox_id}, (channel.fileno(), *meters))
-        channel.close()
-        for fd in meters:
-            os.close(fd)
+            undo.pop_all()
+            self._sandboxes[sandbox_id] = sandbox
+            self._selector.register(control, selectors.EVENT_READ, lambda: self._on_init(sandbox))
+            self._tell({"event": "started", "sandbox": sandbox_id}, (channel.fileno(), *meters))
 
     def _fork_setup(
         self,
@@ -471,7 +473,11 @@ class Launcher:
         sandbox.parent = image.zygote
         if image.zygote is not None and not self._may_fork(image.zygote, sandbox):
             return
-        sandbox.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sandbox.gate, inner_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._kill(sandbox, f"no kernel could be asked for: {error}")
+            return
         sandbox.entered = False
         self._selector.register(sandbox.gate, selectors.EVENT_READ, lambda: self._on_gate(sandbox))
         request = {"fork": sandbox.id, "cell": asdict(sandbox.cell)}
@@ -500,7 +506,11 @@ class Launcher:
 
     def _send_kernel(self, sandbox: Sandbox, image: Image, request: dict[str, Any], fds: list[int]) -> None:
         """Without a zygote: a child of ours sends it on its way."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._on_answer(request | {"failed": str(error)})
+            return
         with theirs:
             try:
                 pid = os.fork()

@@ -4,6 +4,7 @@ The server may be unprivileged once the launcher runs: it holds sockets and mete
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -18,16 +19,18 @@ from sandbox.runtime.embedded.sandbox import EmbeddedSandbox
 
 PACKAGE = Path(__file__).parents[2]
 """Ours, which the launcher's program is a part of."""
+MAX_PACKET = 1 << 16
+"""Bytes; the launcher reads no more at once."""
 
 
 class Launcher:
     """The launcher, for as long as its process lives."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, sock: socket.socket, on_renewed: Callable[[str], None]
+        self, process: asyncio.subprocess.Process, sock: socket.socket, on_prepared: Callable[[str, bool], None]
     ) -> None:
         self._process = process
-        self._on_renewed = on_renewed
+        self._on_prepared = on_prepared
         self._socket = sock
         self._loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
@@ -42,29 +45,17 @@ class Launcher:
         self._loop.add_reader(sock.fileno(), self._on_packet)
 
     @classmethod
-    async def spawn(cls, through: Sequence[str], on_renewed: Callable[[str], None]) -> Self:
+    async def spawn(cls, through: Sequence[str], on_prepared: Callable[[str, bool], None]) -> Self:
         """Start the launcher. Raises `HostUnfit` with what the host lacks.
 
-        through: a program and its arguments that end by executing what follows them. on_renewed: called with an image
-        whose sandboxes begin otherwise from now on.
+        through: a program and its arguments that end by executing what follows them. on_prepared: called with an image
+        of which more is known, and whether its sandboxes begin otherwise from now on.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *through,
-                sys.executable,
-                "-P",
-                "-m",
-                "sandbox.runtime.embedded.launcher",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                # Nothing of our environment: whatever it holds would be inherited by every sandbox.
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(PACKAGE.parent)},
-                start_new_session=True,
-            )
-        launcher = cls(process, ours, on_renewed)
+        try:
+            process, ours = await _spawned(through)
+        except OSError as error:
+            raise HostUnfit(f"the launcher cannot be started: {error}") from error
+        launcher = cls(process, ours, on_prepared)
         try:
             await launcher.hello
         except BaseException:
@@ -90,8 +81,11 @@ class Launcher:
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send one verb, after all earlier ones. A launcher that is gone has ended its sandboxes."""
-        self._unsent.append(json.dumps(message).encode())
-        self._send()
+        packet = json.dumps(message).encode()
+        assert len(packet) <= MAX_PACKET, "what callers can make long has a bound of its own"
+        if self._gone is None:
+            self._unsent.append(packet)
+            self._send()
 
     def _send(self) -> None:
         try:
@@ -108,7 +102,7 @@ class Launcher:
     def _on_packet(self) -> None:
         while True:
             try:
-                packet, fds, _, _ = socket.recv_fds(self._socket, 65536, 8)
+                packet, fds, _, _ = socket.recv_fds(self._socket, MAX_PACKET, 8)
             except BlockingIOError:
                 return
             except OSError:
@@ -126,8 +120,7 @@ class Launcher:
             self.hello.set_exception(HostUnfit(f"{event['reason']}. `sandbox doctor` lists every finding"))
         elif kind == "prepared":
             (self.whole.add if event["whole"] else self.whole.discard)(event["image"])
-            if event["renewed"]:
-                self._on_renewed(event["image"])
+            self._on_prepared(event["image"], event["renewed"])
             self._settle(event["image"], None)
         elif kind == "unprepared":
             self._settle(event["image"], SandboxFailed(f"image {event['image']} cannot be used: {event['reason']}"))
@@ -168,8 +161,9 @@ class Launcher:
         self.sandboxes.clear()
 
     def _forget_socket(self) -> None:
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.remove_writer(self._socket.fileno())
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_writer(self._socket.fileno())
         self._unsent.clear()
 
     async def aclose(self) -> None:
@@ -179,3 +173,26 @@ class Launcher:
         self._socket.close()
         await self._process.wait()
         self._fail_all(self._gone, "stopped")
+
+
+async def _spawned(through: Sequence[str]) -> tuple[asyncio.subprocess.Process, socket.socket]:
+    """Its process, and our end of the socket. Raises `OSError`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with theirs, contextlib.ExitStack() as stack:
+        stack.enter_context(ours)
+        process = await asyncio.create_subprocess_exec(
+            *through,
+            sys.executable,
+            "-P",
+            "-m",
+            "sandbox.runtime.embedded.launcher",
+            str(theirs.fileno()),
+            pass_fds=[theirs.fileno()],
+            stdin=asyncio.subprocess.DEVNULL,
+            # Nothing of our environment: whatever it holds would be inherited by every sandbox.
+            env={"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": str(PACKAGE.parent)},
+            start_new_session=True,
+        )
+        stack.pop_all()
+    return process, ours

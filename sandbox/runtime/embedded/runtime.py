@@ -72,7 +72,7 @@ class EmbeddedRuntime:
         _raise_descriptor_limit()
         through = await scope.way() if through is None else through
         generations = Generations()
-        launcher = await Launcher.spawn(through, generations.begin)
+        launcher = await Launcher.spawn(through, generations.on_prepared)
         runtime = cls(
             launcher, generations, images_dir, start=start, shared=shared, through=through, zygote_age=zygote_age
         )
@@ -137,7 +137,7 @@ class EmbeddedRuntime:
         async with self._reviving:
             if self._launcher.gone and not self._closed:
                 await self._launcher.aclose()
-                self._launcher = await Launcher.spawn(self._through, self._generations.begin)
+                self._launcher = await Launcher.spawn(self._through, self._generations.on_prepared)
 
     def used_bytes(self) -> int:
         """See `runtime.Runtime`."""
@@ -158,7 +158,7 @@ class EmbeddedRuntime:
 
     async def renewed(self, image: str, generation: int) -> None:
         """See `runtime.Runtime`."""
-        await self._generations.another(image, generation)
+        await self._generations.news(image, generation)
 
     async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
         """See `runtime.Runtime`."""
@@ -193,8 +193,10 @@ class EmbeddedRuntime:
         """See `runtime.Runtime`."""
         if not self._closed:
             self._closed = True
-            await self._launcher.aclose()
-            await self._vacant.aclose()
+            try:
+                await self._launcher.aclose()
+            finally:
+                await self._vacant.aclose()
 
 
 def _manifests(images_dir: Path) -> list[images.Manifest]:
@@ -226,7 +228,7 @@ def _request(spec: Spec, *, awaited: bool) -> dict[str, Any]:
 
 
 def _raise_descriptor_limit() -> None:
-    """Four descriptors per sandbox: take what the hard limit allows."""
+    """Four descriptors per sandbox, and the launcher, which inherits it, eight: take what the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
