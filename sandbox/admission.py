@@ -50,12 +50,13 @@ class Promise:
 
 
 class _Waiter:
-    __slots__ = ("memory_mb", "owner", "turn")
+    __slots__ = ("begun", "memory_mb", "owner", "turn")
 
-    def __init__(self, owner: str, memory_mb: int, turn: asyncio.Future[Promise]) -> None:
+    def __init__(self, owner: str, memory_mb: int, turn: asyncio.Future[Promise], *, begun: bool) -> None:
         self.owner = owner
         self.memory_mb = memory_mb
         self.turn = turn
+        self.begun = begun
 
 
 class Admission:
@@ -78,7 +79,7 @@ class Admission:
         # the middle and a plain dictionary slows down when its front is taken away again and again.
         self._queues: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
         self._came = asyncio.Event()
-        self._draining = False
+        self._draining = self._closed = False
         self._interval_s = _FIRST_GUESS_S
         self._last_release = 0.0
         """Or when the queue began, whichever is later."""
@@ -102,19 +103,20 @@ class Admission:
         """Seconds that whoever comes now is told to wait, however little it wants; None when it may have room."""
         return self._retry_after(self.waiting) if 0 < self._max_waiting <= self.waiting else None
 
-    async def admit(self, owner: str, memory_mb: int) -> Promise:
-        """A promise of `memory_mb` MiB: at once, or when it is this request's turn.
+    async def admit(self, owner: str, memory_mb: int, *, begun: bool = False) -> Promise:
+        """A promise of `memory_mb` MiB: at once, or when it is this request's turn. begun: for work that was accepted
+        before, and goes on during a drain.
 
         Cancelling the wait leaves nothing behind. Raises `InvalidLimits` when it could never fit, `QueueFull` at
         once when the owner's queue or all queues are full and later when the longest wait is over, `Draining`.
         """
         if not 0 < memory_mb <= self.budget_mb:
             raise InvalidLimits(f"memory_mb is {memory_mb}; this server has {self.budget_mb} MiB for all sandboxes")
-        if self._draining:
+        if self._closed or (self._draining and not begun):
             raise _draining()
         if not self._queues and self.promised_mb + memory_mb <= self.budget_mb:
             return self._promise(owner, memory_mb)
-        waiter = self._enqueue(owner, memory_mb)
+        waiter = self._enqueue(owner, memory_mb, begun=begun)
         timer = waiter.turn.get_loop().call_later(self._max_wait_s, self._give_up, waiter)
         try:
             return await waiter.turn
@@ -129,16 +131,24 @@ class Admission:
             timer.cancel()
 
     def drain(self) -> None:
-        """Refuse everybody who waits and everybody who comes. Promises that were made hold."""
+        """Refuse who waits and who comes, but for work that has begun. Promises that were made hold."""
         self._draining = True
-        for queue in self._queues.values():
-            for waiter in queue:
-                if not waiter.turn.done():
-                    waiter.turn.set_exception(_draining())
-        self._queues.clear()
-        self.waiting = 0
+        for waiter in [waiter for queue in self._queues.values() for waiter in queue if not waiter.begun]:
+            self._refuse(waiter)
+        self._advance()
 
-    def _enqueue(self, owner: str, memory_mb: int) -> _Waiter:
+    def close(self) -> None:
+        """Refuse everybody who waits and everybody who comes. Promises that were made hold."""
+        self._closed = True
+        for waiter in [waiter for queue in self._queues.values() for waiter in queue]:
+            self._refuse(waiter)
+
+    def _refuse(self, waiter: _Waiter) -> None:
+        if not waiter.turn.done():
+            waiter.turn.set_exception(_draining())
+        self._forget(waiter)
+
+    def _enqueue(self, owner: str, memory_mb: int, *, begun: bool) -> _Waiter:
         queue = self._queues.get(owner)
         count = len(queue) if queue else 0
         if count >= self._max_waiting_per_owner:
@@ -151,7 +161,7 @@ class Admission:
             self._last_release = time.monotonic()
         if queue is None:
             queue = self._queues[owner] = OrderedDict()
-        waiter = _Waiter(owner, memory_mb, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(owner, memory_mb, asyncio.get_running_loop().create_future(), begun=begun)
         queue[waiter] = None
         self.waiting += 1
         self._came.set()

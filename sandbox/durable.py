@@ -75,7 +75,7 @@ class DurableSession:
         self.row = row
         """Its status is what was decided, which may not be written yet."""
         self.workspace = workspace
-        workspace.guard = self._check_status
+        workspace.guard = self.check_status
         self._parts = parts
         self._session: Session | None = None
         self._waking: asyncio.Task[Session] | None = None
@@ -132,23 +132,24 @@ class DurableSession:
 
     # Its sandbox.
 
-    async def wake(self) -> Session:
-        """A sandbox with its files in it. Raises `Overloaded`, `SessionClosed`, `SessionExpired`, `SandboxFailed`.
+    async def wake(self, *, begun: bool = False) -> Session:
+        """A sandbox with its files in it. begun: for work that was accepted before, and goes on during a drain.
 
-        All who ask while it is on its way get the same one, or the same refusal: they wait once, not in turn.
+        Raises `Overloaded`, `SessionClosed`, `SessionExpired`, `SandboxFailed`. All who ask while it is on its way get
+        the same one, or the same refusal: they wait once, not in turn.
         """
         self.check_active()
         if (live := self.live) is not None:
             return live
         if self._waking is None:
-            self._waking = asyncio.create_task(self._wake(), name=f"wake {self.row.id}")
+            self._waking = asyncio.create_task(self._wake(begun=begun), name=f"wake {self.row.id}")
             self._waking.add_done_callback(_see)
             self._parts.wait_for(self._waking)
         return await asyncio.shield(self._waking)
 
-    async def _wake(self) -> Session:
+    async def _wake(self, *, begun: bool) -> Session:
         try:
-            promise = await self._admit()
+            promise = await self._admit(begun=begun)
             session = None
             try:
                 self.check_active()
@@ -174,9 +175,9 @@ class DurableSession:
         finally:
             promise.release()
 
-    async def _admit(self) -> Promise:
+    async def _admit(self, *, begun: bool) -> Promise:
         start = time.monotonic()
-        promise = await self._parts.admission.admit(self.row.owner, self.row.memory_mb)
+        promise = await self._parts.admission.admit(self.row.owner, self.row.memory_mb, begun=begun)
         self._parts.metrics.admission(time.monotonic() - start)
         return promise
 
@@ -210,9 +211,10 @@ class DurableSession:
         """Raises `SessionClosed`, `SessionExpired`, `Draining`."""
         if self._parts.stopping:
             raise Draining("the server is about to stop; try again when it is back", 5.0)
-        self._check_status()
+        self.check_status()
 
-    def _check_status(self) -> None:
+    def check_status(self) -> None:
+        """Raises `SessionClosed`, `SessionExpired`."""
         if self.row.status == "expired":
             idle = f"{self.row.idle_timeout_s:g} s"
             raise SessionExpired(f"session {self.row.id} was idle for {idle}; open a new one")
@@ -262,20 +264,21 @@ class DurableSession:
         timeout: float,
         *,
         functions: Functions | None = None,
+        begun: bool = False,
         claim: Callable[[str], Claim] | None = None,
         done: Callable[[Execution | None], None],
     ) -> EventLog | Claim:
         """Accept an execution; its log. A `Claim` when the Idempotency-Key that `claim` makes one of was used before.
 
-        functions: those that the code may call; see `answer`. done: called once at the end, if this returns a log.
-        Raises `QueueFull` and what `wake` raises; then nothing was accepted.
+        functions: those that the code may call; see `answer`. begun: see `wake`. done: called once at the end, if this
+        returns a log. Raises `QueueFull` and what `wake` raises; then nothing was accepted.
         """
         if self._accepted > self._parts.engine.settings.queue_size:
             waiting = self._parts.engine.settings.queue_size
             raise QueueFull(f"{waiting} executions wait in this session already; wait for one to end")
         self._accepted += 1
         try:
-            await self.wake()
+            await self.wake(begun=begun)
         except BaseException:
             self._accepted -= 1
             raise
@@ -366,7 +369,7 @@ class DurableSession:
         for _ in range(_ATTEMPTS):
             try:
                 if (status := self._taken_back.get(accepted.id)) is None:
-                    session = await self.wake()
+                    session = await self.wake(begun=True)
                     status = self._taken_back.get(accepted.id)
                 if status is not None:
                     return Execution(accepted.id, self.row.id, status, "it was taken back before it ran")

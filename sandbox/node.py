@@ -24,7 +24,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from sandbox import logs
 from sandbox.admission import Admission, memory_of_machine
@@ -176,7 +176,7 @@ class Node:
             async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(*(session.settle() for session in self._sessions.values()))
         self._parts.stopping = True
-        self.admission.drain()
+        self.admission.close()
 
     async def drain(self) -> None:
         """Take no new work, and wait for what runs; `drain_timeout_s` at most."""
@@ -207,27 +207,28 @@ class Node:
         files: Sequence[Upload] = (),
         family: Family = "",
         yields: bool = False,
+        begun: bool = False,
         once: Once | None = None,
     ) -> SessionRow:
         """A session with a sandbox, and files in it. Seconds for the idle timeout. family: among whose containers.
-        yields: its client has not asked for it, so that others come first when memory is short; see `Reclaim`.
+        yields: its client has not asked for it, so that others come first when memory is short; see `Reclaim`. begun:
+        it is part of work that was accepted before, and goes on during a drain.
 
         Raises `InvalidLimits`, `UnknownImage`, `RateLimited`, `Overloaded`, `FileMissing`, `TooLarge`,
         `WorkspaceFull`, `IdempotencyConflict`.
         """
         async with self._claims.one_with(owner, once) as claim:
             if claim is None:
-                session = await self._begin(
-                    owner, image, memory_mb, idle_timeout, metadata or {}, files, family=family, yields=yields
-                )
+                wished = (image, memory_mb, idle_timeout, metadata or {}, files)
+                session = await self._begin(owner, *wished, family=family, yields=yields, begun=begun)
                 try:
                     claim = await self._claims.add(owner, once, session.row.id)
                 except BaseException:
-                    await session.end("closed")
+                    await self._undo(session)
                     raise
                 if claim is None:
                     return session.row
-                await session.end("closed")  # another server was first with the key
+                await self._undo(session)  # another server was first with the key
         return await self.session(owner, claim.resource)
 
     async def _begin(
@@ -242,21 +243,24 @@ class Node:
         single: bool = False,
         family: Family = "",
         yields: bool = False,
+        begun: bool = False,
     ) -> DurableSession:
         """A new session that is awake and has its files, or none."""
-        self._check_admitting()
+        self._check_admitting(begun=begun)
         contents = [await self._content(owner, upload) for upload in files]
         row = self._new_row(owner, image, memory_mb, idle_timeout, metadata)
         row = dataclasses.replace(row, single=single, family=family, yields=yields)
         session = DurableSession(self._parts, row, Workspace(self.store, self._files, owner.id, row.id, ()))
         slot = self.quota.take_session(owner, single=single)
+        is_written = False
         try:
-            await session.wake()
+            await session.wake(begun=begun)
+            is_written = True
             await self.store.add_session(row)
         except BaseException:
             slot.release(unused=True)
-            # Its row may be written all the same, by who did not hear of a cancellation.
-            self._parts.spawn(self._take_back(row.id), f"take back {row.id}")
+            if is_written:  # or may be, by who did not hear of a cancellation
+                self._parts.spawn(self._take_back(row.id), f"take back {row.id}")
             await session.discard()
             raise
         self._slots[row.id], self._sessions[row.id] = slot, session
@@ -265,10 +269,14 @@ class Node:
             for (path, pieces), upload in zip(contents, files, strict=True):
                 await self._put(owner, session, path, pieces, fresh=bool(upload.family))
         except BaseException:
-            await session.end("closed")
-            await self.store.drop_files(row.id)
+            await self._undo(session)
             raise
         return session
+
+    async def _undo(self, session: DurableSession) -> None:
+        """Nobody will hear of it."""
+        await session.end("closed")
+        await self.store.drop_files(session.row.id)
 
     async def _take_back(self, session_id: str) -> None:
         await self.store.update_session(session_id, status="closed", ended_at=time.time())
@@ -369,8 +377,11 @@ class Node:
         return row
 
     async def retire_session(self, owner: Owner, session_id: str) -> None:
-        """End it as if it had been made for one run: its files stay for `file_retention_h`. Raises `SessionMissing`."""
+        """End it as if it had been made for one run: its files stay for `file_retention_h`. Raises `SessionMissing`,
+        `SessionClosed`, `SessionExpired`.
+        """
         session = await self._held(owner, session_id)
+        session.check_status()
         # Before its sandbox is gone: who is told the answer now is not to find it open in the server's next life.
         try:
             await self.store.update_session(session_id, status="closed", ended_at=time.time())
@@ -465,7 +476,7 @@ class Node:
                 return await self._replay(owner, claim)
             slot = await self._take_execution(owner, begun=begun)
             try:
-                return await self._accept(owner, session, text, seconds, once, slot, functions=functions)
+                return await self._accept(owner, session, text, seconds, once, slot, functions=functions, begun=begun)
             except BaseException:
                 self._give_back(slot, unused=True)
                 raise
@@ -481,6 +492,7 @@ class Node:
         *,
         single: bool = False,
         functions: Functions | None = None,
+        begun: bool = False,
     ) -> EventLog:
         def done(execution: Execution | None) -> None:
             self._give_back(slot)
@@ -491,7 +503,7 @@ class Node:
 
         claim = claimer(owner, once, session.row.id)
         try:
-            accepted = await session.execute(code, timeout, functions=functions, claim=claim, done=done)
+            accepted = await session.execute(code, timeout, functions=functions, begun=begun, claim=claim, done=done)
         except BaseException:
             if single:
                 await session.end("closed")
@@ -506,8 +518,7 @@ class Node:
     async def _take_execution(self, owner: Owner, *, begun: bool = False) -> Slot:
         if owner.limits.stored_bytes is not None:  # a program may write more; the next one does not begin
             self.quota.check_stored(owner, await self.store.stored_bytes(owner.id))
-        if not begun:
-            self._check_admitting()
+        self._check_admitting(begun=begun)
         slot = self.quota.take_execution(owner)
         self._running += 1
         self._idle.clear()
@@ -706,10 +717,10 @@ class Node:
         found = await self._checkup.health()
         return found.stopping() if self._draining else found
 
-    def _check_admitting(self) -> None:
-        if self._draining:
+    def _check_admitting(self, *, begun: bool = False) -> None:
+        if self._draining and not begun:
             raise _draining()
-        if (words := self._memory.shortage()) is not None:
+        if not begun and (words := self._memory.shortage()) is not None:
             raise Overloaded(f"{words}; try again later", 5.0)
 
     # What is over.
@@ -731,14 +742,20 @@ class Node:
         """
         await self._parts.in_flight.retry()
         for session in [held for held in self._sessions.values() if held.row.status != "active"]:
-            await session.end("closed")
+            await self._sweep_away(session, "closed")
         for row in await self.store.active_sessions(self.name):
             held = self._sessions.get(row.id)
             if now > row.last_used_at + row.idle_timeout_s and (held is None or held.is_idle(now)):
                 session = await self._held(Owner(row.owner, KeyLimits()), row.id)
                 if session.is_idle(now):  # still, because loading it took a while
-                    await session.end("expired")
+                    await self._sweep_away(session, "expired")
         await self._retention.enforce(now)
+
+    async def _sweep_away(self, session: DurableSession, status: Literal["closed", "expired"]) -> None:
+        try:
+            await session.end(status)
+        except SandboxError as error:  # the next sweep tries again; the others are not to wait for that
+            _logger.warning("session_not_ended", session_id=session.row.id, error=str(error))
 
 
 def _draining() -> Draining:

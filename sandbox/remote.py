@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.batches import in_turns
-from sandbox.errors import FileForbidden, FileMissing, InvalidPath, ProtocolError, SessionClosed, WorkspaceFull
+from sandbox.errors import (
+    FileForbidden,
+    FileMissing,
+    InvalidPath,
+    ProtocolError,
+    SandboxFailed,
+    SessionClosed,
+    WorkspaceFull,
+)
 from sandbox.guest.frames import CHUNK, MAX_DEPTH, MAX_HANDLES, BadFrame, Frame, encode_json, rows_of
 from sandbox.guest.sight import MAX_SHUT, Sight
 from sandbox.runtime import Channel
@@ -305,6 +313,8 @@ def _file_error(error: Any) -> Exception:
         return FileMissing(text)
     if kind == "forbidden":
         return FileForbidden(f"the modes that the program has set forbid it: {text}")
+    if kind == "failed":
+        return SandboxFailed(f"the sandbox could not do it: {text}; try again")
     return InvalidPath(text)
 
 

@@ -31,6 +31,7 @@ from sandbox.errors import (
     TooLarge,
     Unauthorized,
     UnknownImage,
+    Unready,
     WorkspaceFull,
 )
 from sandbox.execution import Execution, Status
@@ -587,11 +588,68 @@ class TestLives:
             await draining
             assert (await log.result()).stdout == "finished\n"
 
+    async def test_work_that_has_begun_gets_a_sandbox_during_a_drain(self, open_node: OpenNode, tmp_path: Path) -> None:
+        async with open_node(tmp_path, pool_size=0) as node:
+            asleep = await node.open_session(LOCAL)
+            assert await (await node._held(LOCAL, asleep.id)).sleep()
+            queued = await node.open_session(LOCAL)
+            dies = await node.execute(LOCAL, queued.id, "import os; os.kill(os.getppid(), 9)")
+            behind = await node.execute(LOCAL, queued.id, "print('behind')")
+            with node.underway():
+                draining = asyncio.ensure_future(node.drain())
+                await asyncio.sleep(0)
+                log = await node.execute(LOCAL, asleep.id, "print('woken')", begun=True)
+                assert (await log.result()).stdout == "woken\n"
+                first = await node.open_session(LOCAL, begun=True)
+                assert (await execute(node, first.id, "print('first')", begun=True)).stdout == "first\n"
+                with pytest.raises(Draining):
+                    await node.open_session(LOCAL)
+                await dies.result()
+                assert (await behind.result()).stdout == "behind\n"
+            await draining
+
     async def test_two_nodes_never_share_a_directory(self, open_node: OpenNode, tmp_path: Path) -> None:
         async with open_node(tmp_path, pool_size=0):
             with pytest.raises(DataDirInUse, match="another data_dir"):
                 async with open_node(tmp_path, pool_size=0):
                     pass
+
+
+async def test_a_session_that_nobody_will_hear_of_leaves_no_files(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise Unready("the database is away")
+
+    monkeypatch.setattr(node._claims, "add", fail)
+    before = await node.store.stored_bytes(LOCAL.id)
+    with pytest.raises(Unready):
+        await node.open_session(LOCAL, files=[Upload("a", b"bytes")], once=Once("key", "fingerprint"))
+    assert await node.store.stored_bytes(LOCAL.id) == before
+
+
+async def test_retiring_what_has_ended_does_not_end_it_again(node: Node) -> None:
+    row = await node.open_session(LOCAL)
+    closed = await node.close_session(LOCAL, row.id)
+    with pytest.raises(SessionClosed):
+        await node.retire_session(LOCAL, row.id)
+    assert (await node.session(LOCAL, row.id)).ended_at == closed.ended_at
+
+
+async def test_one_session_that_cannot_be_ended_keeps_no_other_from_expiring(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = [await node.open_session(LOCAL, idle_timeout=60) for _ in range(2)]
+    held = [await node._held(LOCAL, row.id) for row in (stuck, other)]
+    for session in held:
+        assert await session.sleep()
+
+    async def fail(status: str) -> None:
+        raise Unready("the database is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(held[0], "end", fail)
+        await node.sweep(time.time() + 120)
+    assert [(await node.session(LOCAL, row.id)).status for row in (stuck, other)] == ["active", "expired"]
+    await node.close_session(LOCAL, stuck.id)
 
 
 async def test_a_session_whose_opening_is_cancelled_while_its_row_is_written_is_over(

@@ -97,14 +97,14 @@ class Multipart:
 
     async def parts(self) -> AsyncIterator[Part]:
         """Fields and files, as they come."""
-        for _ in range(_MOST_PARTS):
-            found = await self._next()
-            if isinstance(found, _End):
-                return
+        parts = 0
+        while not isinstance(found := await self._next(), _End):
             if isinstance(found, _Head):
+                parts += 1
+                if parts > _MOST_PARTS:
+                    raise InvalidRequest(f"more than {_MOST_PARTS} files in one request; send the rest in another")
                 mime = found.headers.get("content-type", b"").decode("latin-1")
                 yield Part(found.option(b"name") or "", found.option(b"filename"), mime, self._pieces())
-        raise InvalidRequest(f"more than {_MOST_PARTS} files in one request; send the rest in another")
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         while isinstance(found := await self._next(), bytes):

@@ -299,7 +299,7 @@ class _Hold:
 
     async def _open(self) -> Interpreter:
         if (wished := self._opening) is None:
-            row = await self._node.open_session(self._owner)
+            row = await self._node.open_session(self._owner, begun=True)
             self.is_ours = self._is_new = True
         else:
             row = await self._node.open_session(
@@ -310,6 +310,7 @@ class _Hold:
                 files=wished.files,
                 family=wished.family,
                 yields=True,
+                begun=True,
             )
         return await self._at(row)
 

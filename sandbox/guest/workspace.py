@@ -5,6 +5,7 @@ beneath the workspace without following any link, and only regular files are ope
 """
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,9 +15,17 @@ from sandbox.guest.beneath import beneath
 from sandbox.guest.frames import CHUNK, MAX_HANDLES
 from sandbox.guest.walk import Look, Seen, Walk
 
+_KINDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "full"),
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG, errno.EINVAL), "invalid"
+    ),
+    **dict.fromkeys((errno.ENXIO, errno.ENODEV, errno.ESTALE), "missing"),
+}
+
 
 class Refused(Exception):
-    """A file operation that cannot be; `kind` is one of missing, forbidden, invalid, full, limit."""
+    """A file operation that cannot be; `kind` is one of missing, forbidden, invalid, full, limit, failed."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -192,8 +201,4 @@ class Workspace:
 
 
 def _kind_of(error: OSError) -> str:
-    if error.errno in (28, 122, 27):  # ENOSPC, EDQUOT, EFBIG
-        return "full"
-    if error.errno in (20, 21, 40, 18, 36, 22):  # ENOTDIR, EISDIR, ELOOP, EXDEV, ENAMETOOLONG, EINVAL
-        return "invalid"
-    return "missing"
+    return _KINDS.get(error.errno or 0, "failed")

@@ -193,7 +193,9 @@ class Run:
                 row = await self._node.put_file(
                     self._owner, session_id, f"figure.{figure.suffix}", _one(data), fresh=True, uploaded=False
                 )
-            except (binascii.Error, SandboxError):  # a program may have displayed anything
+            except binascii.Error:  # a program may have displayed anything
+                continue
+            except SandboxError:
                 return
             self._figures.append(self._file(row.id, row.path))
 

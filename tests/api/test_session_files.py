@@ -139,6 +139,16 @@ async def test_a_broken_form_is_refused(client: httpx.AsyncClient, session: str,
     assert (await client.get(f"{session}/files")).json()["data"] == []
 
 
+@pytest.mark.parametrize(("count", "status"), [(1000, 200), (1001, 400)])
+async def test_a_form_may_have_a_thousand_files(
+    client: httpx.AsyncClient, session: str, count: int, status: int
+) -> None:
+    form = [("file", (f"{number}", b"x")) for number in range(count)]
+    response = await client.post(f"{session}/files", files=form)
+    assert response.status_code == status
+    assert ("more than 1000 files" in response.text) == (status == 400)
+
+
 async def test_a_form_needs_a_boundary_and_its_content_type(client: httpx.AsyncClient, session: str) -> None:
     for kind, status in (
         ("multipart/form-data", 400),

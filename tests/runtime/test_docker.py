@@ -18,6 +18,7 @@ from sandbox.errors import HostUnfit, SandboxFailed, SessionClosed
 from sandbox.execution import Spec, Status, Stream
 from sandbox.kernel import Kernel
 from sandbox.runtime.docker.attachment import Attachment
+from sandbox.runtime.docker.daemon import Daemon, Gone
 from sandbox.runtime.docker.image import Built
 from sandbox.runtime.docker.instance import LABEL, Instance
 from sandbox.runtime.docker.meters import DaemonMeters
@@ -378,6 +379,31 @@ class TestDaemon:
         with pytest.raises(HostUnfit, match=r"no Docker daemon answers .* start one"):
             async with DockerRuntime.open(tmp_path, address=f"unix://{tmp_path}/none.sock"):
                 pass
+
+    @pytest.mark.parametrize(
+        ("answer", "is_gone"),
+        [
+            (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\nForbidden", True),
+            (b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"Actor":', False),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}\n", False),
+        ],
+    )
+    async def test_who_does_not_tell_what_happens_is_a_daemon_that_is_away(
+        self, tmp_path: Path, answer: bytes, is_gone: bool
+    ) -> None:
+        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked = await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" if b"/_ping" in asked else answer)
+            writer.close()
+            await writer.wait_closed()
+
+        async with (
+            await asyncio.start_unix_server(speak, tmp_path / "docker.sock"),
+            Daemon.open(f"unix://{tmp_path}/docker.sock") as daemon,
+        ):
+            with pytest.raises(Gone) if is_gone else contextlib.nullcontext():
+                async with daemon.events("label") as events:
+                    assert [event async for event in events] == []
 
     async def test_a_runtime_that_it_does_not_have_is_refused(self, runtime: DockerRuntime) -> None:
         with pytest.raises(HostUnfit, match="no runtime 'kata'"):

@@ -245,6 +245,8 @@ class Daemon:
                 response = await stack.enter_async_context(stream)
             except httpx.TransportError as error:
                 raise Gone(f"the Docker daemon at {self.address} does not answer: {words(error)}") from error
+            if response.status_code != 200:
+                raise Gone(f"the Docker daemon at {self.address} does not tell what happens: {response.status_code}")
             yield _events(response)
 
 
@@ -267,7 +269,7 @@ def _tls() -> ssl.SSLContext:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[Event]:
-    with contextlib.suppress(httpx.TransportError):  # the daemon's end
+    with contextlib.suppress(httpx.TransportError, ValueError, KeyError, TypeError):  # its end, also in mid-sentence
         async for line in response.aiter_lines():
             event = json.loads(line)
             yield Event(event["Actor"]["ID"], event["Action"])

@@ -216,6 +216,7 @@ class DockerRuntime:
     async def _bury(self, sandbox: DockerSandbox, reason: str) -> None:
         """How it ended, then nothing of it left."""
         oom_killed = False
+        is_removed = not sandbox.container
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 while sandbox.container:
@@ -223,6 +224,7 @@ class DockerRuntime:
                         if reason != "stopped":
                             reason, oom_killed = await self._how(sandbox, reason)
                         await self._daemon.remove(sandbox.container)
+                        is_removed = True
                         break
                     except Gone:
                         # Our own watcher hears when it is back.
@@ -230,12 +232,14 @@ class DockerRuntime:
                         await self._answers.wait()
                     except Refused as error:
                         # Somebody else removes it at this moment; or it cannot be removed, which its listing will show.
-                        reason = reason if "already in progress" in str(error) else f"{reason}; {error}"
+                        is_removed = "already in progress" in str(error)
+                        reason = reason if is_removed else f"{reason}; {error}"
                         break
         except TimeoutError:
             reason = f"{reason}; its container is removed when the Docker daemon answers again"
         self._sandboxes.pop(sandbox.id, None)
-        self._instance.free_slot(sandbox.slot)
+        if is_removed:  # else its processes may still run under that id, which is nobody else's then
+            self._instance.free_slot(sandbox.slot)
         sandbox.on_gone(reason, oom_killed=oom_killed)
 
     async def _how(self, sandbox: DockerSandbox, reason: str) -> tuple[str, bool]:
