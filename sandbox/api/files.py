@@ -88,7 +88,7 @@ async def list_files(
 @router.post(
     "",
     summary="Upload files",
-    description="Parts with a `filename`, which is the path below `/mnt/data`; a thousand at most. One that is there is "
+    description="Parts with a `filename`, which is the path below `/mnt/data`; a thousand at most. What is there is "
     "replaced. Those before one that fails are there.",
     operation_id="upload_files",
     responses={200: {"model": FilesOut}, **documented(404, 408, 409, 413, 415, 429)},
