@@ -58,6 +58,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sandbox.config import Settings
     from sandbox.engine import Engine, run
     from sandbox.errors import SandboxError
     from sandbox.execution import (
@@ -83,7 +84,7 @@ else:
         # Looked up when asked for: a launcher's program lies in this package, too, and every process that it forks
         # would begin with a copy of the engine and of all that the engine needs.
         if name in __all__:
-            for module in ("errors", "execution", "remote", "session", "engine"):
+            for module in ("errors", "execution", "config", "remote", "session", "engine"):
                 if (value := getattr(import_module(f"sandbox.{module}"), name, None)) is not None:
                     globals()[name] = value
                     return value
@@ -108,6 +109,7 @@ __all__ = [
     "Result",
     "SandboxError",
     "Session",
+    "Settings",
     "Spec",
     "Status",
     "Stream",

@@ -8,7 +8,6 @@ user's `~/.config/sandbox/config.toml`, else `/etc/sandbox/config.toml`.
 (Long, because settings are many and each is told of once, here.)
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -29,6 +28,7 @@ from pydantic_settings import (
 )
 
 from sandbox.errors import InvalidSetting
+from sandbox.nearest import nearest
 from sandbox.tables import ModelName, ModelTable, Policy, PricesTable, TableName, UpstreamTable
 
 PREFIX = "SANDBOX_"
@@ -504,14 +504,8 @@ def _refuse_near_misses() -> None:
     """A misspelt variable would leave a limit at its default. Others with our prefix may be somebody else's."""
     for variable in unknown_variables():
         name = variable.upper().removeprefix(PREFIX).lower()
-        if _nearest(name, Settings.model_fields):
+        if nearest(name, Settings.model_fields):
             raise InvalidSetting(f"the environment has {variable}: {_unknown(name)}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str | None:
-    known = list(known)
-    beginnings = [field for field in known if field.startswith(f"{name}_")]  # the unit was forgotten
-    return next(iter(beginnings or difflib.get_close_matches(name, known, n=1, cutoff=0.75)), None)
 
 
 def _unknown(name: str) -> str:
@@ -519,7 +513,7 @@ def _unknown(name: str) -> str:
 
 
 def _advice(name: str, known: Iterable[str]) -> str:
-    near = _nearest(name, known)
+    near = nearest(name, known)
     return f"did you mean {near}?" if near else f"choose from: {', '.join(sorted(known))}"
 
 

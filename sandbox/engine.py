@@ -118,8 +118,10 @@ class Engine:
     ) -> Session:
         """A session that lives until `close_session`, its idle timeout (seconds) or the engine's end.
 
-        What differs from the settings' spec is started cold. session_id: one that the caller remembers; default is
-        a new one. Raises `InvalidLimits`, `UnknownImage`, `ImageNotBuilt`, `SandboxFailed`.
+        What differs from the settings' spec is started cold. memory_mb: instead of that of `limits`. session_id: one
+        that the caller remembers; default is a new one.
+
+        Raises `InvalidLimits`, `InvalidField`, `UnknownImage`, `ImageNotBuilt`, `SandboxFailed`.
         """
         spec = self.spec(image=image, memory_mb=memory_mb, limits=limits, env=env)
         idle = self.checked_idle_timeout(idle_timeout)
@@ -145,15 +147,20 @@ class Engine:
         """What would be started for these wishes. Raises `InvalidLimits`, `InvalidField` for what `env` cannot be."""
         wanted = _spec(self.settings, self.runtime)
         chosen = limits or wanted.limits
+        if not isinstance(chosen, Limits):  # of callers that nobody checks
+            raise InvalidLimits(f"limits is of type {type(chosen).__name__}; give sandbox.Limits(…)")
         if memory_mb is not None and memory_mb != chosen.memory_mb:
             chosen = dataclasses.replace(chosen, memory_mb=memory_mb)
         if chosen.memory_mb > self.settings.max_memory_mb:
-            raise InvalidLimits(f"memory_mb is {chosen.memory_mb}; this host allows {self.settings.max_memory_mb}")
+            most = self.settings.max_memory_mb
+            raise InvalidLimits(f"memory_mb is {chosen.memory_mb}; this host allows {most} (max_memory_mb)")
         return dataclasses.replace(wanted, image=image or wanted.image, limits=chosen, env=_pairs(env or {}))
 
     def checked_idle_timeout(self, idle_timeout: float | None) -> float:
         """Seconds, with the default resolved. Raises `InvalidLimits`."""
         idle = self.settings.idle_timeout_s if idle_timeout is None else idle_timeout
+        if not isinstance(idle, int | float):
+            raise InvalidLimits(f"idle_timeout is of type {type(idle).__name__}; give a number of seconds")
         if not 0 < idle <= 30 * 86_400:
             raise InvalidLimits(f"idle_timeout is {idle:g} s; choose a value above 0, 30 days at most")
         return idle
@@ -260,6 +267,14 @@ async def open_models(settings: Settings | None = None, *, clock: Clock | None =
         await models.aclose()
 
 
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _models(settings: Settings, clock: Clock | None = None) -> "Models":
     # Whoever runs code only must not pay for it: prices, retries, and later the vendors' libraries.
     from sandbox.loop.models import Models
@@ -308,7 +323,15 @@ def run(
     files: Mapping[str, bytes] | None = None,
     settings: Settings | None = None,
 ) -> Execution:
-    """For scripts: open an engine, run the code in a fresh sandbox, close everything. Seconds, not milliseconds."""
+    """For scripts: open an engine, run the code in a fresh sandbox, close everything. Seconds, not milliseconds.
+
+    Raises `RuntimeError` in a thread whose event loop runs, as in a notebook: there use `Engine.open`.
+    """
+    if _loop_runs():
+        raise RuntimeError(
+            "sandbox.run is for code that is not async; in a notebook or a coroutine write `async with "
+            "sandbox.Engine.open() as engine: await engine.run(…)`"
+        )
 
     async def once() -> Execution:
         async with Engine.open(settings, warm=False) as engine:

@@ -1,5 +1,6 @@
 """Values: what is asked of a sandbox, and what came out of it."""
 
+import dataclasses
 import functools
 import mimetypes
 from collections.abc import Mapping
@@ -57,6 +58,10 @@ class Limits:
     """Bytes of one rich result, encoded as JSON."""
 
     def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            given, kind = getattr(self, each.name), int | float if each.name == "cpus" else int
+            if given != each.default and (isinstance(given, bool) or not isinstance(given, kind)):
+                raise InvalidLimits(f"{each.name} is {given!r}; give a {'whole ' * (kind is int)}number")
         bounds: tuple[tuple[str, float, float, float], ...] = (
             ("memory_mb", self.memory_mb, MIN_MEMORY_MB, 1 << 20),
             ("cpus", self.cpus, 0.05, 1024),

@@ -687,7 +687,8 @@ class Node:
 
     def _over(self, session: DurableSession) -> str:
         limit = self._most_bytes(session) // MIB
-        return f"a file may have {limit} MiB here; send less, or have max_upload_mb, memory_mb or disk_mb raised"
+        setting = "disk_mb" if self._most_bytes(session) == session.disk_bytes else "max_upload_mb"
+        return f"a file may have {limit} MiB here; send less, or have {setting} raised"
 
     async def remove_file(self, owner: Owner, session_id: str, path: str) -> None:
         """Raises `FileMissing`, `InvalidPath`, `SessionMissing`, `SessionClosed`."""

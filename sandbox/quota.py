@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from sandbox.errors import RateLimited
+from sandbox.execution import MIB
 from sandbox.keys import Owner
 
 WINDOW_S = 60.0
@@ -242,7 +243,7 @@ def _refused(name: Name, limit: int, remaining: int) -> RateLimited:
     what, how = {
         "sessions": (f"{limit} open sessions are", "close one"),
         "running": (f"{limit} running executions are", "wait for one to end"),
-        "stored_bytes": (f"{limit} stored bytes are", "delete files or sessions"),
+        "stored_bytes": (f"{limit} stored bytes ({limit / MIB:.3g} MiB) are", "delete files or sessions"),
     }[name]
     retry = _RETRY_S[name]
     return RateLimited(

@@ -19,6 +19,7 @@ from sandbox.errors import (
     FileForbidden,
     FileMissing,
     InvalidPath,
+    InvalidRequest,
     ProtocolError,
     SandboxFailed,
     SessionClosed,
@@ -308,7 +309,7 @@ def _file_error(error: Any) -> Exception:
         return ProtocolError("the sandbox refused in a way that no init does")
     kind, text = str(error.get("kind")), str(error.get("text"))
     if kind == "full":
-        return WorkspaceFull(f"/mnt/data is full: {text}. Delete files or ask for a larger disk limit")
+        return WorkspaceFull(f"/mnt/data is full: {text}. Delete files, or have disk_mb raised")
     if kind == "missing":
         return FileMissing(text)
     if kind == "forbidden":
@@ -320,6 +321,9 @@ def _file_error(error: Any) -> Exception:
 
 async def _pieces(data: bytes | AsyncIterable[bytes]) -> AsyncIterator[memoryview]:
     """In pieces of `CHUNK`; what comes in smaller ones is gathered, because every call costs."""
+    if not isinstance(data, bytes | bytearray | memoryview | AsyncIterable):  # of callers that nobody checks
+        kind = "text" if isinstance(data, str) else f"a {type(data).__name__}"
+        raise InvalidRequest(f"{kind} cannot be uploaded; give bytes, such as Path(…).read_bytes(), or pieces of them")
     gathered = bytearray()
     async for piece in _once(data) if isinstance(data, bytes | bytearray | memoryview) else data:
         whole: bytes | bytearray = piece

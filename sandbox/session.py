@@ -230,6 +230,8 @@ def new_execution_id() -> str:
 def checked_timeout(timeout: float | None, default: float, most: float) -> float:
     """Seconds of an execution, with the default resolved. Raises `InvalidLimits`."""
     seconds = default if timeout is None else timeout
+    if not isinstance(seconds, int | float):  # of callers that nobody checks
+        raise InvalidLimits(f"timeout is of type {type(seconds).__name__}; give a number of seconds")
     if not 0 < seconds <= most:
         raise InvalidLimits(f"a timeout of {seconds:g} s is not offered; choose one above 0, {most:g} s at most")
     return float(seconds)

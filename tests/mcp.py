@@ -22,11 +22,11 @@ WAITS = "import os, time\nprint('on', flush=True)\nwhile not os.path.exists('/mn
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str, era: str, key: str | None = None) -> AsyncIterator[Client]:
+async def connected(url: str, era: str, key: str | None = None, path: str = "/mcp") -> AsyncIterator[Client]:
     """A client of the server there."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with httpx2.AsyncClient(headers=headers, timeout=WAIT_SECONDS, trust_env=False) as http:
-        transport = streamable_http_client(f"{url}/mcp", http_client=http)
+        transport = streamable_http_client(f"{url}{path}", http_client=http)
         async with Client(transport, mode=era, read_timeout_seconds=WAIT_SECONDS) as client:
             yield client
 

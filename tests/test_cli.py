@@ -172,6 +172,23 @@ if __name__ == "__main__":
         assert len(ended.stdout) < 1_100_000
         assert "bytes of stdout and 0 of stderr were dropped" in ended.stderr
 
+    def test_standard_input_that_nobody_reads_is_told_of(self, tmp_path: Path) -> None:
+        (tmp_path / "p.py").write_text("import sys; print(repr(sys.stdin.read()))")
+        arguments = [*COMMAND, "run", str(tmp_path / "p.py")]
+        ended = subprocess.run(arguments, capture_output=True, input=b"a,b\n")
+        assert ended.stdout == b"''\n"
+        assert b"standard input is not given to the program" in ended.stderr
+        for nothing in (b"", None):
+            ended = subprocess.run(arguments, capture_output=True, input=nothing)
+            assert b"standard input" not in ended.stderr
+
+    def test_an_option_that_is_not_ours_may_be_the_programs(self, tmp_path: Path) -> None:
+        (tmp_path / "p.py").write_text("import sys; print(sys.argv[1:])")
+        ended = command("run", tmp_path / "p.py", "--number", "3")
+        assert ended.code == 2
+        assert "go behind --" in ended.stderr
+        assert command("run", tmp_path / "p.py", "--", "--number", "3").stdout == "['--number', '3']\n"
+
     def test_hidden_files_are_left_behind_and_named(self, tmp_path: Path) -> None:
         ended = command("run", "--out", tmp_path, "-c", "open('/mnt/data/.bashrc', 'w').write('x')")
         assert (ended.code, list(tmp_path.iterdir())) == (0, [])

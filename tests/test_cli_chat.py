@@ -116,9 +116,10 @@ def test_an_upstream_that_is_busy_is_waited_for_and_one_that_fails_exits_2(shell
     assert (done.returncode, done.stdout) == (0, "Hello!\n")
     assert "busy" in done.stderr
     shell.upstream.then(Fails(400, "this model has no tools"))
-    failed = shell.run("chat", "Hello?")
+    failed = shell.run("chat", "Hello", "there?")
     assert failed.returncode == 2
-    assert "this model has no tools" in failed.stderr
+    assert shell.upstream.asked[-1].body["messages"][-1]["content"] == "Hello there?"
+    assert failed.stderr.count("this model has no tools") == 1
     assert "Traceback" not in failed.stderr
 
 

@@ -46,6 +46,7 @@ from sandbox.errors import (
     Draining,
     FileMissing,
     ImageNotBuilt,
+    InvalidCode,
     InvalidLimits,
     InvalidPath,
     InvalidRequest,
@@ -183,6 +184,10 @@ def test_what_can_be_no_key_is_refused(key: str, connect: Connect) -> None:
 
 
 def test_arguments_of_another_type_are_refused_with_words_for_it() -> None:
+    with pytest.raises(InvalidCode, match="the code is of type bytes; give a str"):
+        requests.execute("ses_1", b"1", None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="files is of type list; give a dict"):
+        requests.run("1", None, None, None, ["a.csv"])  # type: ignore[arg-type]
     text: Any = "text"
     with pytest.raises(InvalidRequest, match=r"'a' is of type str; give bytes or a pathlib\.Path"):
         requests.run("1", None, None, None, {"a": text})

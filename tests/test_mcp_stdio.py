@@ -187,6 +187,13 @@ async def test_a_signal_ends_it_and_what_runs(root: None, python_image: Image, t
     process.stdin.close()
 
 
+def test_a_memory_cap_that_cannot_be_ends_it_at_the_start(root: None, python_image: Image) -> None:
+    arguments = [*COMMAND, "mcp", "--memory", "100"]
+    ended = subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "memory_mb is 100; choose a value from 192" in ended.stderr
+
+
 def test_without_the_sdk_it_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['mcp'] = None")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}

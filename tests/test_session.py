@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import sandbox
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.errors import (
@@ -16,6 +17,7 @@ from sandbox.errors import (
     InvalidField,
     InvalidLimits,
     InvalidPath,
+    InvalidRequest,
     QueueFull,
     SessionClosed,
     SessionExpired,
@@ -146,6 +148,24 @@ class TestExecution:
     ) -> None:
         with pytest.raises(InvalidField, match=words):
             await engine.open_session(env=env)
+
+    async def test_arguments_of_another_type_are_refused_with_words_for_it(
+        self, engine: Engine, session: Session
+    ) -> None:
+        with pytest.raises(InvalidLimits, match=r"memory_mb is 1000\.0; give a whole number"):
+            await engine.open_session(memory_mb=1000.0)  # type: ignore[arg-type]
+        with pytest.raises(InvalidLimits, match="cpus is '1'; give a number"):
+            Limits(cpus="1")  # type: ignore[arg-type]
+        with pytest.raises(InvalidLimits, match=r"limits is of type dict; give sandbox\.Limits"):
+            await engine.open_session(limits={"memory_mb": 512})  # type: ignore[arg-type]
+        with pytest.raises(InvalidLimits, match="idle_timeout is of type str; give a number of seconds"):
+            await engine.open_session(idle_timeout="5")  # type: ignore[arg-type]
+        with pytest.raises(InvalidLimits, match="timeout is of type str; give a number of seconds"):
+            await session.execute("1", "5")  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=r"text cannot be uploaded; give bytes"):
+            await session.upload("a", "text")  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match=r"async with sandbox\.Engine\.open"):
+            sandbox.run("1")
 
     async def test_a_run_is_one_fresh_sandbox(self, engine: Engine) -> None:
         execution = await engine.run("print(open('/mnt/data/in.txt').read())", files={"in.txt": b"here"})
@@ -555,7 +575,7 @@ class TestFiles:
     @pytest.mark.attack("B23")
     async def test_more_than_the_disk_holds_is_refused_whole(self, session: Session) -> None:
         await session.upload("kept", b"kept")
-        with pytest.raises(WorkspaceFull, match="larger disk limit"):
+        with pytest.raises(WorkspaceFull, match="have disk_mb raised"):
             await session.upload("big", bytes(300 << 20))
         assert [(file.path, file.size) for file in await session.list()] == [("kept", 4)]
         assert (await session.upload("fits", bytes(100 << 20))).size == 100 << 20

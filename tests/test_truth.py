@@ -357,6 +357,29 @@ class TestWhatIsShown:
         execution = await run(session, "def add(a, b):\n    'Sum.'\n    return a + b\nadd?")
         assert "Signature: add(a, b)\nDocstring: Sum." in execution.stdout
 
+    async def test_bytes_can_be_printed_and_a_character_that_is_cut_waits_for_its_end(self, session: Session) -> None:
+        code = """
+        import io, pickle, sys
+        print("text", end=" ")
+        for byte in "für\\n".encode(): sys.stdout.buffer.write(bytes([byte]))
+        wrapped = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+        print("wrapped", file=wrapped)
+        del wrapped
+        sys.stdout.buffer.write(b"\\xff\\n")
+        print("on")
+        """
+        assert (await run(session, textwrap.dedent(code))).stdout == "text für\nwrapped\n\ufffd\non\n"
+
+    @pytest.mark.parametrize("line", ["matplotlib.use('Agg')", "plt.switch_backend('svg')", "matplotlib.use('TkAgg')"])
+    async def test_figures_are_shown_whatever_backend_a_program_asks_for(self, session: Session, line: str) -> None:
+        execution = await run(
+            session, f"import matplotlib, matplotlib.pyplot as plt\n{line}\nplt.plot([1])\nplt.show()"
+        )
+        assert ["image/png" in bundle for bundle in execution.results] == [True]
+        wrong = await run(session, "matplotlib.use('nonsense')")
+        assert wrong.error is not None
+        assert "not a valid value for backend" in wrong.error.value
+
     async def test_a_number_that_is_none_is_null_in_a_result_and_nobody_is_warned(self, session: Session) -> None:
         code = "from IPython.display import JSON\nJSON({'NaN': [float('nan'), -float('inf'), 'NaN', 1e308]})"
         execution = await run(session, code)

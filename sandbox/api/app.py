@@ -67,7 +67,8 @@ def create_app(node: Node) -> FastAPI:
     )
     app.state.node = node
     app.state.mcp = endpoint.Endpoint(node)
-    app.router.routes.append(Route(endpoint.PATH, app.state.mcp))
+    for path in (endpoint.PATH, f"{endpoint.PATH}/"):  # clients hide what an answer to the wrong one would say
+        app.router.routes.append(Route(path, app.state.mcp))
     app.state.later = Later(app.router)
     app.add_exception_handler(SandboxError, families.on_error)
     app.add_exception_handler(RequestValidationError, families.on_validation)

@@ -26,6 +26,7 @@ from sandbox.loop import tool as run_python
 from sandbox.loop.events import Ending, Finished, Ran, Replied, Said
 from sandbox.loop.messages import Delta, Message, Opaque, Reply, Text
 from sandbox.loop.messages import Request as Asked
+from sandbox.nearest import nearest
 
 router = APIRouter(route_class=Route, tags=["chat"])
 
@@ -117,6 +118,9 @@ def _interpreter(asked: Asked) -> tuple[Asked, Tool | None]:
     tools = asked.extra.get("tools", [])
     ours = [tool for tool in tools if tool.get("type") == _TOOL]
     if not ours:
+        for tool in tools:
+            if (kind := str(tool.get("type"))) != "function" and nearest(kind.replace("-", "_"), [_TOOL]):
+                raise InvalidRequest(f"tools: there is no {kind!r}; did you mean {_TOOL}?")
         return asked, None
     if others := [str(tool.get("type")) for tool in tools if tool.get("type") != _TOOL]:
         raise InvalidRequest(f"tools: beside {_TOOL} there can be functions, and not {others[0]!r}")

@@ -236,7 +236,18 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not cycle.response_started:
+                    raise
+                # A stream that outlasts the drain. uvicorn would take it for a fault of the application's.
+                cycle.disconnected = True
+                self.transport.close()
+
+        super()._start_asgi_task(cycle, answer)
 
     def _answer_refused(self, *, last: bool) -> None:
         self._refused = False

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-from sandbox.api import anthropic_errors, nowhere, openai_errors, problems
+from sandbox.api import anthropic_errors, nowhere, openai_errors, problems, unknown
 from sandbox.api.visit import Visit
 from sandbox.errors import Overloaded, SandboxError
 
@@ -69,13 +70,26 @@ async def on_error(request: Request, error: Exception) -> Response:
 async def on_validation(request: Request, error: Exception) -> Response:
     """For `RequestValidationError`."""
     assert isinstance(error, RequestValidationError)
-    found = [_plain(each) for each in error.errors()]
+    model = _body_of(request)
+    errors = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # what is missing is misspelt
+    found = [_plain(each, model) for each in errors]
     error.__cause__ = error.__context__ = None  # with frames that have the request, which has this error: a circle
     return family(request.scope).of_validation(Visit.of(request).request_id, found)
 
 
-def _plain(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is wrong with a body that is no JSON, in words: FastAPI has it as a number in the place of a field."""
+def _body_of(request: Request) -> type[BaseModel] | None:
+    """What the route wants to be sent, if that is an object."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    kind = getattr(getattr(field, "field_info", None), "annotation", None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _plain(found: Mapping[str, Any], model: type[BaseModel] | None) -> Mapping[str, Any]:
+    """What is wrong with a body that is no JSON, in words: FastAPI has it as a number in the place of a field. And of a
+    field that there is not, what there is.
+    """
+    if found["type"] == "extra_forbidden" and model is not None:
+        return {"loc": found["loc"], "msg": unknown.advice(model, found["loc"][1:])}
     if found["type"] != "json_invalid":
         return found
     why, at = found["ctx"]["error"].removesuffix(" at"), found["loc"][1:]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
@@ -30,6 +31,7 @@ _NOT_OFFERED = OF_OPENAI | {
     "organizations": "administration",
     "skills": "skills",
 }
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _MOST = 200
 """Characters of a path that is worth a guess."""
 
@@ -41,7 +43,24 @@ def told(error: HTTPException, routes: Sequence[BaseRoute], method: str, path: s
     offer = next((found for each in (path, *_variants(path)) if (found := _not_offered(each)) is not None), None)
     if offer is not None:
         return HTTPException(404, f"{path!r} is not offered here: this server has no {offer}")
+    if error.status_code == 405:
+        return _method(routes, method, path)
     return error if error.status_code != 404 else HTTPException(404, _words(routes, method, path))
+
+
+def _method(routes: Sequence[BaseRoute], method: str, path: str) -> HTTPException:
+    """The framework knows of the first route alone that has this path."""
+    taken = sorted(each for each in _METHODS if _takes(routes, each, path))
+    if path.endswith("/files") or "/files/" in path:
+        advice = "PUT one file at its path below /files, or POST a form with several to /files"
+    else:
+        advice = f"{_HOME}"
+    words = f"{method} is not offered at {path!r}, which takes {', '.join(taken)}; {advice}"
+    return HTTPException(405, words, {"allow": ", ".join(taken)})
+
+
+def _takes(routes: Sequence[BaseRoute], method: str, path: str) -> bool:
+    return any(route.matches(_scope(method, path))[0] is Match.FULL for route in routes)
 
 
 def _words(routes: Sequence[BaseRoute], method: str, path: str) -> str:
@@ -70,8 +89,11 @@ def with_version(path: str) -> str:
 
 
 def _is_known(routes: Sequence[BaseRoute], method: str, path: str) -> bool:
-    scope = {"type": "http", "method": method, "path": path, "headers": [(b"anthropic-version", b"")]}
-    return any(route.matches(scope)[0] is not Match.NONE for route in routes)
+    return any(route.matches(_scope(method, path))[0] is not Match.NONE for route in routes)
+
+
+def _scope(method: str, path: str) -> dict[str, Any]:
+    return {"type": "http", "method": method, "path": path, "headers": [(b"anthropic-version", b"")]}
 
 
 def _advice(path: str, meant: str) -> str:

@@ -25,6 +25,7 @@ from sandbox.api.turnstile import Turnstile
 from sandbox.errors import InvalidSetting
 from sandbox.execution import MIN_MEMORY_MB
 from sandbox.node import SETTLE_S, Node
+from sandbox.plans import catalogue
 
 if TYPE_CHECKING:
     from sandbox.config import Settings
@@ -43,17 +44,18 @@ def longest_stop_s(settings: "Settings") -> float:
 async def serve(node: Node, listening: socket.socket, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain: what runs may end, new work gets 503. A second signal stops at once.
 
-    announce: called with the URL once it answers. Raises `InvalidSetting` for a public address without a key, and
-    afterwards what keeps the APIs that need a model from being imported.
+    announce: called with the URL once it answers. Raises `InvalidSetting` for a public address without a key and for an
+    upstream that is the server itself, and afterwards what keeps the APIs that need a model from being imported.
     """
     if not _is_loopback(listening) and not await node.has_keys():
         raise InvalidSetting(
             f"host is {node.settings.host}, which others can reach, and there is no key; make one with "
             "`sandbox key create NAME`, or listen on 127.0.0.1"
         )
+    _check_upstreams(node.settings, *listening.getsockname()[:2])
     app = create_app(node)
     server = _Server(_config(node, app), lambda: announce(_url(listening)))
-    async with app.state.mcp.open(), _completing(app, server, listening.getsockname()[:2]):
+    async with app.state.mcp.open(), _completing(app, server):
         with _until_told(server, node, app.state.mcp):
             await server.serve(sockets=[listening])
 
@@ -67,18 +69,16 @@ def _keep_what_is_loaded() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _completing(app: FastAPI, server: "_Server", address: tuple[str, int]) -> AsyncIterator[None]:
+async def _completing(app: FastAPI, server: "_Server") -> AsyncIterator[None]:
     """Within the block, once the server answers, the application becomes whole.
 
-    Where that fails the installation is broken, or an upstream is the server itself: the server ends, and so does the
-    block, with what it was.
+    Where that fails the installation is broken: the server ends, and so does the block, with what it was.
     """
 
     async def complete() -> None:
         await server.answers.wait()
         try:
             vendors = await imported("sandbox.api.vendors")
-            _check_upstreams(app.state.node, *address)
             vendors.add_to(app)
         except Exception:
             app.state.later.fail()
@@ -99,9 +99,9 @@ async def _completing(app: FastAPI, server: "_Server", address: tuple[str, int])
             completing.result()
 
 
-def _check_upstreams(node: Node, host: str, port: int) -> None:
+def _check_upstreams(settings: "Settings", host: str, port: int) -> None:
     """A server that asks itself never stops. Raises `InvalidSetting`."""
-    for plan in node.engine.models.catalogue.upstreams.values():
+    for plan in catalogue(settings).upstreams.values():
         where = urlsplit(plan.address)
         if where.port == port and where.hostname in (host, "localhost", "127.0.0.1", "::1"):
             raise InvalidSetting(

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self
 
 import typer
 
-from sandbox.cli import picture
+from sandbox.cli import FAILURE, picture
 from sandbox.cli.conversation import Conversation
 from sandbox.cli.folder import Folder, hint, save
 from sandbox.cli.run import pieces
@@ -66,7 +66,7 @@ class Asked:
 
 @app.command()
 def chat(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask; - is standard input.")],
+    question: Annotated[list[str], typer.Argument(metavar="QUESTION", help="What to ask; - is standard input.")],
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Which model; default: the setting `model`, or the only one there is.")
     ] = "",
@@ -102,7 +102,7 @@ def chat(
     if twice := {name for name in names if names.count(name) > 1}:
         raise typer.BadParameter(f"two files would both be /mnt/data/{twice.pop()}", param_hint="--file")
     settings = Settings(**({} if server is None else {"server": server}))
-    asked = Asked(_words(question), model, files, out, timeout, memory, as_json, pictures, fenced)
+    asked = Asked(_words(" ".join(question)), model, files, out, timeout, memory, as_json, pictures, fenced)
     try:
         raise typer.Exit(asyncio.run(_chat(settings, asked)))
     except BrokenPipeError:
@@ -151,6 +151,8 @@ async def _chat(settings: Settings, asked: Asked) -> int:
             finished, saved = await _follow(loop, interpreter, request, recorder, keep, view)
         except SandboxError as error:
             recorder.fail(error)
+            if view is not None and view.has_told(error):
+                raise typer.Exit(FAILURE) from error
             raise
         finally:
             await asyncio.shield(store.add_trace(recorder.row()))

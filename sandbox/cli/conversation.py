@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from sandbox.cli.view import View, note, printable, write
+from sandbox.errors import SandboxError
 from sandbox.execution import Execution, Status
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.events import Ending, Event, Finished, Ran, Running, Said, Showed, Unusable
@@ -21,6 +22,8 @@ class Conversation:
         self._console = Console(highlight=False)
         self._view = View()
         self._inside_line = False
+        self._error = ""
+        """The words of the last attempt that failed."""
 
     def show(self, event: Event) -> None:
         """One event."""
@@ -42,11 +45,16 @@ class Conversation:
         elif isinstance(event, Attempt):
             if event.outcome not in _QUIET:
                 self._end_line()
-                note(f"{event.upstream} {event.outcome}: {event.error}")
+                note(f"{event.upstream} {event.outcome}: {'again' if event.error == self._error else event.error}")
+                self._error = event.error
         elif isinstance(event, Finished):
             self._end_line()
             if event.why is not Ending.ANSWERED:
                 note(f"the run ended because of: {event.why}")
+
+    def has_told(self, error: SandboxError) -> bool:
+        """Whether these are the words of the last attempt."""
+        return str(error) == self._error
 
     def saved(self, paths: Sequence[str]) -> None:
         """Files are on disk."""

@@ -84,6 +84,7 @@ async def _sessions(settings: Settings, memory_mb: int | None) -> AsyncIterator[
     """Sessions here or on a server; at the end all of them are closed."""
     if settings.server is None:
         async with Engine.open(settings, warm=False) as engine:
+            engine.spec(memory_mb=memory_mb)  # what cannot be is told now, and not to every call
             yield Local(engine, memory_mb)
         return
     key = settings.api_key.get_secret_value() if settings.api_key else ""

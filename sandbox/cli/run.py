@@ -7,16 +7,20 @@ wrong usage, or anything that `errors` draws.
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import signal
+import stat
 import sys
+import termios
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
+import typer.core
 
 from sandbox.cli import FAILURE
 from sandbox.cli.folder import Folder, Workspace, hint, save
@@ -72,7 +76,19 @@ class Request:
     as_json: bool
 
 
-@app.command()
+class _Run(typer.core.TyperCommand):
+    """Says of an unknown option what it may have been meant for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if hasattr(error, "option_name") and hasattr(error, "message"):  # a kind that typer keeps to itself
+                error.message += ". Options of the program go behind --: sandbox run FILE -- --its-option"
+            raise
+
+
+@app.command(cls=_Run)
 def run(
     script: Annotated[
         Path | None,
@@ -124,6 +140,17 @@ def run(
         raise typer.Exit(EXIT_CODES[Status.INTERRUPTED]) from None
 
 
+def _has_input() -> bool:
+    """Whether somebody has piped in something that nobody has read."""
+    try:
+        status = os.fstat(sys.stdin.fileno())
+        if stat.S_ISFIFO(status.st_mode):
+            return any(fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4)))
+        return stat.S_ISREG(status.st_mode) and status.st_size > os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
+    except (OSError, ValueError, AttributeError):  # it is closed, or no file
+        return False
+
+
 def _argv(script: Path | None, args: Sequence[str]) -> tuple[str, ...]:
     """As the program finds it; empty when it comes from no file."""
     if script is not None and str(script) != "-":
@@ -169,6 +196,8 @@ async def _run(settings: Settings, request: Request) -> int:
         write(sys.stdout, json.dumps(document) + "\n")
     else:
         conclude(execution, saved, None if folder else hint(execution))
+        if _has_input():
+            note("standard input is not given to the program; --file puts a copy of a file into /mnt/data")
     code = EXIT_CODES[execution.status]
     return FAILURE if code == 0 and not whole else code
 

@@ -19,6 +19,7 @@ IMAGES = {
     "application/pdf": ".pdf",
 }
 """File name suffixes of results that are pictures."""
+_PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def printable(text: str) -> str:
@@ -81,7 +82,8 @@ class View:
             write(sys.stdout, "\n" * self._inside_line + text + "\n")
             self._inside_line = False
         else:
-            note(f"a result of type {', '.join(data)} has no text to show; --json has all of it")
+            advice = "; fig.write_html('/mnt/data/figure.html') and --out DIR keep it" if _PLOTLY in data else ""
+            note(f"a result of type {', '.join(data)} has no text to show; --json has all of it{advice}")
 
 
 def _verdict(execution: Execution) -> str:

@@ -25,7 +25,7 @@ from sandbox.client.values import (
     read_record,
     read_session,
 )
-from sandbox.errors import InvalidLimits, InvalidPath, InvalidRequest
+from sandbox.errors import InvalidCode, InvalidLimits, InvalidPath, InvalidRequest
 from sandbox.execution import Execution
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class Address:
 def run(
     code: str, timeout: float | None, memory_mb: int | None, image: str | None, files: Mapping[str, bytes | Path] | None
 ) -> Request[Execution]:
-    body = _given(code=code, timeout_s=_checked(timeout), memory_mb=memory_mb, image=image, files=_files(files))
+    body = _given(code=_text(code), timeout_s=_checked(timeout), memory_mb=memory_mb, image=image, files=_files(files))
     return _post("/v1/run", body, _json(read_execution), _patience(timeout))
 
 
@@ -138,13 +138,13 @@ def close(session_id: str) -> Request[SessionInfo]:
 
 
 def execute(session_id: str, code: str, timeout: float | None) -> Request[Execution]:
-    body = _given(code=code, timeout_s=_checked(timeout))
+    body = _given(code=_text(code), timeout_s=_checked(timeout))
     return _post(f"{_session(session_id)}/executions", body, _json(read_execution), _patience(timeout))
 
 
 def stream(session_id: str, code: str, timeout: float | None) -> Request[None]:
     """Answered by events; see `events.Following`."""
-    body = _given(code=code, timeout_s=_checked(timeout)) | {"stream": True}
+    body = _given(code=_text(code), timeout_s=_checked(timeout)) | {"stream": True}
     headers = {"Accept": "text/event-stream"}
     return _post(f"{_session(session_id)}/executions", body, _nothing, _SILENCE_S, headers)
 
@@ -221,6 +221,8 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _files(files: Mapping[str, bytes | Path] | None) -> list[dict[str, str]] | None:
+    if files is not None and not isinstance(files, Mapping):  # of callers that nobody checks
+        raise InvalidRequest(f"files is of type {type(files).__name__}; give a dict, a path below /mnt/data for each")
     if not files:
         return None
     contents = {path: _bytes_of(path, data) for path, data in files.items()}
@@ -245,6 +247,12 @@ def _local(path: Path) -> bytes:
 
 def unreadable(path: Path, error: OSError) -> InvalidRequest:
     return InvalidRequest(f"{path} cannot be read: {error.strerror}")
+
+
+def _text(code: str) -> str:
+    if not isinstance(code, str):  # of callers that nobody checks
+        raise InvalidCode(f"the code is of type {type(code).__name__}; give a str")
+    return code
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -32,7 +32,7 @@ from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
 from traitlets.config import Config
 
-from sandbox.guest import bounds, pending, tracebacks
+from sandbox.guest import bounds, figures, pending, tracebacks
 from sandbox.guest.adoption import adopt_process, flush
 from sandbox.guest.calls import Calls
 from sandbox.guest.frames import MAX_BODY
@@ -119,6 +119,7 @@ class Kernel(IPythonKernel):
         kernel.shell.displayhook.get_execution_count = lambda: kernel.execution_count
         if "matplotlib" in sys.modules:
             kernel.shell.enable_matplotlib("inline")
+            figures.keep_inline()
         warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         _follow_threads(kernel)
         return kernel

@@ -5,6 +5,7 @@ Here whoever has something to say says it, under one lock.
 """
 
 import _thread
+import codecs
 import contextlib
 import io
 import os
@@ -42,6 +43,7 @@ class Output(io.TextIOBase):
         self._dirty = threading.Lock()
         self._dirty.acquire()
         self._flusher = 0
+        self._bytes: _Bytes | None = None
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -57,6 +59,13 @@ class Output(io.TextIOBase):
     def fileno(self) -> int:
         """The real descriptor, so that subprocesses and faulthandler can be given this stream."""
         return self._fd
+
+    @property
+    def buffer(self) -> io.BufferedIOBase:
+        """For bytes, which are taken for UTF-8."""
+        if self._bytes is None:
+            self._bytes = _Bytes(self)
+        return self._bytes
 
     def isatty(self) -> bool:
         """Never."""
@@ -139,6 +148,36 @@ class Output(io.TextIOBase):
             time.sleep(QUIET_S)
             with self._lock:
                 self._send()
+
+
+class _Bytes(io.BufferedIOBase):
+    """What `sys.stdout.buffer` is. Nothing waits here, and closing it closes nothing."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def fileno(self) -> int:
+        """See `Output`."""
+        return self._output.fileno()
+
+    def write(self, data: Any) -> int:
+        """A character that is cut waits for its other bytes."""
+        with memoryview(data) as view:
+            self._output.write(self._decoder.decode(view.tobytes()))
+            return view.nbytes
+
+    def flush(self) -> None:
+        """Publish what is pending."""
+        self._output.flush()
+
+    def close(self) -> None:
+        """As `flush`: who wraps it in a stream of his own closes it in passing."""
+        self.flush()
 
 
 def _boundary(data: bytes, end: int) -> int:

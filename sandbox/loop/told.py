@@ -150,7 +150,10 @@ def _result(data: Mapping[str, Any], seen: int) -> str:
         words = ", ".join(word for word in (mime, dimensions) if word)
         return f"[figure: {words}, shown{' below' if seen > 0 and _is_seen(data) else ''}]"
     if any(mime.startswith("application/vnd.plotly") for mime in data):
-        return "[figure: plotly, which not every reader can show; matplotlib's are pictures]"
+        return (
+            "[figure: plotly, which not every reader can show; fig.write_html('/mnt/data/figure.html') keeps it, and "
+            "matplotlib's are pictures]"
+        )
     texts = [mime for mime in _TEXTS if isinstance(data.get(mime), str | list | dict)]
     # An object whose text is only its class says more in another form.
     if len(texts) > 1 and re.match(r"<[\w.]+ object( at \w+)?>", str(data.get("text/plain", ""))):

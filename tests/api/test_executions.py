@@ -302,6 +302,46 @@ async def test_what_cannot_be_asked_for_has_its_own_code(
     assert problem(await client.post("/v1/run", json=body)) == expected
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"code": "1", "timeout": 5}, "body.timeout: there is no such field; did you mean timeout_s?"),
+        ({"cod": "1"}, "body.cod: there is no such field; did you mean code?"),
+        (
+            {"code": "1", "files": [{"path": "a", "content": "x"}]},
+            "body.files.0.content: there is no such field; did you mean content_base64?",
+        ),
+        ({"code": "1", "zzz": 1}, "body.zzz: there is no such field; there are: code, timeout_s, stream"),
+    ],
+)
+async def test_a_field_that_there_is_not_is_told_with_those_that_there_are(
+    client: httpx.AsyncClient, body: dict[str, Any], words: str
+) -> None:
+    response = await client.post("/v1/run", json=body)
+    assert response.status_code == 400
+    assert words in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/run", "POST"),
+        ("PUT", "/v1/sessions", "GET, POST"),
+        ("PATCH", "/v1/sessions/ses_none", "DELETE, GET"),
+        ("POST", "/v1/sessions/ses_none/files/a.csv", "DELETE, GET, HEAD, PUT"),
+        ("PUT", "/v1/sessions/ses_none/files", "GET, POST"),
+    ],
+)
+async def test_another_method_is_told_with_those_that_a_path_takes(
+    client: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    response = await client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
+    detail = response.json()["detail"]
+    assert detail.startswith(f"{method} is not offered at {path!r}, which takes {allowed}")
+    assert ("PUT one file at its path" in detail) == ("/files" in path)
+
+
 async def test_what_does_not_exist_is_a_problem_too(client: httpx.AsyncClient) -> None:
     assert problem(await client.get("/v1/nowhere")) == (404, "not_found")
     assert problem(await client.get("/v1/run")) == (405, "method_not_allowed")

@@ -149,6 +149,12 @@ class TestTools:
                 {"code": "1", "timeout_s": 86_000},
                 "a timeout of 86000 s is not offered; choose one above 0, 3600 s",
             ),
+            ("run_python", {"code": "1", "timeout": 3}, "timeout: there is no such field; did you mean timeout_s?"),
+            (
+                "upload_file",
+                {"path": "a", "data": "hi"},
+                "data: there is no such field; there are: session_id, path, text, content_",
+            ),
             ("run_python", {"code": "\0"}, "NUL"),
             ("run_python", {"code": " "}, "no code came"),
             ("upload_file", {"path": "a"}, "give either text or content_base64"),
@@ -165,6 +171,10 @@ class TestTools:
         assert result.is_error
         assert words in text(result)
         assert "Traceback" not in text(result)
+
+    async def test_a_slash_behind_the_address_does_no_harm(self, served: Served) -> None:
+        async with connected(served.url, OLD, path="/mcp/") as client:
+            assert (await client.list_tools()).tools
 
     async def test_an_unknown_tool_is_an_error_of_the_protocol(self, served: Served, era: str) -> None:
         async with connected(served.url, era) as client:

@@ -17,7 +17,6 @@ ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "max_
         ("GET", "/nowhere", "nothing is at '/nowhere'; /openapi.json"),
         ("POST", "/chat/completions", "/v1/chat/completions is what you may mean. The base URL of OpenAI's SDKs ends"),
         ("POST", "/v1/v1/messages", "/v1/messages is what you may mean. The base URL has /v1 once too often"),
-        ("POST", "/mcp/", "/mcp is what you may mean. Leave out the slashes that are too many"),
         ("POST", "/v1//run", "/v1/run is what you may mean"),
         ("POST", "/v1/run/", "/v1/run is what you may mean"),
         ("POST", "/sessions/ses_1//executions", "/v1/sessions/ses_1/executions is what you may mean. The base URL of"),

@@ -1,6 +1,7 @@
 """Starting, and stopping when told to."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -50,6 +51,8 @@ async def test_a_server_does_not_take_itself_for_a_models_server(new_data_dir: N
     upstreams = {"itself": {"url": f"http://localhost:{port}/v1"}}
     process = await started(data_dir, port=port, pool_size=0, upstreams=json.dumps(upstreams))
     assert await asyncio.wait_for(process.wait(), WAIT_SECONDS) != 0
+    assert process.stdout is not None
+    assert await process.stdout.read() == b"", "an address that answers"
     assert "the upstream itself is this server itself" in (data_dir / "log").read_text().splitlines()[-1]
 
 
@@ -118,6 +121,22 @@ async def test_a_drain_has_an_end(new_data_dir: NewDataDir) -> None:
         (execution,) = (await client.get(f"{session}/executions")).json()["data"]
         assert execution["status"] == "killed"
         assert "stopped" in execution["reason"]
+
+
+async def test_a_stream_that_outlasts_the_drain_is_cut_and_that_is_no_fault(new_data_dir: NewDataDir) -> None:
+    data_dir = new_data_dir()
+    body = {"code": WAITING, "stream": True}
+    async with serving(data_dir, drain_timeout_s=0.2) as served, served.client() as client:
+        async with client.stream("POST", "/v1/run", json=body) as response:
+            pieces = response.aiter_bytes()
+            assert await anext(pieces)
+            served.signal(signal.SIGTERM)
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                assert [piece async for piece in pieces]
+        assert await served.ended() == 0
+    log = (data_dir / "log").read_text()
+    assert "Traceback" not in log
+    assert "Exception in ASGI" not in log
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

@@ -15,6 +15,7 @@ from sandbox.api.mcp import results
 from sandbox.api.mcp.desk import Desk, Found
 from sandbox.api.mcp.tools import ARGUMENTS, CloseOut, CloseSession, ListFiles, ReadFile, RunPython, UploadFile
 from sandbox.api.mcp.workbench import Workbench
+from sandbox.api.unknown import advice
 from sandbox.errors import Conflict, FileMissing, InvalidRequest, SandboxError, SandboxFailed, SessionMissing, TooLarge
 from sandbox.execution import Calls, Execution, Output, Status, Stream
 from sandbox.loop import tool
@@ -68,7 +69,10 @@ async def call(desk: Desk, caller: Caller, name: str, arguments: Mapping[str, An
 
 
 def _invalid(name: str, error: ValidationError) -> str:
-    told = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)[:5]]
+    told = []
+    for each in error.errors(include_url=False)[:5]:
+        words = advice(ARGUMENTS[name], each["loc"]) if each["type"] == "extra_forbidden" else each["msg"]
+        told.append(f"{'.'.join(map(str, each['loc']))}: {words}")
     return f"The arguments of {name} are not as its schema says. {'; '.join(told)}."
 
 
