@@ -30,7 +30,6 @@ async def node(
         pool_size=0,
         memory_mb=192,
         memory_budget_mb=384,
-        max_wait_s=2.0,
     )
     async with Node.open(settings) as node:
         yield node
@@ -45,14 +44,19 @@ async def _one(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def refused(node: Node) -> bool:
-    """Whether a run finds no memory, however long it waits."""
-    running = asyncio.ensure_future(node.run(LOCAL, "1"))
-    await asyncio.wait((running,))
-    if running.exception() is None:
-        await running.result().result()
-        return False
-    assert "no memory became free" in str(running.exception())
-    return True
+    """Whether a run finds no memory within two seconds, which is eight looks for some."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(node.admission, "_max_wait_s", 2.0)
+        try:
+            await (await node.run(LOCAL, "1")).result()
+        except QueueFull as error:
+            return "no memory became free" in str(error)
+    return False
+
+
+async def has_room(node: Node) -> bool:
+    """Whether a run finds memory, however long that takes."""
+    return (await (await node.run(LOCAL, "1")).result()).status is Status.OK
 
 
 async def test_who_waits_gets_the_memory_of_what_was_idle_longest(node: Node) -> None:
@@ -80,7 +84,7 @@ async def test_somebody_else_s_has_a_minute(node: Node, monkeypatch: pytest.Monk
         await node.open_session(OTHER, yields=True)
     assert await refused(node)
     monkeypatch.setattr(reclaim, "_OTHERS_S", 0.0)
-    assert not await refused(node)
+    assert await has_room(node)
 
 
 async def test_what_runs_or_belongs_to_a_run_that_goes_on_keeps_its_sandbox(node: Node) -> None:
@@ -91,7 +95,7 @@ async def test_what_runs_or_belongs_to_a_run_that_goes_on_keeps_its_sandbox(node
         assert await refused(node)
         await node.interrupt(LOCAL, running)
         assert (await log.result()).status is Status.INTERRUPTED
-    assert not await refused(node)
+    assert await has_room(node)
 
 
 async def test_nobody_goes_for_who_could_not_start_all_the_same(node: Node) -> None:

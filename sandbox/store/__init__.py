@@ -141,7 +141,7 @@ class Store:
         newest_first: bool = True,
         family: Family | None = None,
     ) -> Page[SessionRow]:
-        """Sessions of this owner (None: of every family) as they were made.
+        """Sessions of this owner, of a family or (None) of all, as they were made.
 
         Raises `InvalidRequest` when `after` is none of them.
         """
