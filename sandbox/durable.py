@@ -24,6 +24,7 @@ from sandbox.events import EventLog
 from sandbox.execution import MIB, Answer, Calls, Execution, Functions, Limits, Status
 from sandbox.files import Files
 from sandbox.in_flight import Accepted, InFlight
+from sandbox.line import Line
 from sandbox.metrics import Metrics
 from sandbox.session import Session, new_execution_id
 from sandbox.store import Store
@@ -83,26 +84,19 @@ class DurableSession:
         """Until the memory of its newest sandbox is given back."""
         self._ending = asyncio.Lock()
         self.end_is_written = False
-        self._accepted = 0
+        self._line = Line()
         self._restarting = 0
         self._loss_unsaid = False
         self._loss_said = False
         """Its sandbox died in an execution that has said so itself."""
         self._unsaid = ""
         """What the next execution has to say of its sandbox."""
-        self._logs: dict[str, EventLog] = {}
-        self._turn = asyncio.Lock()
-        self._current: str | None = None
-        self._next: str | None = None
-        """Whose turn it is, although its sandbox may not be there yet."""
-        self._taken_back: dict[str, Status] = {}
-        """How executions are to end that have not begun."""
         self._on_end: Callable[[DurableSession], None] = lambda _: None
 
     @property
     def running(self) -> int:
         """Executions that run or wait."""
-        return self._accepted
+        return self._line.length
 
     @property
     def live(self) -> Session | None:
@@ -123,12 +117,12 @@ class DurableSession:
 
     def is_idle(self, now: float) -> bool:
         """Whether it sleeps and was not used for its idle timeout. now: seconds since the epoch."""
-        return not self._accepted and self.live is None and now > self.row.last_used_at + self.row.idle_timeout_s
+        return not self.running and self.live is None and now > self.row.last_used_at + self.row.idle_timeout_s
 
     @property
     def idle_s(self) -> float | None:
         """For how many seconds its sandbox has not been used; None when it has none, or one that is in use."""
-        return None if self._accepted or self.live is None else self.live.idle_s
+        return None if self.running or self.live is None else self.live.idle_s
 
     # Its sandbox.
 
@@ -204,7 +198,7 @@ class DurableSession:
         if why == "died":  # what it leaves here is nobody else's to let go of
             await self._parts.engine.close_session(session)
         # An execution that was accepted while it ended gets a new sandbox: the session was used in time.
-        if is_newest and why == "expired" and not self._accepted and not self._parts.stopping:
+        if is_newest and why == "expired" and not self.running and not self._parts.stopping:
             await self.end("expired")
 
     def check_active(self) -> None:
@@ -246,7 +240,7 @@ class DurableSession:
         return True
 
     def _is_used(self) -> bool:
-        return bool(self._accepted or self._restarting)
+        return bool(self.running or self._restarting)
 
     async def touch(self) -> SessionRow:
         """Begin its idle timeout anew."""
@@ -273,22 +267,22 @@ class DurableSession:
         functions: those that the code may call; see `answer`. begun: see `wake`. done: called once at the end, if this
         returns a log. Raises `QueueFull` and what `wake` raises; then nothing was accepted.
         """
-        if self._accepted > self._parts.engine.settings.queue_size:
+        if self.running > self._parts.engine.settings.queue_size:
             waiting = self._parts.engine.settings.queue_size
             raise QueueFull(f"{waiting} executions wait in this session already; wait for one to end")
-        self._accepted += 1
+        self._line.come()
         try:
             await self.wake(begun=begun)
         except BaseException:
-            self._accepted -= 1
+            self._line.go()
             raise
         execution_id, now = new_execution_id(), time.time()
         row = ExecutionRow(execution_id, self.row.id, self.row.owner, code, now, None, None)
         writing = self._write_accepted(row, claim(execution_id) if claim else None)
         written: asyncio.Future[Claim | None] = asyncio.ensure_future(writing)
         # Known before it is awaited: whoever comes second with an Idempotency-Key may look for it at once.
-        log = self._logs[execution_id] = EventLog(execution_id, self.row.id, now)
-        self._parts.in_flight.logs[execution_id] = log
+        log = self._parts.in_flight.logs[execution_id] = EventLog(execution_id, self.row.id, now)
+        self._line.accept(execution_id)
         accepted = Accepted(code, timeout, functions, log, claim is not None, written, done)
         self._parts.spawn(self._logged(accepted), f"execution {execution_id}")
         # Without a key there is no need to wait: what runs is written down by the time its first output is shown.
@@ -319,7 +313,7 @@ class DurableSession:
                 execution = await self._run(accepted)
                 if execution is None:
                     self._parts.in_flight.forget(accepted.id)
-                    self._drop(accepted)
+                    self._line.go(accepted.id)
                     return
                 await accepted.start()
                 told.set(**outcome_attributes(execution))
@@ -327,11 +321,11 @@ class DurableSession:
         except Exception as error:
             _logger.exception("execution lost")
             await self._lose(accepted)
-            self._drop(accepted)
+            self._line.go(accepted.id)
             accepted.done(None)
             accepted.log.fail(error)
             return
-        self._drop(accepted)
+        self._line.go(accepted.id)
         accepted.done(execution)
         _logger.info("execution ended", status=execution.status.value, ms=round(execution.duration_ms, 2))
         accepted.log.end(execution)
@@ -347,30 +341,21 @@ class DurableSession:
             with contextlib.suppress(Exception):  # then it waits for the database
                 await self._parts.in_flight.end(lost)
 
-    def _drop(self, accepted: Accepted) -> None:
-        self._accepted -= 1
-        del self._logs[accepted.id]
-        self._taken_back.pop(accepted.id, None)
-
     async def _run(self, accepted: Accepted) -> Execution | None:
         """None when somebody else was first with its Idempotency-Key."""
         if accepted.claimed and await accepted.written is not None:
             return None
-        async with self._turn:
-            self._next = accepted.id
-            try:
-                return await self._run_now(accepted)
-            finally:
-                self._next = None
+        async with self._line.turn(accepted.id):
+            return await self._run_now(accepted)
 
     async def _run_now(self, accepted: Accepted) -> Execution:
         """The execution, whatever happens to its sandbox before its turn."""
         stopped = False
         for _ in range(_ATTEMPTS):
             try:
-                if (status := self._taken_back.get(accepted.id)) is None:
+                if (status := self._line.fate(accepted.id)) is None:
                     session = await self.wake(begun=True)
-                    status = self._taken_back.get(accepted.id)
+                    status = self._line.fate(accepted.id)
                 if status is not None:
                     return Execution(accepted.id, self.row.id, status, "it was taken back before it ran")
                 execution = await self._stream(session, accepted)
@@ -391,9 +376,8 @@ class DurableSession:
         return execution
 
     async def _stream(self, session: Session, accepted: Accepted) -> Execution:
-        self._current = accepted.id
-        try:
-            streaming = session.stream(accepted.code, accepted.timeout, accepted.functions, execution_id=accepted.id)
+        streaming = session.stream(accepted.code, accepted.timeout, accepted.functions, execution_id=accepted.id)
+        with self._line.running(accepted.id):
             async with contextlib.aclosing(streaming) as items:
                 async for item in items:
                     await accepted.start()
@@ -403,8 +387,6 @@ class DurableSession:
                         accepted.log.call(item)
                     else:
                         accepted.log.add(item)
-        finally:
-            self._current = None
         raise SessionClosed(f"the sandbox of session {self.row.id} is gone")
 
     async def _conclude(self, session: Session, execution: Execution) -> Execution:
@@ -459,10 +441,8 @@ class DurableSession:
 
     async def withdraw(self, execution_id: str) -> None:
         """Interrupt this execution if it runs; if it waits, it ends as `cancelled` when its turn comes."""
-        if execution_id == self._current:
+        if self._line.withdraw(execution_id):
             await self.interrupt()
-        elif execution_id in self._logs:
-            self._taken_back[execution_id] = Status.CANCELLED
 
     async def answer(self, answers: Sequence[Answer]) -> int:
         """Answer calls of the running program; how many of them it was waiting for. Raises `TooLarge`."""
@@ -471,11 +451,7 @@ class DurableSession:
     async def interrupt(self) -> None:
         """Interrupt the running execution, or keep it from running; without one nothing happens."""
         self.check_active()
-        # One that was accepted a moment ago may not have its turn yet.
-        coming = self._next or next(iter(self._logs), None)
-        if self._current is None and coming is not None:
-            self._taken_back[coming] = Status.INTERRUPTED
-        elif (live := self.live) is not None:
+        if self._line.interrupt() and (live := self.live) is not None:
             await live.interrupt()
 
     async def restart(self) -> None:
