@@ -157,9 +157,8 @@ class KeptFiles:
         purpose: str | None = None,
     ) -> Page[KeptFileRow]:
         """Those of a family as they came. Raises `InvalidRequest` when `after` is none of them."""
-        await self._store.purge_kept(time.time())
         return await self._store.kepts(
-            owner.id, family, limit=limit, after=after, newest_first=newest_first, purpose=purpose
+            owner.id, family, time.time(), limit=limit, after=after, newest_first=newest_first, purpose=purpose
         )
 
     async def remove(self, owner: Owner, family: Family, file_id: str) -> None:

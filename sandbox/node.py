@@ -518,7 +518,8 @@ class Node:
     async def _take_execution(self, owner: Owner, *, begun: bool = False) -> Slot:
         if owner.limits.stored_bytes is not None:  # a program may write more; the next one does not begin
             self.quota.check_stored(owner, await self.store.stored_bytes(owner.id))
-        self._check_admitting(begun=begun)
+        if not begun:
+            self._check_admitting()
         slot = self.quota.take_execution(owner)
         self._running += 1
         self._idle.clear()
@@ -721,7 +722,7 @@ class Node:
     def _check_admitting(self, *, begun: bool = False) -> None:
         if self._draining and not begun:
             raise _draining()
-        if not begun and (words := self._memory.shortage()) is not None:
+        if (words := self._memory.shortage()) is not None:
             raise Overloaded(f"{words}; try again later", 5.0)
 
     # What is over.

@@ -328,8 +328,10 @@ def _request(execution: str, code: str) -> dict[str, Any]:
 
 def _packed(content: Any) -> bytes:
     """As JSON; a number that is none becomes null. jupyter_client would make it a text, and warn in the program."""
-    text = json.dumps(content, default=json_default, ensure_ascii=False)
-    if "NaN" in text or "Infinity" in text:
+    try:
+        text = json.dumps(content, default=json_default, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(content, default=json_default, ensure_ascii=False)
         text = json.dumps(json.loads(text, parse_constant=lambda name: None), ensure_ascii=False)
     return text.encode("utf-8", "surrogateescape")
 

@@ -317,14 +317,20 @@ class Store:
         self,
         owner: str,
         family: Family,
+        now: float,
         *,
         limit: int,
         after: str | None = None,
         newest_first: bool = True,
         purpose: str | None = None,
     ) -> Page[KeptFileRow]:
-        """Kept files of this owner as they came. Raises `InvalidRequest` when `after` is none of them."""
-        scope = {"owner": owner, "family": family} | ({} if purpose is None else {"purpose": purpose})
+        """Kept files of this owner that have not expired, as they came.
+
+        Raises `InvalidRequest` when `after` is none of them.
+        """
+        scope: dict[str, Any] = {"owner": owner, "family": family, "now": now}
+        if purpose is not None:
+            scope["purpose"] = purpose
         listing = sql.KEPTS if purpose is None else sql.KEPTS_OF_PURPOSE
         return await self._page(listing, scope, limit, after, newest_first, lambda _, row: KeptFileRow(**row))
 
@@ -520,7 +526,7 @@ class Store:
     async def _page(
         self,
         listing: sql.Listing,
-        scope: Mapping[str, str],
+        scope: Mapping[str, Any],
         limit: int,
         after: str | None,
         newest_first: bool,
@@ -536,7 +542,7 @@ class Store:
 
         return await self._read(read)
 
-    def _place(self, connection: Connection, listing: sql.Listing, scope: Mapping[str, str], after: str) -> float:
+    def _place(self, connection: Connection, listing: sql.Listing, scope: Mapping[str, Any], after: str) -> float:
         """When the row was made behind which a page begins.
 
         Raises `InvalidRequest` for what is in no such list, and was in none of this owner's before.

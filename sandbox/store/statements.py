@@ -66,13 +66,14 @@ def _each(build: Callable[[Any], Any]) -> ByDialect:
     return {"sqlite": build(sqlite.insert), "postgresql": build(postgresql.insert)}
 
 
-def _listing(table: Table, *, without: str = "", **scope: Column[Any]) -> Listing:
+def _listing(table: Table, *shown_if: ColumnElement[bool], without: str = "", **scope: Column[Any]) -> Listing:
+    """shown_if: what else has to be true of a row for a page to have it."""
     within = [column == bindparam(name) for name, column in scope.items()]
     key = tuple_(table.c.created_at, table.c.id)
     place = select(table.c.created_at).where(table.c.id == bindparam("after"), *within)
     start = tuple_(bindparam("after_at", type_=table.c.created_at.type), bindparam("after", type_=table.c.id.type))
     shown = [column for column in table.c if column.name != without]
-    every = select(*shown).where(*within).limit(bindparam("limit"))
+    every = select(*shown).where(*within, *shown_if).limit(bindparam("limit"))
     down, up = (table.c.created_at.desc(), table.c.id.desc()), (table.c.created_at, table.c.id)
     pages = {
         (True, False): every.order_by(*down),
@@ -188,9 +189,10 @@ ADD_KEPT = insert(kept_files)
 KEPT = select(kept_files).where(
     _is(kept_files.c.id, "id"), _is(kept_files.c.owner, "owner"), _is(kept_files.c.family, "family")
 )
-KEPTS = _listing(kept_files, owner=kept_files.c.owner, family=kept_files.c.family)
+_STILL_KEPT = or_(kept_files.c.expires_at.is_(None), kept_files.c.expires_at > bindparam("now"))
+KEPTS = _listing(kept_files, _STILL_KEPT, owner=kept_files.c.owner, family=kept_files.c.family)
 KEPTS_OF_PURPOSE = _listing(
-    kept_files, owner=kept_files.c.owner, family=kept_files.c.family, purpose=kept_files.c.purpose
+    kept_files, _STILL_KEPT, owner=kept_files.c.owner, family=kept_files.c.family, purpose=kept_files.c.purpose
 )
 REMOVE_KEPT = (
     delete(kept_files)
