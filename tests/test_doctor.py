@@ -9,8 +9,11 @@ import pytest
 
 from sandbox.config import Settings
 from sandbox.doctor import Finding, Grade, Host, examine, overall, runtime_of
+from sandbox.doctor.server import examine_server
+from sandbox.keys import KeyLimits, new_key
 from sandbox.runtime.docker.image import Built
 from sandbox.runtime.embedded.footing import FIRST_HOST_ID
+from sandbox.store import Store
 from tests.docker import Docker
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
@@ -55,6 +58,21 @@ def host(tmp_path: Path) -> Host:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return Host(root, 0, "x86_64", "6.18.4", 7, 16_000, 20_000)
+
+
+async def test_what_keeps_a_server_from_starting_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await examine_server(settings) == []
+    public = settings.model_copy(update={"host": "0.0.0.0"})
+    (found,) = await examine_server(public)
+    assert (found.name, found.grade, found.fix) == ("server", Grade.C, "sandbox key create NAME")
+    assert not settings.data_dir.exists(), "it only looks"
+    async with Store.open(settings.database) as store:
+        await store.add_key(new_key("ann", KeyLimits(), 0.0)[1])
+    assert await examine_server(public) == []
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8080/v1")
+    (found,) = await examine_server(settings)
+    assert (found.name, found.grade) == ("models", Grade.C)
+    assert "must begin with http://" in found.found
 
 
 def finding(host: Host, settings: Settings, name: str) -> Finding:

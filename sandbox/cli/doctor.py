@@ -1,5 +1,6 @@
 """`sandbox doctor`."""
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import typer
 from sandbox import doctor as hosts
 from sandbox.cli.view import line, note
 from sandbox.config import Settings, unknown_variables
+from sandbox.doctor.server import examine_server
 
 app = typer.Typer(add_completion=False)
 
@@ -31,7 +33,7 @@ def doctor(
     if settings:
         _show_settings(values, as_json=as_json)
         return
-    findings = hosts.examine(values)
+    findings = (*hosts.examine(values), *asyncio.run(examine_server(values)))
     if brief:
         findings = tuple(finding for finding in findings if finding.name != "image" and finding.grade in _GRAVE)
     grade = hosts.overall(findings)
