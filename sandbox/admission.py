@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -52,7 +52,7 @@ class Promise:
 class _Waiter:
     __slots__ = ("begun", "memory_mb", "owner", "turn")
 
-    def __init__(self, owner: str, memory_mb: int, turn: asyncio.Future[Promise], *, begun: bool) -> None:
+    def __init__(self, owner: str, memory_mb: int, turn: asyncio.Future[Promise], begun: Callable[[], bool]) -> None:
         self.owner = owner
         self.memory_mb = memory_mb
         self.turn = turn
@@ -103,20 +103,20 @@ class Admission:
         """Seconds that whoever comes now is told to wait, however little it wants; None when it may have room."""
         return self._retry_after(self.waiting) if 0 < self._max_waiting <= self.waiting else None
 
-    async def admit(self, owner: str, memory_mb: int, *, begun: bool = False) -> Promise:
-        """A promise of `memory_mb` MiB: at once, or when it is this request's turn. begun: for work that was accepted
-        before, and goes on during a drain.
+    async def admit(self, owner: str, memory_mb: int, begun: Callable[[], bool] = lambda: False) -> Promise:
+        """A promise of `memory_mb` MiB: at once, or when it is this request's turn. begun: whether work waits for it
+        that was accepted before, and goes on during a drain.
 
         Cancelling the wait leaves nothing behind. Raises `InvalidLimits` when it could never fit, `QueueFull` at
         once when the owner's queue or all queues are full and later when the longest wait is over, `Draining`.
         """
         if not 0 < memory_mb <= self.budget_mb:
             raise InvalidLimits(f"memory_mb is {memory_mb}; this server has {self.budget_mb} MiB for all sandboxes")
-        if self._closed or (self._draining and not begun):
+        if self._closed or (self._draining and not begun()):
             raise _draining()
         if not self._queues and self.promised_mb + memory_mb <= self.budget_mb:
             return self._promise(owner, memory_mb)
-        waiter = self._enqueue(owner, memory_mb, begun=begun)
+        waiter = self._enqueue(owner, memory_mb, begun)
         timer = waiter.turn.get_loop().call_later(self._max_wait_s, self._give_up, waiter)
         try:
             return await waiter.turn
@@ -133,7 +133,7 @@ class Admission:
     def drain(self) -> None:
         """Refuse who waits and who comes, but for work that has begun. Promises that were made hold."""
         self._draining = True
-        for waiter in [waiter for queue in self._queues.values() for waiter in queue if not waiter.begun]:
+        for waiter in [waiter for queue in self._queues.values() for waiter in queue if not waiter.begun()]:
             self._refuse(waiter)
         self._advance()
 
@@ -148,7 +148,7 @@ class Admission:
             waiter.turn.set_exception(_draining())
         self._forget(waiter)
 
-    def _enqueue(self, owner: str, memory_mb: int, *, begun: bool) -> _Waiter:
+    def _enqueue(self, owner: str, memory_mb: int, begun: Callable[[], bool]) -> _Waiter:
         queue = self._queues.get(owner)
         count = len(queue) if queue else 0
         if count >= self._max_waiting_per_owner:
@@ -161,7 +161,7 @@ class Admission:
             self._last_release = time.monotonic()
         if queue is None:
             queue = self._queues[owner] = OrderedDict()
-        waiter = _Waiter(owner, memory_mb, asyncio.get_running_loop().create_future(), begun=begun)
+        waiter = _Waiter(owner, memory_mb, asyncio.get_running_loop().create_future(), begun)
         queue[waiter] = None
         self.waiting += 1
         self._came.set()

@@ -407,9 +407,9 @@ class Settings(BaseSettings):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_boolean(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("no_number", "")  # else `true` would be 1
+            raise PydanticCustomError("is_boolean", "")  # else `true` would be 1
         return value
 
     @field_validator("data_dir", "images_dir", mode="before")

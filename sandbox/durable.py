@@ -80,6 +80,8 @@ class DurableSession:
         self._parts = parts
         self._session: Session | None = None
         self._waking: asyncio.Task[Session] | None = None
+        self._work_waits = False
+        """Whether any of those who wait for it goes on during a drain."""
         self._watching: asyncio.Task[None] | None = None
         """Until the memory of its newest sandbox is given back."""
         self._ending = asyncio.Lock()
@@ -135,15 +137,16 @@ class DurableSession:
         self.check_active()
         if (live := self.live) is not None:
             return live
+        self._work_waits |= begun
         if self._waking is None:
-            self._waking = asyncio.create_task(self._wake(begun=begun), name=f"wake {self.row.id}")
+            self._waking = asyncio.create_task(self._wake(), name=f"wake {self.row.id}")
             self._waking.add_done_callback(_see)
             self._parts.wait_for(self._waking)
         return await asyncio.shield(self._waking)
 
-    async def _wake(self, *, begun: bool) -> Session:
+    async def _wake(self) -> Session:
         try:
-            promise = await self._admit(begun=begun)
+            promise = await self._admit()
             session = None
             try:
                 self.check_active()
@@ -154,7 +157,7 @@ class DurableSession:
                 await self._give_up(session, promise)
                 raise
         finally:
-            self._waking = None
+            self._waking, self._work_waits = None, False
         self._session = session
         self._loss_unsaid = self.row.used and not self._loss_said
         self._loss_said = False
@@ -169,9 +172,9 @@ class DurableSession:
         finally:
             promise.release()
 
-    async def _admit(self, *, begun: bool) -> Promise:
+    async def _admit(self) -> Promise:
         start = time.monotonic()
-        promise = await self._parts.admission.admit(self.row.owner, self.row.memory_mb, begun=begun)
+        promise = await self._parts.admission.admit(self.row.owner, self.row.memory_mb, lambda: self._work_waits)
         self._parts.metrics.admission(time.monotonic() - start)
         return promise
 
@@ -377,7 +380,7 @@ class DurableSession:
 
     async def _stream(self, session: Session, accepted: Accepted) -> Execution:
         streaming = session.stream(accepted.code, accepted.timeout, accepted.functions, execution_id=accepted.id)
-        with self._line.running(accepted.id):
+        with self._line.at_work(accepted.id):
             async with contextlib.aclosing(streaming) as items:
                 async for item in items:
                     await accepted.start()
@@ -451,7 +454,7 @@ class DurableSession:
     async def interrupt(self) -> None:
         """Interrupt the running execution, or keep it from running; without one nothing happens."""
         self.check_active()
-        if self._line.interrupt() and (live := self.live) is not None:
+        if not self._line.take_back() and (live := self.live) is not None:
             await live.interrupt()
 
     async def restart(self) -> None:

@@ -60,7 +60,7 @@ class Limits:
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             given, kind = getattr(self, each.name), int | float if each.name == "cpus" else int
-            if given != each.default and (isinstance(given, bool) or not isinstance(given, kind)):
+            if given is not None and (isinstance(given, bool) or not isinstance(given, kind)):
                 raise InvalidLimits(f"{each.name} is {given!r}; give a {'whole ' * (kind is int)}number")
         bounds: tuple[tuple[str, float, float, float], ...] = (
             ("memory_mb", self.memory_mb, MIN_MEMORY_MB, 1 << 20),

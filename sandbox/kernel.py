@@ -326,9 +326,9 @@ class Kernel:
         done = count(value.get("restarts")) or 0
         if not self._ready.done():
             self._ready.set_result(None)
-        elif done == self._restarts_done and not self._death_told:
-            # Nobody asked for a new kernel, so the next result has to say that the state is gone.
-            self._state_lost = True
+        elif not self._death_told:
+            # When nobody asked for a new kernel the next result has to say that the state is gone.
+            self._state_lost = done == self._restarts_done
         self._death_told = False
         self._restarts_done = done
         self._restarted(done)

@@ -45,7 +45,7 @@ class Line:
                 self._next = None
 
     @contextlib.contextmanager
-    def running(self, execution_id: str) -> Iterator[None]:
+    def at_work(self, execution_id: str) -> Iterator[None]:
         """Within the block its code is its sandbox's."""
         self._running = execution_id
         try:
@@ -63,13 +63,13 @@ class Line:
             self._fates[execution_id] = Status.CANCELLED
         return execution_id == self._running
 
-    def interrupt(self) -> bool:
-        """Take back who comes next if nobody runs. Whether there is nobody to be taken back.
+    def take_back(self) -> bool:
+        """Take back who comes next, if nobody runs. Whether there was anybody.
 
         One that was accepted a moment ago may not have its turn yet.
         """
         coming = self._next or next(iter(self._accepted), None)
         if self._running is not None or coming is None:
-            return True
+            return False
         self._fates[coming] = Status.INTERRUPTED
-        return False
+        return True

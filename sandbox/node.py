@@ -635,14 +635,16 @@ class Node:
         *,
         fresh: bool = False,
         uploaded: bool = True,
+        begun: bool = False,
     ) -> FileRow:
         """Store a file. size: in bytes, if it is known beforehand. fresh: under another name, if there is such a file.
-        uploaded: it comes from the client, and not from what a program has put out.
+        uploaded: it comes from the client, and not from what a program has put out. begun: it is part of work that was
+        accepted before, and goes on during a drain.
 
         Raises `TooLarge`, `RateLimited`, `WorkspaceFull`, `InvalidPath`, `SessionMissing`, `SessionClosed`.
         """
         checked_path(path)
-        if self._draining and uploaded:  # what programs put out belongs to work that goes on
+        if self._draining and uploaded and not begun:  # what programs put out belongs to work that goes on
             raise _draining()
         session = await self._held(owner, session_id)
         session.check_active()

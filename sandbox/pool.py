@@ -139,7 +139,7 @@ class Pool:
             return kernel
         try:
             kernel = await Kernel.start(self._runtime, spec, awaited=True)
-            self._warming = False
+            self._warming &= spec.image != self._spec.image
             return kernel
         finally:
             self._pass_on()

@@ -240,10 +240,11 @@ def _tokens(owed: float, per_minute: int) -> int:
 
 
 def _refused(name: Name, limit: int, remaining: int) -> RateLimited:
+    in_mib = f" ({limit // MIB} MiB)" if limit % MIB == 0 else ""
     what, how = {
         "sessions": (f"{limit} open sessions are", "close one"),
         "running": (f"{limit} running executions are", "wait for one to end"),
-        "stored_bytes": (f"{limit} stored bytes ({limit / MIB:.3g} MiB) are", "delete files or sessions"),
+        "stored_bytes": (f"{limit} stored bytes{in_mib} are", "delete files or sessions"),
     }[name]
     retry = _RETRY_S[name]
     return RateLimited(

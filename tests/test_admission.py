@@ -199,7 +199,7 @@ async def test_draining_refuses_who_waits_and_who_comes_and_keeps_what_was_promi
 async def test_work_that_has_begun_is_admitted_during_a_drain_and_not_after_it() -> None:
     admission = small()
     held = await admission.admit("a", BUDGET)
-    begun = asyncio.ensure_future(admission.admit("b", BUDGET, begun=True))
+    begun = asyncio.ensure_future(admission.admit("b", BUDGET, lambda: True))
     new = await queue_up(admission, "c", 100)
     admission.drain()
     with pytest.raises(Draining):
@@ -207,10 +207,10 @@ async def test_work_that_has_begun_is_admitted_during_a_drain_and_not_after_it()
     assert (begun.done(), admission.waiting) == (False, 1)
     held.release()
     held = await begun
-    waits = asyncio.ensure_future(admission.admit("b", BUDGET, begun=True))
+    waits = asyncio.ensure_future(admission.admit("b", BUDGET, lambda: True))
     await asyncio.sleep(0)
     admission.close()
-    for refused in (waits, admission.admit("b", 1, begun=True)):
+    for refused in (waits, admission.admit("b", 1, lambda: True)):
         with pytest.raises(Draining):
             await refused
     held.release()

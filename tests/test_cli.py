@@ -187,6 +187,8 @@ if __name__ == "__main__":
         ended = command("run", tmp_path / "p.py", "--number", "3")
         assert ended.code == 2
         assert "go behind --" in ended.stderr
+        assert "go behind --" not in command("run", "-c").stderr
+        assert "go behind --" not in command("run", "-c", "1", "--memroy", "5").stderr
         assert command("run", tmp_path / "p.py", "--", "--number", "3").stdout == "['--number', '3']\n"
 
     def test_hidden_files_are_left_behind_and_named(self, tmp_path: Path) -> None:

@@ -608,6 +608,25 @@ class TestLives:
                 assert (await behind.result()).stdout == "behind\n"
             await draining
 
+    async def test_work_that_has_begun_takes_along_who_waits_for_the_same_sandbox(
+        self, open_node: OpenNode, tmp_path: Path
+    ) -> None:
+        async with open_node(tmp_path, pool_size=0, memory_budget_mb=512) as node:
+            asleep = await node.open_session(LOCAL)
+            assert await (await node._held(LOCAL, asleep.id)).sleep()
+            other = await node.open_session(LOCAL)
+            new = asyncio.ensure_future(node.execute(LOCAL, asleep.id, "print('new')"))
+            await until(lambda: node.admission.waiting == 1)
+            with node.underway():
+                begun = asyncio.ensure_future(node.execute(LOCAL, asleep.id, "print('begun')", begun=True))
+                await until(lambda: node.admission.lacking is not None and (node._running == 2))
+                draining = asyncio.ensure_future(node.drain())
+                await asyncio.sleep(0)
+                await node.close_session(LOCAL, other.id)
+                assert (await (await begun).result()).stdout == "begun\n"
+                assert (await (await new).result()).stdout == "new\n"
+            await draining
+
     async def test_two_nodes_never_share_a_directory(self, open_node: OpenNode, tmp_path: Path) -> None:
         async with open_node(tmp_path, pool_size=0):
             with pytest.raises(DataDirInUse, match="another data_dir"):

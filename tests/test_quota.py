@@ -160,7 +160,7 @@ def test_stored_bytes_are_refused_piece_by_piece_and_given_back_when_not_kept(qu
     one = owner(stored_bytes=100)
     with quota.storing(one, stored=50) as room:
         room.take(30)
-        with pytest.raises(RateLimited, match="100 stored bytes") as refusal:
+        with pytest.raises(RateLimited, match="100 stored bytes are") as refusal:
             room.take(30)
         assert (refusal.value.name, refusal.value.remaining) == ("stored_bytes", 20)
     with quota.storing(one, stored=50) as room:

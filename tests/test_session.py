@@ -156,6 +156,9 @@ class TestExecution:
             await engine.open_session(memory_mb=1000.0)  # type: ignore[arg-type]
         with pytest.raises(InvalidLimits, match="cpus is '1'; give a number"):
             Limits(cpus="1")  # type: ignore[arg-type]
+        for given in (512.0, True):
+            with pytest.raises(InvalidLimits, match=f"memory_mb is {given}; give a whole number"):
+                Limits(memory_mb=given)  # type: ignore[arg-type]
         with pytest.raises(InvalidLimits, match=r"limits is of type dict; give sandbox\.Limits"):
             await engine.open_session(limits={"memory_mb": 512})  # type: ignore[arg-type]
         with pytest.raises(InvalidLimits, match="idle_timeout is of type str; give a number of seconds"):
@@ -171,6 +174,15 @@ class TestExecution:
         execution = await engine.run("print(open('/mnt/data/in.txt').read())", files={"in.txt": b"here"})
         assert execution.stdout == "here\n"
         assert (await engine.run("import os; print(os.listdir('/mnt/data'))")).stdout == "[]\n"
+
+
+async def test_after_restarts_that_overlap_the_next_execution_has_a_kernel_that_lives(session: Session) -> None:
+    for number in range(40):
+        first = asyncio.create_task(session.restart())
+        await asyncio.sleep(0.001 * number)
+        await asyncio.gather(first, session.restart())
+        execution = await session.execute("1")
+        assert (execution.status, execution.state_lost, execution.reason) == (Status.OK, False, "")
 
 
 class TestInterrupt:

@@ -246,9 +246,9 @@ async def test_an_interrupt_of_a_callback_around_the_program_is_one_of_the_progr
     session: Session, event: str
 ) -> None:
     comes_before = event.startswith("pre")
-    register = f"import time\ndef wait(*_): time.sleep(30)\nget_ipython().events.register({event!r}, wait)"
-    await session.execute(register, timeout=10 if comes_before else 0.2)
-    execution = await session.execute("print('ran')" + "\ntime.sleep(30)" * comes_before, timeout=0.2)
+    wait = "import time\ndef wait(*_):\n    if armed: time.sleep(60)\n"
+    await run(session, f"{wait}armed = False\nget_ipython().events.register({event!r}, wait)\narmed = {comes_before}")
+    execution = await session.execute("armed = True; print('ran')" + "\ntime.sleep(60)" * comes_before, timeout=2)
     assert (execution.status, execution.reason, execution.state_lost) == (Status.TIMEOUT, "", False)
     assert execution.stdout == ("" if comes_before else "ran\n")
 
@@ -365,10 +365,11 @@ class TestWhatIsShown:
         wrapped = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
         print("wrapped", file=wrapped)
         del wrapped
-        sys.stdout.buffer.write(b"\\xff\\n")
-        print("on")
+        sys.stdout.buffer.write(b"\\xff\\xc3"); print("mid"); sys.stdout.buffer.writelines([b"x\\n"])
         """
-        assert (await run(session, textwrap.dedent(code))).stdout == "text für\nwrapped\n\ufffd\non\n"
+        assert (await run(session, textwrap.dedent(code))).stdout == "text für\nwrapped\n\\xff\\xc3mid\nx\n"
+        long = await run(session, "sys.stdout.buffer.write(b'\\x80' * 300_000); None")
+        assert long.stdout == "\\x80" * 300_000
 
     @pytest.mark.parametrize("line", ["matplotlib.use('Agg')", "plt.switch_backend('svg')", "matplotlib.use('TkAgg')"])
     async def test_figures_are_shown_whatever_backend_a_program_asks_for(self, session: Session, line: str) -> None:
@@ -384,6 +385,12 @@ class TestWhatIsShown:
         code = "from IPython.display import JSON\nJSON({'NaN': [float('nan'), -float('inf'), 'NaN', 1e308]})"
         execution = await run(session, code)
         assert execution.results[0]["application/json"] == {"NaN": [None, None, "NaN", 1e308]}
+        assert execution.stderr == ""
+
+    async def test_keys_of_another_kind_become_texts_in_a_result(self, session: Session) -> None:
+        code = "import datetime\nfrom IPython.display import JSON\nJSON({(1, 2): 1, datetime.date(2026, 1, 2): 2})"
+        execution = await run(session, code)
+        assert execution.results[0]["application/json"] == {"(1, 2)": 1, "2026-01-02": 2}
         assert execution.stderr == ""
 
 

@@ -241,7 +241,8 @@ class Connection(HttpToolsProtocol):
             try:
                 await app(scope, receive, send)
             except asyncio.CancelledError:
-                if not cycle.response_started:
+                task = asyncio.current_task()
+                if not cycle.response_started or task is None or not task.cancelling():
                     raise
                 # A stream that outlasts the drain. uvicorn would take it for a fault of the application's.
                 cycle.disconnected = True

@@ -51,10 +51,8 @@ def told(error: HTTPException, routes: Sequence[BaseRoute], method: str, path: s
 def _method(routes: Sequence[BaseRoute], method: str, path: str) -> HTTPException:
     """The framework knows of the first route alone that has this path."""
     taken = sorted(each for each in _METHODS if _takes(routes, each, path))
-    if path.endswith("/files") or "/files/" in path:
-        advice = "PUT one file at its path below /files, or POST a form with several to /files"
-    else:
-        advice = f"{_HOME}"
+    is_of_files = path.startswith("/v1/sessions/") and "/files" in path
+    advice = "PUT one file at its path below /files, or POST a form with several to /files" if is_of_files else _HOME
     words = f"{method} is not offered at {path!r}, which takes {', '.join(taken)}; {advice}"
     return HTTPException(405, words, {"allow": ", ".join(taken)})
 

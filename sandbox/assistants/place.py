@@ -75,7 +75,9 @@ class Place:
         for file in files:
             if file.id not in placed:
                 path, pieces = self.paths[file.id], self._node.kept.pieces(file)
-                put = await self._node.put_file(self._owner, session_id, path, pieces, file.size, fresh=True)
+                put = await self._node.put_file(
+                    self._owner, session_id, path, pieces, file.size, fresh=True, begun=True
+                )
                 placed[file.id] = put.path
         self.paths = {**self.paths, **placed}
         await self._threads.place(self._owner, thread.id, session_id, placed)

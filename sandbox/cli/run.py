@@ -83,7 +83,8 @@ class _Run(typer.core.TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if hasattr(error, "option_name") and hasattr(error, "message"):  # a kind that typer keeps to itself
+            # Of a kind that typer keeps to itself.
+            if type(error).__name__ == "NoSuchOption" and hasattr(error, "message") and "-c" not in args:
                 error.message += ". Options of the program go behind --: sandbox run FILE -- --its-option"
             raise
 
@@ -141,12 +142,13 @@ def run(
 
 
 def _has_input() -> bool:
-    """Whether somebody has piped in something that nobody has read."""
+    """Whether something waits there that nobody has begun to read."""
     try:
         status = os.fstat(sys.stdin.fileno())
         if stat.S_ISFIFO(status.st_mode):
             return any(fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, bytes(4)))
-        return stat.S_ISREG(status.st_mode) and status.st_size > os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
+        is_at_start = stat.S_ISREG(status.st_mode) and os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR) == 0
+        return is_at_start and status.st_size > 0
     except (OSError, ValueError, AttributeError):  # it is closed, or no file
         return False
 

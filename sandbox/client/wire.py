@@ -66,10 +66,9 @@ def failures(address: Address) -> Iterator[None]:
     except (httpx.TransportError, httpx.DecodingError) as error:
         words = str(error) or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            advice = "start one with sandbox serve, or check the URL"
+            message = f"no server answers at {address.url} ({words}); start one with sandbox serve, or check the URL"
             if "WRONG_VERSION_NUMBER" in words:
-                advice = "who answers there does not speak TLS: write http://"
-            message = f"no server answers at {address.url} ({words}); {advice}"
+                message = f"who answers at {address.url} does not speak TLS; write http://"
         else:
             message = f"the connection to {address.url} failed ({words}); try again"
         raise Again(Unreachable(message)) from error

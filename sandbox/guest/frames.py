@@ -62,7 +62,7 @@ class Frame(IntEnum):
     that nobody answers any more."""
 
     READY = 64
-    """{restarts}: a kernel listens, asked for after the restart of this number; 0 for none."""
+    """{restarts}: a kernel listens that was requested after the restart of this number; 0 for none."""
     STARTED = 65
     """{id}: the code has been handed to the kernel."""
     STDOUT = 66

@@ -165,6 +165,8 @@ class Relay:
         """How many it has had."""
         self._restarts = 0
         """The number of the last that it was asked for."""
+        self._answered = 0
+        """That of the last before the kernel, or the one on its way, was requested."""
         self._deaths_in_a_row = 0
         self._used = False
 
@@ -282,6 +284,8 @@ class Relay:
             self._on_interrupt()
         elif kind is Frame.RESTART:
             self._restarts = value["number"]
+            if self._kernel is None:  # one that is on its way has run nothing, and is as good as another
+                self._answered = self._restarts
             self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)
@@ -366,6 +370,7 @@ class Relay:
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > 3:
             raise EOFError
+        self._answered = self._restarts
         self._spawner.request()
 
     def _close(self, kernel: Live) -> None:
@@ -415,7 +420,7 @@ class Relay:
         os.set_blocking(kernel.acknowledge, False)
         kernel.ready = True
         self._deaths_in_a_row = 0
-        self._send(encode_json(Frame.READY, {"restarts": self._restarts}))
+        self._send(encode_json(Frame.READY, {"restarts": self._answered}))
         self._start_waiting()
 
     def _read_pipe(self, kernel: Live, fd: int) -> bool:

@@ -73,7 +73,7 @@ class JupyterKernel(Kernel):
 
     def publish_text(self, stream: str, start: int, data: bytes, parent: Any) -> None:
         """A stream message on behalf of the execution in `parent`."""
-        content = {"name": stream, "text": data.decode()}
+        content = {"name": stream, "text": data.decode("utf-8", "backslashreplace")}
         self.session.send(self.publisher, "stream", content, parent, ident=b"stream." + stream.encode())
 
     def on_sigint(self, number: int, frame: FrameType | None) -> None:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from ipykernel.ipkernel import IPythonKernel
 from IPython.core import logger as _logger  # noqa: F401  # the first cell would import it after the fork
-from jupyter_client.jsonutil import json_default
+from jupyter_client.jsonutil import json_clean, json_default
 from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
@@ -330,6 +330,8 @@ def _packed(content: Any) -> bytes:
     """As JSON; a number that is none becomes null. jupyter_client would make it a text, and warn in the program."""
     try:
         text = json.dumps(content, default=json_default, ensure_ascii=False, allow_nan=False)
+    except TypeError:  # keys of another kind, mostly
+        text = json.dumps(json_clean(content), default=json_default, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json.dumps(content, default=json_default, ensure_ascii=False)
         text = json.dumps(json.loads(text, parse_constant=lambda name: None), ensure_ascii=False)

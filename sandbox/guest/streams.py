@@ -5,7 +5,6 @@ Here whoever has something to say says it, under one lock.
 """
 
 import _thread
-import codecs
 import contextlib
 import io
 import os
@@ -62,7 +61,7 @@ class Output(io.TextIOBase):
 
     @property
     def buffer(self) -> io.BufferedIOBase:
-        """For bytes, which are taken for UTF-8."""
+        """For bytes."""
         if self._bytes is None:
             self._bytes = _Bytes(self)
         return self._bytes
@@ -82,10 +81,14 @@ class Output(io.TextIOBase):
         """
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        data = text.encode("utf-8", "backslashreplace")
+        self.write_bytes(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """As `write`. What is no UTF-8 is made legible by who reads it, as what subprocesses write."""
         if os.getpid() != self._pid:
             _write_all(self._fd, data)
-            return len(text)
+            return
         writer = self._parent()
         with self._lock:
             if writer is not self._writer:
@@ -99,7 +102,6 @@ class Output(io.TextIOBase):
                 self._send()
             elif line:
                 self._flush_soon()
-        return len(text)
 
     def _gather(self, data: bytes) -> None:
         """What there is no room for is published by its writer: this is the back-pressure."""
@@ -155,7 +157,6 @@ class _Bytes(io.BufferedIOBase):
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def writable(self) -> bool:
         """Always."""
@@ -166,9 +167,9 @@ class _Bytes(io.BufferedIOBase):
         return self._output.fileno()
 
     def write(self, data: Any) -> int:
-        """A character that is cut waits for its other bytes."""
+        """See `Output.write_bytes`."""
         with memoryview(data) as view:
-            self._output.write(self._decoder.decode(view.tobytes()))
+            self._output.write_bytes(view.tobytes())
             return view.nbytes
 
     def flush(self) -> None:
@@ -182,9 +183,10 @@ class _Bytes(io.BufferedIOBase):
 
 def _boundary(data: bytes, end: int) -> int:
     """Where to cut UTF-8, so that no character is cut."""
-    while end < len(data) and data[end] & 0xC0 == 0x80:
-        end -= 1
-    return end
+    for at in range(end, end - 4, -1):
+        if at >= len(data) or data[at] & 0xC0 != 0x80:
+            return at
+    return end  # it is none
 
 
 def execution_of(request: Any) -> str:

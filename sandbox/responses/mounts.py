@@ -105,7 +105,7 @@ class Mounts:
                 path = uploaded[mount.digest]
             elif path not in rows or rows[path].uploaded:
                 pieces = self._pieces(mount.upload)
-                path = (await self._node.put_file(self._owner, session_id, path, pieces, fresh=True)).path
+                path = (await self._node.put_file(self._owner, session_id, path, pieces, fresh=True, begun=True)).path
             self._mounts[mount.key] = replace(mount, upload=replace(mount.upload, path=path))
 
     async def _pieces(self, upload: Upload) -> AsyncIterator[bytes]:

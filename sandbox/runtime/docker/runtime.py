@@ -57,6 +57,8 @@ class DockerRuntime:
         self._sockets = sockets
         """What the daemon's host calls the instance's directory; None where it cannot be shown to containers."""
         self._sandboxes: dict[str, DockerSandbox] = {}
+        self._left: dict[str, int] = {}
+        """The slots of containers that could not be removed yet."""
         self._images: dict[str, images.Built] = {}
         self._answers = asyncio.Event()
         self._clearing: asyncio.Task[None] | None = None
@@ -238,8 +240,10 @@ class DockerRuntime:
         except TimeoutError:
             reason = f"{reason}; its container is removed when the Docker daemon answers again"
         self._sandboxes.pop(sandbox.id, None)
-        if is_removed:  # else its processes may still run under that id, which is nobody else's then
+        if is_removed:
             self._instance.free_slot(sandbox.slot)
+        else:  # its processes may still run under that id, which is nobody else's until it is gone
+            self._left[sandbox.container] = sandbox.slot
         sandbox.on_gone(reason, oom_killed=oom_killed)
 
     async def _how(self, sandbox: DockerSandbox, reason: str) -> tuple[str, bool]:
@@ -288,6 +292,8 @@ class DockerRuntime:
         if self._clearing is not None:
             self._clearing.cancel()
         self._cleared.clear()
+        for container in self._left.keys() - {each.id for each in found}:
+            self._instance.free_slot(self._left.pop(container))
         left = [each for each in found if not self._is_ours(each)]
         self._clearing = asyncio.create_task(self._clear(left), name="remove what the dead left")
         living = {each.id for each in found if each.running}
@@ -319,6 +325,8 @@ class DockerRuntime:
         with contextlib.suppress(Gone, Refused, OSError), self._instance.inherits(container.labels) as left:
             if left:
                 await self._daemon.remove(container.id)
+                if (slot := self._left.pop(container.id, None)) is not None:
+                    self._instance.free_slot(slot)
             return True
         return False
 

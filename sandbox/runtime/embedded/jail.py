@@ -244,6 +244,14 @@ def verify(
     return int(status["NSpid"][-1])
 
 
+def lives(pid: int) -> bool:
+    """Whether it is there, and not only as what is left of one that was killed."""
+    try:
+        return status_of(pid)["State"][0] not in ("Z", "X")
+    except (OSError, KeyError, IndexError):
+        return False
+
+
 def status_of(pid: int) -> dict[str, list[str]]:
     """`/proc/PID/status`, each field's words."""
     with open(f"/proc/{pid}/status") as file:

@@ -380,6 +380,9 @@ class Launcher:
             undo.enter_context(control)
             others.enter_context(inner_control)
             channel, inner_channel = (others.enter_context(end) for end in socket.socketpair())
+            sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes, vacant)
+            self._selector.register(control, selectors.EVENT_READ, lambda: self._on_init(sandbox))
+            undo.callback(self._selector.unregister, control)
             undo.callback(group.remove)
             group.create(cgroup.Caps(memory_bytes, request["processes"], request["cpus"]), leaf=True)
             if self._mover:
@@ -387,12 +390,13 @@ class Launcher:
             meters = group.open_meters()
             for fd in meters:
                 others.callback(os.close, fd)
-            sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes, vacant)
             self._fork_setup(sandbox, image, request, inner_channel, inner_control)
             undo.pop_all()
             self._sandboxes[sandbox_id] = sandbox
-            self._selector.register(control, selectors.EVENT_READ, lambda: self._on_init(sandbox))
-            self._tell({"event": "started", "sandbox": sandbox_id}, (channel.fileno(), *meters))
+            try:
+                self._tell({"event": "started", "sandbox": sandbox_id}, (channel.fileno(), *meters))
+            except OSError as error:
+                self._kill(sandbox, f"it could not be handed over: {error}")
 
     def _fork_setup(
         self,
@@ -588,7 +592,8 @@ class Launcher:
                     sandbox.kernel_pid, uid, sandbox.group, self._own_namespaces, groups=self._groups
                 )
             except (OSError, AssertionError, KeyError, IndexError) as error:
-                self._kill(sandbox, f"containment could not be verified: {error}")
+                if jail.lives(sandbox.kernel_pid):  # else a restart has killed it; its end is reported by its parent
+                    self._kill(sandbox, f"containment could not be verified: {error}")
                 return
             if sandbox.watched is not None:
                 sandbox.watched.kernel_is(inner_pid)

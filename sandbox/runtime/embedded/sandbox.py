@@ -47,8 +47,6 @@ class EmbeddedSandbox:
 
     def on_failed(self, reason: str) -> None:
         """The launcher could not make it."""
-        if not self.started.done():
-            self.started.set_exception(SandboxFailed(f"a sandbox could not be made: {reason}"))
         self.on_gone(reason)
 
     def on_measured(self, reading: dict[str, int] | None) -> None:
@@ -64,6 +62,8 @@ class EmbeddedSandbox:
 
     def on_gone(self, reason: str, reading: dict[str, int] | None = None) -> None:
         """Nothing of it is left. reading: the launcher's last, where it measures."""
+        if not self.started.done():
+            self.started.set_exception(SandboxFailed(f"a sandbox could not be made: {reason}"))
         if reading is not None:
             self._last = Reading(**reading)
         while self._asked:
