@@ -80,11 +80,12 @@ class _Run(typer.core.TyperCommand):
     """Says of an unknown option what it may have been meant for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        may_be_of_a_file = "-c" not in args
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
             # Of a kind that typer keeps to itself.
-            if type(error).__name__ == "NoSuchOption" and hasattr(error, "message") and "-c" not in args:
+            if type(error).__name__ == "NoSuchOption" and hasattr(error, "message") and may_be_of_a_file:
                 error.message += ". Options of the program go behind --: sandbox run FILE -- --its-option"
             raise
 
