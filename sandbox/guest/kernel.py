@@ -94,7 +94,9 @@ class Kernel(IPythonKernel):
         """Build what survives a fork. No socket, no thread, no file descriptor."""
         session = LinkSession(key=b"", pack=_packed)
         session.link = KernelEnd()
-        return cls._build(session, session.link, session.link)
+        kernel = cls._build(session, session.link, session.link)
+        kernel.shell.print_pages()  # a page is for Jupyter's clients, of which here is none
+        return kernel
 
     @classmethod
     def _build(cls, session: Session, publisher: Any, link: KernelEnd) -> "Kernel":

@@ -121,9 +121,13 @@ class Shell(ZMQInteractiveShell):
         expanded = self.var_expand(command, depth=1)
         self.user_ns["_exit_code"] = subprocess.call(expanded, shell=True, stdin=subprocess.DEVNULL)
 
-    def payloadpage_page(self, strg: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
-        """`name?`: what a pager would show is printed, because here is none."""
-        print(strg.get("text/plain", "") if isinstance(strg, dict) else strg)
+    def print_pages(self) -> None:
+        """Of `name?` and the like: from now on what is for a pager is printed."""
+
+        def print_page(shell: Any, text: str | dict[str, str], *args: Any, **kwargs: Any) -> None:
+            print(text.get("text/plain", "") if isinstance(text, dict) else text)
+
+        self.set_hook("show_in_pager", print_page, 0)
 
     def init_magics(self) -> None:
         super().init_magics()
