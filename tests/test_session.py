@@ -176,6 +176,11 @@ class TestExecution:
         assert (await engine.run("import os; print(os.listdir('/mnt/data'))")).stdout == "[]\n"
 
 
+async def test_however_many_restarts_overlap_the_sandbox_survives(session: Session) -> None:
+    await asyncio.gather(*(session.restart() for _ in range(20)))
+    assert (await session.execute("1")).status is Status.OK
+
+
 async def test_after_restarts_that_overlap_the_next_execution_has_a_kernel_that_lives(session: Session) -> None:
     for number in range(40):
         first = asyncio.create_task(session.restart())

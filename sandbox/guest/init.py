@@ -286,6 +286,7 @@ class Relay:
             self._restarts = value["number"]
             if self._kernel is None:  # one that is on its way has run nothing, and is as good as another
                 self._answered = self._restarts
+            self._deaths_in_a_row = 0
             self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)

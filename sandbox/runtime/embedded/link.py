@@ -127,7 +127,7 @@ class Launcher:
         elif kind == "started":
             self.sandboxes[event["sandbox"]].on_started(fds)
         elif kind == "failed":
-            self.sandboxes.pop(event["sandbox"]).on_failed(event["reason"])
+            self.sandboxes.pop(event["sandbox"]).on_gone(event["reason"])
         elif kind == "gone":
             self.sandboxes.pop(event["sandbox"]).on_gone(event["reason"], event["reading"])
         elif kind == "measured":
@@ -157,7 +157,7 @@ class Launcher:
         for image in list(self.prepared):
             self._settle(image, SandboxFailed(gone))
         for sandbox in self.sandboxes.values():
-            sandbox.on_failed(reason)
+            sandbox.on_gone(reason)
         self.sandboxes.clear()
 
     def _forget_socket(self) -> None:

@@ -45,10 +45,6 @@ class EmbeddedSandbox:
         if not self.started.done():
             self.started.set_result(None)
 
-    def on_failed(self, reason: str) -> None:
-        """The launcher could not make it."""
-        self.on_gone(reason)
-
     def on_measured(self, reading: dict[str, int] | None) -> None:
         """The launcher has looked, as it was asked to, if there was anything to look at yet."""
         if reading is not None:
@@ -61,9 +57,10 @@ class EmbeddedSandbox:
             asked.set_result(None)
 
     def on_gone(self, reason: str, reading: dict[str, int] | None = None) -> None:
-        """Nothing of it is left. reading: the launcher's last, where it measures."""
+        """Nothing of it is left, or it could not be made. reading: the launcher's last, where it measures."""
         if not self.started.done():
             self.started.set_exception(SandboxFailed(f"a sandbox could not be made: {reason}"))
+            self.started.exception()  # marked as seen: whoever had waited may be gone
         if reading is not None:
             self._last = Reading(**reading)
         while self._asked:
