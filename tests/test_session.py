@@ -177,7 +177,11 @@ class TestExecution:
 
 
 async def test_however_many_restarts_overlap_the_sandbox_survives(session: Session) -> None:
-    await asyncio.gather(*(session.restart() for _ in range(20)))
+    restarting = []
+    for _ in range(20):  # each kills a kernel that is not ready yet
+        restarting.append(asyncio.create_task(session.restart()))
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*restarting)
     assert (await session.execute("1")).status is Status.OK
 
 
