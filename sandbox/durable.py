@@ -69,6 +69,19 @@ class Parts:
         return task
 
 
+@dataclass(slots=True, eq=False)
+class Awake:
+    """The sandbox that a session has, and what the next execution in it has to say of it."""
+
+    session: Session
+    lost: bool
+    """Another one came before, whose variables are gone."""
+    words: str
+    """What it lacks."""
+    watching: asyncio.Task[None] | None = None
+    """Until its memory is given back."""
+
+
 class DurableSession:
     """Made by the node for a row of an active session. Safe for concurrent use."""
 
@@ -78,21 +91,16 @@ class DurableSession:
         self.workspace = workspace
         workspace.guard = self.check_status
         self._parts = parts
-        self._session: Session | None = None
-        self._waking: asyncio.Task[Session] | None = None
+        self._awake: Awake | None = None
+        self._waking: asyncio.Task[Awake] | None = None
         self._work_waits = False
         """Whether any of those who wait for it goes on during a drain."""
-        self._watching: asyncio.Task[None] | None = None
-        """Until the memory of its newest sandbox is given back."""
         self._ending = asyncio.Lock()
         self.end_is_written = False
         self._line = Line()
         self._restarting = 0
-        self._loss_unsaid = False
         self._loss_said = False
-        """Its sandbox died in an execution that has said so itself."""
-        self._unsaid = ""
-        """What the next execution has to say of its sandbox."""
+        """It is known already that the variables of its last sandbox are gone."""
         self._on_end: Callable[[DurableSession], None] = lambda _: None
 
     @property
@@ -104,8 +112,8 @@ class DurableSession:
     def live(self) -> Session | None:
         """Its sandbox's session, if it has one now."""
         # One that is ending answers some questions and not others: its stored files do not depend on when it is asked.
-        here = self._session is not None and self._session.open and self.row.status == "active"
-        return self._session if here else None
+        awake = self._awake
+        return awake.session if awake and awake.session.open and self.row.status == "active" else None
 
     @property
     def limits(self) -> Limits:
@@ -128,15 +136,15 @@ class DurableSession:
 
     # Its sandbox.
 
-    async def wake(self, *, begun: bool = False) -> Session:
+    async def wake(self, *, begun: bool = False) -> Awake:
         """A sandbox with its files in it. begun: for work that was accepted before, and goes on during a drain.
 
         Raises `Overloaded`, `SessionClosed`, `SessionExpired`, `SandboxFailed`. All who ask while it is on its way get
         the same one, or the same refusal: they wait once, not in turn.
         """
         self.check_active()
-        if (live := self.live) is not None:
-            return live
+        if self._awake is not None and self.live is not None:
+            return self._awake
         self._work_waits |= begun
         if self._waking is None:
             self._waking = asyncio.create_task(self._wake(), name=f"wake {self.row.id}")
@@ -144,26 +152,24 @@ class DurableSession:
             self._parts.wait_for(self._waking)
         return await asyncio.shield(self._waking)
 
-    async def _wake(self) -> Session:
+    async def _wake(self) -> Awake:
         try:
             promise = await self._admit()
             session = None
             try:
                 self.check_active()
                 session = await self._claim()
-                unsaid = await self.workspace.restore(session)
+                words = await self.workspace.restore(session)
                 self.check_active()
             except BaseException:
                 await self._give_up(session, promise)
                 raise
         finally:
             self._waking, self._work_waits = None, False
-        self._session = session
-        self._loss_unsaid = self.row.used and not self._loss_said
+        awake = self._awake = Awake(session, self.row.used and not self._loss_said, words)
         self._loss_said = False
-        self._unsaid = unsaid
-        self._watching = self._parts.spawn(self._watch(session, promise), f"watch {self.row.id}")
-        return session
+        awake.watching = self._parts.spawn(self._watch(awake, promise), f"watch {self.row.id}")
+        return awake
 
     async def _give_up(self, session: Session | None, promise: Promise) -> None:
         try:
@@ -190,16 +196,16 @@ class DurableSession:
         self._parts.metrics.claim(time.monotonic() - start, warm=session.warm)
         return session
 
-    async def _watch(self, session: Session, promise: Promise) -> None:
+    async def _watch(self, awake: Awake, promise: Promise) -> None:
         try:
-            why = await session.ended()
+            why = await awake.session.ended()
         finally:
             promise.release()
-        is_newest = self._session is session  # else it took long to end, and the next one is there
+        is_newest = self._awake is awake  # else it took long to end, and the next one is there
         if is_newest:
-            self._session = None
+            self._awake = None
         if why == "died":  # what it leaves here is nobody else's to let go of
-            await self._parts.engine.close_session(session)
+            await self._parts.engine.close_session(awake.session)
         # An execution that was accepted while it ended gets a new sandbox: the session was used in time.
         if is_newest and why == "expired" and not self.running and not self._parts.stopping:
             await self.end("expired")
@@ -223,8 +229,8 @@ class DurableSession:
 
         It does not when it is used meanwhile, or when not everything in it can be stored.
         """
-        live, watching = self.live, self._watching
-        if live is None or watching is None or self._is_used():
+        live, awake = self.live, self._awake
+        if live is None or awake is None or awake.watching is None or self._is_used():
             return False
         live.workspace_mark = None  # what a program left running writes is not in it
         with live.looked_at():
@@ -238,7 +244,7 @@ class DurableSession:
         last_used_at = max(self.row.last_used_at, time.time() - (live.idle_s or 0.0))  # by its files, for one
         self.row = dataclasses.replace(self.row, last_used_at=last_used_at)
         await self._parts.engine.close_session(live)
-        await asyncio.wait((watching,))
+        await asyncio.wait((awake.watching,))
         await self._parts.store.update_session(self.row.id, last_used_at=last_used_at)
         return True
 
@@ -357,11 +363,11 @@ class DurableSession:
         for _ in range(_ATTEMPTS):
             try:
                 if (status := self._line.fate(accepted.id)) is None:
-                    session = await self.wake(begun=True)
+                    awake = await self.wake(begun=True)
                     status = self._line.fate(accepted.id)
                 if status is not None:
                     return Execution(accepted.id, self.row.id, status, "it was taken back before it ran")
-                execution = await self._stream(session, accepted)
+                execution = await self._stream(awake, accepted)
                 break
             except (SessionClosed, SessionExpired) as error:
                 # Either it was ended, or the execution before took the sandbox with it, and this one gets a new one.
@@ -378,27 +384,27 @@ class DurableSession:
             return dataclasses.replace(execution, status=Status.KILLED, reason=STOPPED, state_lost=True)
         return execution
 
-    async def _stream(self, session: Session, accepted: Accepted) -> Execution:
-        streaming = session.stream(accepted.code, accepted.timeout, accepted.functions, execution_id=accepted.id)
+    async def _stream(self, awake: Awake, accepted: Accepted) -> Execution:
+        streaming = awake.session.stream(accepted.code, accepted.timeout, accepted.functions, execution_id=accepted.id)
         with self._line.at_work(accepted.id):
             async with contextlib.aclosing(streaming) as items:
                 async for item in items:
                     await accepted.start()
                     if isinstance(item, Execution):
-                        return await self._conclude(session, item)
+                        return await self._conclude(awake, item)
                     if isinstance(item, Calls):
                         accepted.log.call(item)
                     else:
                         accepted.log.add(item)
         raise SessionClosed(f"the sandbox of session {self.row.id} is gone")
 
-    async def _conclude(self, session: Session, execution: Execution) -> Execution:
+    async def _conclude(self, awake: Awake, execution: Execution) -> Execution:
         """Say what was lost, and store what was made."""
-        if self._loss_unsaid and execution.status is not Status.CANCELLED:
-            self._loss_unsaid = False
+        if awake.lost and execution.status is not Status.CANCELLED:
+            awake.lost = False
             execution = dataclasses.replace(execution, state_lost=True)
-        words, self._unsaid = [execution.reason, self._unsaid], ""
-        is_there = session.open
+        words, awake.words = [execution.reason, awake.words], ""
+        is_there = awake.session.open
         if is_there or execution.artifacts or execution.removed or not execution.state_lost:
             told, is_there = await self._keep(execution)
             words.append(told)
@@ -449,7 +455,7 @@ class DurableSession:
 
     async def answer(self, answers: Sequence[Answer]) -> int:
         """Answer calls of the running program; how many of them it was waiting for. Raises `TooLarge`."""
-        return 0 if self._session is None else await self._session.answer(*answers)
+        return 0 if self._awake is None else await self._awake.session.answer(*answers)
 
     async def interrupt(self) -> None:
         """Interrupt the running execution, or keep it from running; without one nothing happens."""
@@ -460,7 +466,8 @@ class DurableSession:
     async def restart(self) -> None:
         """Replace the kernel: variables go, files stay. One that sleeps has no kernel, which is as good."""
         self.check_active()
-        self._loss_unsaid = False  # who asks for it knows
+        if self._awake is not None:
+            self._awake.lost = False  # who asks for it knows
         if (live := self.live) is None:
             self._loss_said = True
             return
@@ -481,8 +488,8 @@ class DurableSession:
         if self._waking is not None:
             self._waking.cancel()
             await asyncio.gather(self._waking, return_exceptions=True)
-        if self._session is not None:
-            await self._parts.engine.close_session(self._session)
+        if self._awake is not None:
+            await self._parts.engine.close_session(self._awake.session)
 
     async def end(self, status: Literal["closed", "expired"]) -> None:
         """End its sandbox and write down how it ended.
@@ -500,8 +507,8 @@ class DurableSession:
 
     async def _end(self) -> None:
         try:
-            if self._session is not None:
-                await self._parts.engine.close_session(self._session)
+            if self._awake is not None:
+                await self._parts.engine.close_session(self._awake.session)
         finally:
             await self._parts.store.update_session(self.row.id, status=self.row.status, ended_at=self.row.ended_at)
             self.end_is_written = True
@@ -518,7 +525,7 @@ def _report(task: asyncio.Task[None]) -> None:
         _logger.error("task_failed", task=task.get_name(), exc_info=error)
 
 
-def _see(waking: asyncio.Task[Session]) -> None:
+def _see(waking: asyncio.Task[Awake]) -> None:
     """Whoever waited for it may have gone."""
     if not waking.cancelled():
         waking.exception()
