@@ -37,6 +37,7 @@ from sandbox.client import (
     Truncated,
     requests,
 )
+from sandbox.client.content import replacing
 from sandbox.client.events import Decoder, Message
 from sandbox.client.problems import Again, refusal
 from sandbox.client.requests import Address
@@ -480,6 +481,8 @@ def test_text_is_no_upload_and_a_download_may_be_told_its_path_as_text(connect: 
                 session.upload("y", content)
         session.download_to("x", str(tmp_path / "y"))
     assert (tmp_path / "y").read_bytes() == b"x"
+    with pytest.raises(FileNotFoundError, match="nowhere/y"), replacing(tmp_path / "nowhere" / "y"):
+        pass
 
 
 def test_a_download_that_is_cut_begins_anew_and_leaves_no_half_file(connect: Connect, tmp_path: Path) -> None:

@@ -63,7 +63,10 @@ def replacing(local: str | Path) -> Iterator[BinaryIO]:
     """A new file that takes the place of `local` when the block ends well, and is gone when it does not."""
     path = Path(local)
     temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-    file = temporary.open("xb")
+    try:
+        file = temporary.open("xb")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # the name that the caller knows
     try:
         with file:
             yield file
