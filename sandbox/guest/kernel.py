@@ -173,13 +173,16 @@ class Kernel(IPythonKernel):
             self.set_parent([], _request(execution, code))
             self._functions = functions
             reply: dict[str, Any] | None = None
+            # Of two interrupts the second may come anywhere until they are ignored again: nowhere may it end the loop.
             try:
-                self.pre_handler_hook()
-                reply = await self.do_execute(code, False, history)
+                try:
+                    self.pre_handler_hook()
+                    reply = await self.do_execute(code, False, history)
+                finally:
+                    self.post_handler_hook()
             except KeyboardInterrupt as error:  # on the way to the cell, or back
-                reply = reply or self._failed_around(error)
-            finally:
                 self.post_handler_hook()
+                reply = reply or self._failed_around(error)
             with contextlib.suppress(Exception):  # of the tools that a program may have broken
                 self.mapped.on_end()
             flush()
@@ -220,7 +223,10 @@ class Kernel(IPythonKernel):
         raise NotImplementedError("there is no shell channel thread")
 
     def pre_handler_hook(self) -> None:
-        self.saved_sigint_handler = signal.signal(signal.SIGINT, self.on_sigint)
+        signal.signal(signal.SIGINT, self.on_sigint)
+
+    def post_handler_hook(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def on_sigint(self, number: int, frame: Any) -> None:
         """Signal handler, while a cell runs."""

@@ -11,6 +11,7 @@ import resource
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sandbox.guest import process
 from sandbox.runtime.embedded import cgroup, linux, mounts, seccomp
@@ -33,6 +34,10 @@ ZYGOTE_CAPABILITIES = {
     linux.CAP_SETPCAP,
 }
 """What putting a child into a sandbox takes; all relative to the user namespace, none of it valid on the host."""
+
+_FLAGS = 5
+"""In `/proc/PID/stat`, of the numbers behind the state."""
+_PF_EXITING = 0x4
 
 _NR_OPENAT2 = 437
 _NR_MEMFD_CREATE = seccomp.ALLOWED["memfd_create"]
@@ -245,10 +250,12 @@ def verify(
 
 
 def lives(pid: int) -> bool:
-    """Whether it is there, and not only as what is left of one that was killed."""
+    """Whether it is there and not about to end: from then on it has less and less of what it had."""
     try:
-        return status_of(pid)["State"][0] not in ("Z", "X")
-    except (OSError, KeyError, IndexError):
+        _, _, told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        state, *numbers = told.split()
+        return state not in ("Z", "X") and not int(numbers[_FLAGS]) & _PF_EXITING
+    except (OSError, ValueError, IndexError):
         return False
 
 
