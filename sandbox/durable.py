@@ -89,7 +89,7 @@ class DurableSession:
         self.row = row
         """Its status is what was decided, which may not be written yet."""
         self.workspace = workspace
-        workspace.guard = self.check_status
+        workspace.guard = self._check_status
         self._parts = parts
         self._awake: Awake | None = None
         self._waking: asyncio.Task[Awake] | None = None
@@ -214,15 +214,10 @@ class DurableSession:
         """Raises `SessionClosed`, `SessionExpired`, `Draining`."""
         if self._parts.stopping:
             raise Draining("the server is about to stop; try again when it is back", 5.0)
-        self.check_status()
+        self._check_status()
 
-    def check_status(self) -> None:
-        """Raises `SessionClosed`, `SessionExpired`."""
-        if self.row.status == "expired":
-            idle = f"{self.row.idle_timeout_s:g} s"
-            raise SessionExpired(f"session {self.row.id} was idle for {idle}; open a new one")
-        if self.row.status == "closed":
-            raise SessionClosed(f"session {self.row.id} is closed; open a new one")
+    def _check_status(self) -> None:
+        check_status(self.row)
 
     async def sleep(self) -> bool:
         """Give up its sandbox, and go on with its files when it is next used. Whether it did.
@@ -518,6 +513,14 @@ class DurableSession:
         if (live := self.live) is not None:
             live.workspace_mark = None
             await self._keep()
+
+
+def check_status(row: SessionRow) -> None:
+    """Raises `SessionClosed`, `SessionExpired`."""
+    if row.status == "expired":
+        raise SessionExpired(f"session {row.id} was idle for {row.idle_timeout_s:g} s; open a new one")
+    if row.status == "closed":
+        raise SessionClosed(f"session {row.id} is closed; open a new one")
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -31,7 +31,7 @@ from sandbox.admission import Admission, memory_of_machine
 from sandbox.claims import Claims, Once, claimer, conflict
 from sandbox.config import Settings
 from sandbox.datadir import DataDir
-from sandbox.durable import STOPPED, DurableSession, Parts
+from sandbox.durable import STOPPED, DurableSession, Parts, check_status
 from sandbox.engine import Engine
 from sandbox.errors import (
     Draining,
@@ -40,8 +40,6 @@ from sandbox.errors import (
     HostUnfit,
     Overloaded,
     SandboxError,
-    SessionClosed,
-    SessionExpired,
     SessionMissing,
     TooLarge,
 )
@@ -334,10 +332,7 @@ class Node:
     async def active_session(self, owner: Owner, session_id: str) -> SessionRow:
         """Raises `SessionMissing`, `SessionClosed`, `SessionExpired`."""
         row = await self.session(owner, session_id)
-        if row.status == "expired":
-            raise SessionExpired(f"session {session_id} has expired; open a new one")
-        if row.status != "active":
-            raise SessionClosed(f"session {session_id} is closed; open a new one")
+        check_status(row)
         return row
 
     def disk_mb(self, row: SessionRow) -> int:
@@ -381,7 +376,7 @@ class Node:
         `SessionClosed`, `SessionExpired`.
         """
         session = await self._held(owner, session_id)
-        session.check_status()
+        check_status(session.row)
         # Before its sandbox is gone: who is told the answer now is not to find it open in the server's next life.
         try:
             await self.store.update_session(session_id, status="closed", ended_at=time.time())

@@ -139,7 +139,8 @@ class Pool:
             return kernel
         try:
             kernel = await Kernel.start(self._runtime, spec, awaited=True)
-            self._warming &= spec.image != self._spec.image
+            if spec.image == self._spec.image:
+                self._warming = False
             return kernel
         finally:
             self._pass_on()

@@ -110,8 +110,7 @@ async def test_a_failure_that_nobody_foresaw_is_told_and_the_pool_goes_on(root: 
     ):
         with pytest.raises(SandboxFailed, match="no more processes"):
             await engine.pool.fill()
-        while engine.pool.failure is not None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await _recovered(engine)
         await engine.pool.fill()
 
 

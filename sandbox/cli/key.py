@@ -16,7 +16,7 @@ from sandbox.errors import InvalidSetting, NotFound
 from sandbox.execution import MIB
 from sandbox.keys import KeyLimits, KeyRow, new_key
 from sandbox.store import Store
-from sandbox.store.database import is_there, shown
+from sandbox.store.database import shown
 
 app = typer.Typer(
     help="Keys for the server: who may use it, and how much of it.", no_args_is_help=True, add_completion=False
@@ -66,11 +66,8 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
 
 
 async def _keys() -> tuple[KeyRow, ...]:
-    database = Settings().database
-    if not is_there(database):
-        return ()
-    async with Store.open(database) as store:
-        return await store.keys()
+    async with Store.look_into(Settings().database) as store:
+        return await store.keys() if store else ()
 
 
 @app.command()
@@ -84,11 +81,8 @@ def revoke(key: Annotated[str, typer.Argument(metavar="ID", help="A key's id or 
 
 
 async def _revoke(key: str) -> bool:
-    database = Settings().database
-    if not is_there(database):
-        return False
-    async with Store.open(database) as store:
-        return await store.revoke_key(key, time.time())
+    async with Store.look_into(Settings().database) as store:
+        return store is not None and await store.revoke_key(key, time.time())
 
 
 def _database() -> str:

@@ -14,7 +14,6 @@ from sandbox.cli.view import counted, line, note, printable
 from sandbox.config import Settings
 from sandbox.errors import TraceMissing
 from sandbox.store import Store, TraceRow
-from sandbox.store.database import is_there
 from sandbox.traces import to_lines, to_notebook, to_otlp
 
 app = typer.Typer(
@@ -54,11 +53,8 @@ def list_(
 
 
 async def _newest(limit: int) -> tuple[TraceRow, ...]:
-    database = Settings().database
-    if not is_there(database):
-        return ()
-    async with Store.open(database) as store:
-        return (await store.traces(None, limit=limit)).items
+    async with Store.look_into(Settings().database) as store:
+        return (await store.traces(None, limit=limit)).items if store else ()
 
 
 @app.command()
@@ -135,10 +131,8 @@ def export(
 
 
 async def _one(trace_id: str) -> TraceRow:
-    database, row = Settings().database, None
-    if is_there(database):
-        async with Store.open(database) as store:
-            row = await store.trace(None, trace_id)
+    async with Store.look_into(Settings().database) as store:
+        row = await store.trace(None, trace_id) if store else None
     if row is None:
         raise TraceMissing(f"there is no trace {trace_id}; `sandbox trace list` shows those that are")
     return row

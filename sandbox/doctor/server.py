@@ -9,7 +9,6 @@ from sandbox.doctor.finding import Finding, Grade
 from sandbox.errors import InvalidSetting, SandboxError
 from sandbox.plans import catalogue
 from sandbox.store import Store
-from sandbox.store.database import is_there
 
 
 async def examine_server(settings: Settings) -> list[Finding]:
@@ -22,9 +21,10 @@ async def _look(settings: Settings) -> AsyncIterator[Finding]:
         catalogue(settings)
     except InvalidSetting as error:
         yield Finding("models", Grade.C, str(error), "correct the setting: until then `sandbox serve` does not start")
-    if is_public(settings.host):
+    if _is_public(settings.host):
         try:
-            has_key = await _has_key(settings.database)
+            async with Store.look_into(settings.database) as store:
+                has_key = store is not None and await store.any_key()
         except SandboxError as error:
             yield Finding("database", Grade.C, str(error), "until then `sandbox serve` does not start")
             return
@@ -33,17 +33,10 @@ async def _look(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding("server", Grade.C, found, "sandbox key create NAME")
 
 
-def is_public(host: str) -> bool:
+def _is_public(host: str) -> bool:
     """Whether others than this machine can reach it. An address that cannot be had is said of by who listens there."""
     try:
         addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
     except OSError:
         return False
     return not all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
-
-
-async def _has_key(database: str) -> bool:
-    if not is_there(database):
-        return False
-    async with Store.open(database) as store:
-        return await store.any_key()

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import contextvars
 import faulthandler
-import glob
 import json
 import logging
 import os
@@ -26,17 +25,16 @@ from typing import Any, NoReturn
 
 from ipykernel.ipkernel import IPythonKernel
 from IPython.core import logger as _logger  # noqa: F401  # the first cell would import it after the fork
-from jupyter_client.jsonutil import json_clean, json_default
 from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import it after the fork
 from traitlets.config import Config
 
-from sandbox.guest import bounds, figures, pending, tracebacks
+from sandbox.guest import figures, pending, tracebacks
 from sandbox.guest.adoption import adopt_process, flush
 from sandbox.guest.calls import Calls
-from sandbox.guest.frames import MAX_BODY
 from sandbox.guest.link import STREAMS, KernelEnd, Message
+from sandbox.guest.link_session import LinkSession
 from sandbox.guest.mapped import Mapped
 from sandbox.guest.randomness import reseed
 from sandbox.guest.rehearsal import touch
@@ -48,39 +46,6 @@ _SETTLE_S = 0.5
 _TURN_S = 0.001
 """How long a thread may keep the interpreter that others want, instead of Python's 5 ms: an interrupt waits for its
 turn with all of a program's threads that compute."""
-_TOLD = frozenset({"display_data", "update_display_data", "execute_result", "error", "wants"})
-"""Of Jupyter's messages: those that init wants to hear."""
-
-
-class LinkSession(Session):
-    """Where ipykernel and IPython send to: what matters of their messages goes over the link."""
-
-    link: KernelEnd
-    room = MAX_BODY
-    """Bytes of one rich result that init would keep."""
-
-    def send(
-        self, stream: Any, msg_or_type: Any, content: Any = None, parent: Any = None, *args: Any, **kwargs: Any
-    ) -> None:
-        """One message; its header, metadata and buffers stay here."""
-        if os.getpid() != self.pid:
-            return
-        if isinstance(msg_or_type, dict):
-            kind, content, request = msg_or_type["msg_type"], msg_or_type["content"], msg_or_type["parent_header"]
-        else:
-            kind, request = msg_or_type, (parent or {}).get("header", parent)
-        if kind in _TOLD:
-            self.link.send(kind, str((request or {}).get("msg_id", "-")), self._fitting(content))
-
-    def _fitting(self, content: dict[str, Any]) -> bytes:
-        """The content as JSON. Of a result's forms those that init would keep: others only take its time."""
-        packed: bytes = self.pack(content)
-        if len(packed) > self.room and "data" in content:
-            content = json.loads(packed)
-            kept, _, left_out = bounds.result(content, self.room)
-            told = {"data": kept, "execution_count": content.get("execution_count"), bounds.LEFT_OUT: left_out}
-            packed = self.pack(told)
-        return packed
 
 
 class Kernel(IPythonKernel):
@@ -92,8 +57,7 @@ class Kernel(IPythonKernel):
     @classmethod
     def prepare(cls) -> "Kernel":
         """Build what survives a fork. No socket, no thread, no file descriptor."""
-        session = LinkSession(key=b"", pack=_packed)
-        session.link = KernelEnd()
+        session = LinkSession.linked()
         kernel = cls._build(session, session.link, session.link)
         kernel.shell.print_pages()  # a page is for Jupyter's clients, of which here is none
         return kernel
@@ -334,18 +298,6 @@ def _request(execution: str, code: str) -> dict[str, Any]:
     return {"header": header, "msg_id": execution, "parent_header": {}, "metadata": {}, "content": content}
 
 
-def _packed(content: Any) -> bytes:
-    """As JSON; a number that is none becomes null. jupyter_client would make it a text, and warn in the program."""
-    try:
-        text = json.dumps(content, default=json_default, ensure_ascii=False, allow_nan=False)
-    except TypeError:  # keys of another kind, mostly
-        text = json.dumps(json_clean(content), default=json_default, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        text = json.dumps(content, default=json_default, ensure_ascii=False)
-        text = json.dumps(json.loads(text, parse_constant=lambda name: None), ensure_ascii=False)
-    return text.encode("utf-8", "surrogateescape")
-
-
 def _told(reply: Mapping[str, Any]) -> dict[str, Any]:
     names = ("status", "execution_count", "ename", "evalue", "traceback")
     return {name: reply[name] for name in names if name in reply}
@@ -392,19 +344,6 @@ def _follow_threads(kernel: Kernel) -> None:
     setattr(threading.Thread, "start", start_for_parent)  # noqa: B010  # a method is being replaced, on purpose
 
 
-def link_font_cache() -> None:
-    """Give matplotlib the image's ready-made font list; without it every process would scan for seconds."""
-    directory = os.environ.get("MPLCONFIGDIR")
-    if directory:
-        os.makedirs(directory, exist_ok=True)
-        for path in _FONT_LISTS:
-            with contextlib.suppress(FileExistsError):
-                os.symlink(path, os.path.join(directory, os.path.basename(path)))
-
-
-_FONT_LISTS = tuple(glob.glob(f"{sys.prefix}/share/matplotlib/fontlist-*.json"))
-
-
 def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     """Become init's kernel. `link` is a pair of packets with init, which says first what the environment is, whether
     somebody waits, where the files are, and how large a result may be.
@@ -413,7 +352,7 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     _become_environment(told["env"])
     kernel.shell.init_environment()
     with contextlib.suppress(OSError):  # something of the program's may be in the way, and then it is its own
-        link_font_cache()
+        figures.link_font_cache()
     reseed(kernel.generators)
     pipes = [_redirect(1), _redirect(2)]
     null = os.open(os.devnull, os.O_RDONLY)

@@ -8,7 +8,8 @@ import threading
 from importlib import import_module
 from typing import Literal
 
-from sandbox.guest.kernel import Kernel, link_font_cache
+from sandbox.guest.figures import link_font_cache
+from sandbox.guest.kernel import Kernel
 from sandbox.guest.randomness import generators
 from sandbox.guest.rehearsal import check_descriptors, rehearse
 

@@ -25,7 +25,7 @@ from sandbox.execution import Execution
 from sandbox.gone import Gone
 from sandbox.store import checkpoints, results
 from sandbox.store import statements as sql
-from sandbox.store.database import connect, explained, is_taken, prepare
+from sandbox.store.database import connect, explained, is_taken, is_there, prepare
 from sandbox.store.rows import (
     Claim,
     ExecutionRow,
@@ -84,6 +84,16 @@ class Store:
         """When rows had been made, by owner and id."""
         self._ending: set[asyncio.Task[bool]] = set()
         self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def look_into(cls, url: str) -> AsyncIterator["Store | None"]:
+        """As `open`, for who only asks: None where nothing was ever kept, so that asking makes no database."""
+        if not is_there(url):
+            yield None
+            return
+        async with cls.open(url) as store:
+            yield store
 
     @classmethod
     @asynccontextmanager
