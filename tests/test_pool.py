@@ -302,7 +302,7 @@ async def test_what_all_sandboxes_are_forked_from_lies_in_huge_pages(root: None,
         await engine.pool.settle()
         *_, zygote = Embedded.below(os.getpid()).zygotes()
         async with asyncio.timeout(WAIT_SECONDS):
-            while in_huge_pages(zygote) < 32 << 20:  # noqa: ASYNC110
+            while in_huge_pages(zygote) < 80 << 20:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 

@@ -26,6 +26,7 @@ from tests.upstreams import (
     Script,
     Scripted,
     Silent,
+    Unspoken,
     anthropic,
     busy,
     openai,
@@ -221,6 +222,48 @@ async def test_whatever_else_goes_wrong_has_failed(dialect: Dialect, scene: Scen
     assert isinstance(await failure(dialect, scene), UpstreamFailed)
 
 
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+_PIECES = _HEAD + b"transfer-encoding: chunked\r\n\r\n10\r\ndata: not yet a \r\n"
+
+
+@both
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\0garbage\r\n\r\n",
+        b'data: {"version": 0.9}\n\n',
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"HTTP/1.1 0 X\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        b"HTTP/1.1 204 X\r\n\r\n",
+        b"HTTP/1.1 302 X\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 X\r\nlocation: http://[::x/\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 500 X\r\ncontent-length: 100\r\n\r\nto be continued",
+        b"HTTP/1.1 500 X\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc",
+        _HEAD[:30],
+        _HEAD + b"no header\r\n\r\n",
+        _HEAD + b"x: " + b"x" * 100_000 + b"\r\n\r\n",
+        _HEAD + b"content-length: many\r\n\r\n",
+        _HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\n",
+        _HEAD + b"content-length: 100\r\n\r\ndata: not yet",
+        _HEAD + b"content-encoding: gzip\r\n\r\nabc",
+        _HEAD + b"content-encoding: unheard-of\r\n\r\nabc",
+        _PIECES,
+        _PIECES + b"ff\r\nless",
+        _PIECES + b"zz\r\nabc\r\n",
+        _PIECES + b"1\r\nmore\r\n",
+        _PIECES + b"0\r\nx: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_has_failed_and_tells_no_address(dialect: Dialect, said: bytes) -> None:
+    for resets in (False, True):
+        told = await failure(dialect, Unspoken(said, resets=resets))
+        assert isinstance(told, UpstreamFailed)
+        assert "127.0.0.1" not in str(told)
+        assert "/v1" not in str(told)
+
+
 @both
 @pytest.mark.parametrize("levels", [500, 940, 960, 980, 100_000])
 async def test_json_that_is_nested_beyond_reading_has_failed(dialect: Dialect, levels: int) -> None:
@@ -273,9 +316,9 @@ async def test_nobody_there_has_failed(dialect: Dialect) -> None:
     async with Scripted(dialect) as server:
         url = server.url
     async with upstream(dialect, url) as opened:
-        with pytest.raises(UpstreamFailed, match="does not answer: All connection attempts failed"):
+        with pytest.raises(UpstreamFailed, match="does not answer: Connection refused"):
             await turn(opened)
-        with pytest.raises(UpstreamFailed, match="does not answer: All connection attempts failed"):
+        with pytest.raises(UpstreamFailed, match="does not answer: Connection refused"):
             await opened.models()
 
 

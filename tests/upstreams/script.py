@@ -85,7 +85,16 @@ class Silent:
     """The connection is closed at once; otherwise it stays open for as long as the client does."""
 
 
-Scene = Says | Breaks | Fails | Raw | Silent
+@dataclass(frozen=True, slots=True)
+class Unspoken:
+    """Bytes that need be no HTTP, after which the connection is closed."""
+
+    data: bytes
+    resets: bool = False
+    """It is torn down, which a client may hear of before it has read all."""
+
+
+Scene = Says | Breaks | Fails | Raw | Silent | Unspoken
 Script = Callable[[Asked], Scene]
 """Computes what is answered from what was asked."""
 

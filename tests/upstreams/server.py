@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import http
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -11,7 +13,7 @@ from typing import Self
 
 from sandbox.loop.messages import Dialect
 from tests.upstreams import anthropic, openai
-from tests.upstreams.script import Asked, Breaks, Fails, Raw, Says, Scene, Script, Silent
+from tests.upstreams.script import Asked, Breaks, Fails, Raw, Says, Scene, Script, Silent, Unspoken
 
 _DIALECTS: Mapping[Dialect, ModuleType] = {"openai": openai, "anthropic": anthropic}
 _STREAM = "text/event-stream; charset=utf-8"
@@ -97,6 +99,16 @@ class Scripted:
         match scene:
             case Silent():
                 if not scene.closes:
+                    await reader.read()
+                return False
+            case Unspoken():
+                writer.write(scene.data)
+                if scene.resets:
+                    linger = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                else:
+                    await writer.drain()
+                    writer.write_eof()
                     await reader.read()
                 return False
             case Raw():

@@ -13,6 +13,7 @@ from sandbox.client.events import Decoder, Message
 from sandbox.errors import UpstreamFailed
 from sandbox.loop.messages import Delta, Reply
 from sandbox.loop.upstream.failures import Failures
+from sandbox.loop.upstream.transport import BROKEN
 
 _T = TypeVar("_T")
 _MOST_BYTES = 64 << 20
@@ -92,9 +93,9 @@ class Answer:
                 if size > _MOST_BYTES:
                     raise self.failures.nonsense(f"an answer of more than {_MOST_BYTES >> 20} MB")
                 yield piece
-        except httpx2.TimeoutException as error:
+        except httpx2.ReadTimeout as error:
             raise self.failures.silent(self.silence_s) from error
-        except httpx2.HTTPError as error:
+        except BROKEN as error:
             raise self.failures.cut(error) from error
 
     def _sound(self, text: str) -> Any:

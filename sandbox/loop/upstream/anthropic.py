@@ -17,6 +17,7 @@ from sandbox.loop.surrogates import encoded
 from sandbox.loop.upstream import CONNECT_S, SILENCE_S
 from sandbox.loop.upstream.answer import Answer, Wire
 from sandbox.loop.upstream.failures import Failures
+from sandbox.loop.upstream.transport import BROKEN, located
 
 _ANTHROPIC = "https://api.anthropic.com"
 _UNUSED_KEY = "none"
@@ -55,11 +56,13 @@ class AnthropicUpstream:
             last=lambda message: message.name == "message_stop",
         )
         self._headers: dict[str, str | Omit] = {**({} if key else {"Authorization": Omit()}), **(headers or {})}
+        url, auth = located(base_url)
         self._client = AsyncAnthropic(
-            base_url=base_url,
+            base_url=url,
             api_key=key or _UNUSED_KEY,
             timeout=anthropic.Timeout(silence_s, connect=connect_s),
             max_retries=0,
+            http_client=anthropic.DefaultAioHttpClient(auth=auth),
         )
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta | Reply, None]:
@@ -71,6 +74,8 @@ class AnthropicUpstream:
                 response = await self._ask(body | {"stream": True}, headers)
             except anthropic.APIError as error:
                 raise self._failure(error) from error
+            except BROKEN as error:
+                raise self._failures.away(error) from error
             stack.push_async_callback(response.aclose)
             answer = Answer(response, self._wire, self._failures, self._silence_s)
             async with contextlib.aclosing(answer.read()) as pieces:

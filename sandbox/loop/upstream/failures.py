@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from sandbox import logs
 from sandbox.errors import UpstreamBusy, UpstreamError, UpstreamFailed, UpstreamRefused
 from sandbox.loop.surrogates import encodable
+from sandbox.loop.upstream.transport import said
 
 log = logs.logger(__name__)
 
@@ -139,7 +140,7 @@ class Failures:
     def _told(self, cause: BaseException) -> str:
         """What lies at the bottom: an SDK says `Connection error.` and no more."""
         *_, root = _chain(cause)
-        words, host = str(root) or type(root).__name__, urlsplit(self.url).hostname
+        words, host = said(root), urlsplit(self.url).hostname
         return self._clean(re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", "…", words) if host else words)
 
     def _words(self, said: object) -> str:
