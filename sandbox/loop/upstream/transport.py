@@ -1,4 +1,4 @@
-"""The HTTP below both SDKs: aiohttp, which they offer for it, at a third of the work of what they use by themselves."""
+"""The HTTP below both SDKs: aiohttp, which they offer for it, and which has less work with a request than their own."""
 
 import os
 import ssl
