@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sandbox.background import Background
 from sandbox.errors import TooLarge
 from sandbox.execution import Answer, Called, Calls, Functions
 from sandbox.guest.deadline import Deadline
@@ -44,7 +45,7 @@ class RemoteCalls:
         self._deadline = deadline
         self._send = send
         self._waiting: dict[str, _Waiting] = {}
-        self._late: set[asyncio.Task[int]] = set()
+        self._late = Background()
 
     def on_wants(self, calls: list[Any]) -> Calls:
         """The program waits for these. Raises `BadFrame`, `TypeError`, `ValueError` for what it could not have said."""
@@ -90,9 +91,7 @@ class RemoteCalls:
 
     def _give_up(self, call: Called) -> None:
         words = f"{call.name} was not answered within {self._functions.answer_within_s:g} s"
-        task = asyncio.create_task(self._tell([(call.id, "late", words)]), name=f"late {call.id}")
-        self._late.add(task)
-        task.add_done_callback(self._late.discard)
+        self._late.spawn(self._tell([(call.id, "late", words)]), f"late {call.id}")
 
     def end(self) -> None:
         """Nobody waits any more."""

@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from sandbox import logs
 from sandbox.admission import Admission, Promise
+from sandbox.background import Background
 from sandbox.engine import Engine
 from sandbox.errors import Draining, QueueFull, SandboxError, SessionClosed, SessionExpired
 from sandbox.events import EventLog
@@ -54,19 +55,8 @@ class Parts:
     in_flight: InFlight
     stopping: bool = False
     """The sandboxes are about to be ended; their sessions go on with the next server."""
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-
-    def wait_for(self, task: asyncio.Task[Any]) -> None:
-        """The node waits for it at its end."""
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run it in the background; the node waits for it at its end, and the log says if it fails."""
-        task = asyncio.create_task(work, name=name)
-        self.wait_for(task)
-        task.add_done_callback(_report)
-        return task
+    background: Background = field(default_factory=Background)
+    """The node waits for it at its end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -147,9 +137,8 @@ class DurableSession:
             return self._awake
         self._work_waits |= begun
         if self._waking is None:
-            self._waking = asyncio.create_task(self._wake(), name=f"wake {self.row.id}")
+            self._waking = self._parts.background.begin(self._wake(), f"wake {self.row.id}")
             self._waking.add_done_callback(_see)
-            self._parts.wait_for(self._waking)
         return await asyncio.shield(self._waking)
 
     async def _wake(self) -> Awake:
@@ -168,7 +157,7 @@ class DurableSession:
             self._waking, self._work_waits = None, False
         awake = self._awake = Awake(session, self.row.used and not self._loss_said, words)
         self._loss_said = False
-        awake.watching = self._parts.spawn(self._watch(awake, promise), f"watch {self.row.id}")
+        awake.watching = self._parts.background.spawn(self._watch(awake, promise), f"watch {self.row.id}")
         return awake
 
     async def _give_up(self, session: Session | None, promise: Promise) -> None:
@@ -288,7 +277,7 @@ class DurableSession:
         log = self._parts.in_flight.logs[execution_id] = EventLog(execution_id, self.row.id, now)
         self._line.accept(execution_id)
         accepted = Accepted(code, timeout, functions, log, claim is not None, written, done)
-        self._parts.spawn(self._logged(accepted), f"execution {execution_id}")
+        self._parts.background.spawn(self._logged(accepted), f"execution {execution_id}")
         # Without a key there is no need to wait: what runs is written down by the time its first output is shown.
         if claim and (taken := await asyncio.shield(written)) is not None:
             return taken
@@ -521,11 +510,6 @@ def check_status(row: SessionRow) -> None:
         raise SessionExpired(f"session {row.id} was idle for {row.idle_timeout_s:g} s; open a new one")
     if row.status == "closed":
         raise SessionClosed(f"session {row.id} is closed; open a new one")
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.error("task_failed", task=task.get_name(), exc_info=error)
 
 
 def _see(waking: asyncio.Task[Awake]) -> None:

@@ -28,6 +28,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from sandbox import logs
 from sandbox.admission import Admission, memory_of_machine
+from sandbox.background import Background
 from sandbox.claims import Claims, Once, claimer, conflict
 from sandbox.config import Settings
 from sandbox.datadir import DataDir
@@ -104,7 +105,7 @@ class Node:
         self._sessions: dict[str, DurableSession] = {}
         self.reclaim = Reclaim(parts.admission, self._sessions)
         self._slots: dict[str, Slot] = {}
-        self._works: set[asyncio.Task[Any]] = set()
+        self._works = Background()
         self._opening = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -142,18 +143,19 @@ class Node:
             store = await stack.enter_async_context(Store.open(settings.database))
             files = stack.enter_context(Files.open(settings.data_dir / "files"))
             epoch = await store.start_node(directory.node)
-            tasks: set[asyncio.Task[Any]] = set()
-            stack.push_async_callback(_finish, tasks)
+            background = Background()
+            # After every sandbox has ended: so do the tasks that write down how.
+            stack.push_async_callback(background.settle)
             stack.push_async_callback(engine.aclose)  # before the store, because the end of what ran is recorded
-            parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), tasks=tasks)
+            parts = Parts(engine, store, files, _admission(settings), Metrics(), InFlight(store), background=background)
             engine.models.on_attempt = parts.metrics.attempt
             parts.metrics.observe_breakers(engine.models.states)
             keyring = Keyring(store, _default_limits(settings), open_without_keys=settings.host in LOOPBACK)
             node = cls(settings, parts, keyring, directory.node, epoch)
             await node._recover()
-            sweeper = asyncio.create_task(node._sweep_for_ever(), name="sweeper")
-            making_room = asyncio.create_task(node.reclaim.go_on(), name="reclaim")
-            stack.push_async_callback(node._stop, sweeper, making_room)
+            node._works.spawn(node._sweep_for_ever(), "sweeper")
+            node._works.spawn(node.reclaim.go_on(), "reclaim")
+            stack.push_async_callback(node._stop)
             node.metrics.observe(Gauges(engine, parts.admission, node))
             yield node
 
@@ -165,11 +167,8 @@ class Node:
         if ended or active:
             _logger.info("recovered", executions_killed=ended, sessions=len(active))
 
-    async def _stop(self, *for_ever: "asyncio.Task[None]") -> None:
-        going = (*for_ever, *self._works)
-        for task in going:
-            task.cancel()
-        await asyncio.gather(*going, return_exceptions=True)
+    async def _stop(self) -> None:
+        await self._works.aclose()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(*(session.settle() for session in self._sessions.values()))
@@ -258,7 +257,7 @@ class Node:
         except BaseException:
             slot.release(unused=True)
             if is_written:  # or may be, by who did not hear of a cancellation
-                self._parts.spawn(self._take_back(row.id), f"take back {row.id}")
+                self._parts.background.spawn(self._take_back(row.id), f"take back {row.id}")
             await session.discard()
             raise
         self._slots[row.id], self._sessions[row.id] = slot, session
@@ -387,20 +386,15 @@ class Node:
         """End it behind the back of whoever used it, who has the answer sooner and may ask for the next."""
         if held := self._slots.get(session.row.id):  # unless somebody has closed it meanwhile
             held.release()
-        self._parts.spawn(session.end("closed"), f"end {session.row.id}")
+        self._parts.background.spawn(session.end("closed"), f"end {session.row.id}")
 
     def background(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """Run it to its end, also when whoever waits for it is cancelled; the node waits for it at its own."""
-        task = asyncio.create_task(work, name=name)
-        self._parts.wait_for(task)
-        return task
+        return self._parts.background.begin(work, name)
 
     def work(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         """As `background`, but it may take long: what still goes on when the node stops is cancelled."""
-        task = self.background(work, name)
-        self._works.add(task)
-        task.add_done_callback(self._works.discard)
-        return task
+        return self._works.keep(self.background(work, name))
 
     async def _held(self, owner: Owner, session_id: str) -> DurableSession:
         """The session, in memory. One that has ended can be had, too. Raises `SessionMissing`."""
@@ -785,12 +779,6 @@ def _default_limits(settings: Settings) -> KeyLimits:
         per_minute=settings.key_per_minute,
         stored_bytes=None if stored is None else stored * MIB,
     )
-
-
-async def _finish(tasks: "set[asyncio.Task[Any]]") -> None:
-    """Every sandbox has ended: so do the tasks that write down how."""
-    while tasks:
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _one(data: bytes) -> AsyncIterator[bytes]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sandbox import logs
+from sandbox.background import Background
 from sandbox.errors import SandboxError, SandboxFailed
 from sandbox.execution import Spec
 from sandbox.kernel import Kernel
@@ -60,7 +61,7 @@ class Pool:
         self._starting = 0
         self._behind: deque[Kernel] = deque()
         """Those of the warm ones that have less than a new one would."""
-        self._burials: set[asyncio.Task[None]] = set()
+        self._burials = Background()
         """Stops of those that were found dead."""
         self._wanted = asyncio.Condition()
         self._filled = asyncio.Condition()
@@ -96,7 +97,7 @@ class Pool:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
             stops = (kernel.stop() for kernel in pool._warm)
-            await asyncio.gather(*stops, *pool._burials, return_exceptions=True)
+            await asyncio.gather(*stops, pool._burials.settle(), return_exceptions=True)
             pool._warm.clear()
 
     @property
@@ -160,14 +161,7 @@ class Pool:
 
     def _bury(self, kernel: Kernel) -> None:
         """Stop one that is as good as dead. Nobody waits: a daemon that is away would make that long."""
-        task = asyncio.create_task(kernel.stop(), name="stop a dead kernel")
-        self._burials.add(task)
-        task.add_done_callback(self._on_buried)
-
-    def _on_buried(self, task: "asyncio.Task[None]") -> None:
-        self._burials.discard(task)
-        if not task.cancelled():
-            task.exception()  # it is no longer ours; the runtime says what it leaves
+        self._burials.spawn(kernel.stop(), "stop a dead kernel")
 
     async def _stand_in_line(self, spec: Spec) -> Kernel | None:
         """A kernel that the pool has started meanwhile, or None: it is our turn to start one."""

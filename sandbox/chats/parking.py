@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
+from sandbox.background import Background
 from sandbox.chats import Chat
 from sandbox.execution import Answer, Called
 from sandbox.loop.events import Event, Ran, Wants
@@ -106,7 +107,7 @@ class Parking(Generic[T]):
         self._most = most
         self._kept_s = kept_s
         self._parked: dict[tuple[str, str], _Parked[T]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Background()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
@@ -116,7 +117,7 @@ class Parking(Generic[T]):
         finally:
             for owner, session_id in list(self._parked):
                 self._end(owner, session_id)
-            await asyncio.gather(*self._closing)
+            await self._closing.settle()
 
     def __len__(self) -> int:
         return len(self._parked)
@@ -160,6 +161,4 @@ class Parking(Generic[T]):
 
     def _end(self, owner: str, session_id: str) -> None:
         if (taken := self.take(owner, session_id)) is not None:
-            task = asyncio.create_task(taken[0].aclose(), name=f"end of what session {session_id} waited for")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing.spawn(taken[0].aclose(), f"end of what session {session_id} waited for")

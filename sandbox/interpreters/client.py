@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
+from sandbox.background import Background
 from sandbox.client import AsyncClient, AsyncSession, ImageInfo, SessionInfo, Started
 from sandbox.client import File as Listed
 from sandbox.errors import InvalidRequest, SandboxError
@@ -19,7 +20,7 @@ class ClientInterpreter:
     def __init__(self, session: AsyncSession, facts: Facts) -> None:
         self.session = session
         self._facts = facts
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving = Background()
 
     @classmethod
     async def of(cls, client: AsyncClient, session: AsyncSession) -> Self:
@@ -65,10 +66,7 @@ class ClientInterpreter:
             with contextlib.suppress(SandboxError):  # it has ended meanwhile, which was wanted
                 await self.session.interrupt()
 
-        task = asyncio.create_task(interrupt(), name=f"interrupt {self.session.id}")
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._leaving.begin(interrupt(), f"interrupt {self.session.id}"))
 
     async def answer(self, answers: Sequence[Answer]) -> int:
         """See `Interpreter`. Nothing that runs there can be waiting."""

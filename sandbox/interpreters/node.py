@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Self
 
+from sandbox.background import Background
 from sandbox.errors import SandboxError
 from sandbox.events import Event
 from sandbox.execution import Answer, Calls, Error, Execution, Functions, Output, Result, Stream
@@ -26,7 +27,7 @@ class NodeInterpreter:
         self._node = node
         self._owner = owner
         self._facts = facts
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving = Background()
 
     @classmethod
     async def of(cls, node: Node, owner: Owner, row: SessionRow, *, begun: bool = False) -> Self:
@@ -69,10 +70,7 @@ class NodeInterpreter:
             with contextlib.suppress(SandboxError):  # it has ended meanwhile, which was wanted
                 await self._node.withdraw(self._owner, self.session_id, execution_id)
 
-        task = asyncio.create_task(withdraw(), name=f"withdraw {execution_id}")
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
-        await asyncio.shield(task)
+        await asyncio.shield(self._leaving.begin(withdraw(), f"withdraw {execution_id}"))
 
     async def answer(self, answers: Sequence[Answer]) -> int:
         """See `Interpreter`. Raises `SessionMissing`."""

@@ -1,11 +1,13 @@
 """Second opinions: a share of requests is also sent elsewhere, once answered. They are recorded, never answered."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from sandbox import logs
+from sandbox.background import Background
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.catalogue import ModelPlan, Route
 from sandbox.loop.messages import Reply, Request
@@ -41,7 +43,7 @@ class Shadows:
         self.on_shadow: Callable[[Shadowed], None] | None = None
         self._ask = ask
         self._chance = chance
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Background()
         self._spent: dict[str, float] = {}
 
     def consider(self, plan: ModelPlan, request: Request, reply: Reply) -> None:
@@ -51,9 +53,7 @@ class Shadows:
             return
         if len(self._tasks) >= _AT_ONCE or self._spent.get(plan.name, 0.0) >= shadow.usd:
             return
-        task = asyncio.create_task(self._reflect(plan, shadow.route, request, reply), name=f"shadow {shadow.route}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._reflect(plan, shadow.route, request, reply), f"shadow {shadow.route}")
 
     async def _reflect(self, plan: ModelPlan, route: Route, request: Request, reply: Reply) -> None:
         try:
@@ -67,12 +67,10 @@ class Shadows:
 
     async def settle(self, seconds: float) -> None:
         """Wait for those that run, but no longer than that."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._tasks.settle()
 
     async def aclose(self) -> None:
         """End those that run."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.aclose()

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, Unpack
 from sqlalchemy import Connection, Engine, RowMapping
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from sandbox.background import Background
 from sandbox.errors import InvalidRequest, Unready
 from sandbox.execution import Execution
 from sandbox.gone import Gone
@@ -82,7 +83,7 @@ class Store:
         self._loop = asyncio.get_running_loop()
         self._gone = Gone[tuple[str, str], float](_GONE)
         """When rows had been made, by owner and id."""
-        self._ending: set[asyncio.Task[bool]] = set()
+        self._ending = Background()
         self._closed = False
 
     @classmethod
@@ -113,8 +114,7 @@ class Store:
                     yield store
             finally:
                 try:
-                    if store._ending:
-                        await asyncio.wait(store._ending)
+                    await store._ending.settle()
                 finally:
                     store._closed = True
                     await store._writer.aclose()
@@ -203,15 +203,8 @@ class Store:
         """
         if not results.are_long(execution.results):
             return await self._end(execution, {**outcome(execution), "ended_at": ended_at})
-        ending = self._loop.create_task(self._end_long(execution, ended_at))
-        self._ending.add(ending)
-        ending.add_done_callback(self._on_ended)
+        ending = self._ending.begin(self._end_long(execution, ended_at), f"end of {execution.id}")
         return await asyncio.shield(ending)
-
-    def _on_ended(self, ending: asyncio.Task[bool]) -> None:
-        self._ending.discard(ending)
-        if not ending.cancelled():
-            ending.exception()  # whoever asked may have been cancelled
 
     async def _end_long(self, execution: Execution, ended_at: float) -> bool:
         writes = results.in_writes(execution.id, execution.results)
