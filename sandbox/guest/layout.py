@@ -2,7 +2,7 @@
 
 Most of a fork's time goes into the mappings of the libraries, of which there are hundreds, and into an entry for each
 page of the interpreter's small objects. Neither is needed: here the objects of all imports come to lie side by side, so
-that huge pages can hold them, and the mappings of a library become two instead of five.
+that huge pages can hold them, and a library's file is mapped twice instead of five times.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from typing import BinaryIO, NamedTuple
 
 _ARENAS = 112 << 20
 """Bytes of small objects there is room for side by side, somewhat more than the image's libraries have. What they do
-not need goes back to the system."""
+not need goes back to the system, as long as the interpreter has its own allocator for them."""
 _ARENA = 1 << 20
 """Bytes that the interpreter asks the system for at once (`ARENA_SIZE` of `obmalloc.c`, since Python 3.10)."""
 _LARGEST = 512
 """Bytes of the largest object that lies in an arena."""
 _RTLD_DI_LINKMAP = 2
-_PT_LOAD, _PT_GNU_RELRO = 1, 0x6474E552
+_PT_LOAD, _PT_DYNAMIC, _PT_GNU_RELRO = 1, 2, 0x6474E552
 _X, _W, _R = 1, 2, 4
 """Flags of a program header, which are not those of `mprotect`."""
 
@@ -71,6 +71,8 @@ class _Library(NamedTuple):
     segments: list[_Segment]
     relocated: list[tuple[int, int]]
     """From where to where the loader has taken the right to write away."""
+    dynamic: int
+    """Where its dynamic section is."""
 
 
 class _Loaded(ctypes.Structure):
@@ -90,12 +92,16 @@ _libc = ctypes.CDLL(None)
 def _libraries() -> Iterator[_Library]:
     # Not by `dl_iterate_phdr`: what calls back needs memory that is written and executed, and every fork had it then.
     loaded = ctypes.POINTER(_Loaded)()
-    if _libc.dlinfo(ctypes.c_void_p(_libc._handle), _RTLD_DI_LINKMAP, ctypes.byref(loaded)):
+    asked = (ctypes.c_void_p(_libc._handle), _RTLD_DI_LINKMAP, ctypes.byref(loaded))
+    if not hasattr(_libc, "dlinfo") or _libc.dlinfo(*asked):
         return
     while bool(loaded):
-        if path := loaded.contents.path:  # the program itself has none, and the vDSO none that can be opened
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                yield _library(loaded.contents.base, file)
+        # The program itself has no path, and the vDSO none that leads to a file.
+        if (path := loaded.contents.path) and path.startswith(b"/"):
+            with contextlib.suppress(OSError, struct.error), open(path, "rb") as file:
+                library = _library(loaded.contents.base, file)
+                if library.dynamic == loaded.contents.dynamic:  # else another file has taken its place meanwhile
+                    yield library
         loaded = loaded.contents.next
 
 
@@ -103,14 +109,16 @@ def _library(base: int, file: BinaryIO) -> _Library:
     """By the program headers of its file, an ELF of 64 bits."""
     offset, size, count = struct.unpack("=32xQ14xHH", file.read(58))
     file.seek(offset)
-    segments, relocated = list[_Segment](), list[tuple[int, int]]()
+    segments, relocated, dynamic = list[_Segment](), list[tuple[int, int]](), 0
     for kind, flags, where, address, _, _, length, _ in struct.iter_unpack("=IIQQQQQQ", file.read(size * count)):
         start, end = base + address, base + address + length
         if kind == _PT_LOAD:
             segments.append(_Segment(flags, address - where, _page(start), _page(end + mmap.PAGESIZE - 1)))
         elif kind == _PT_GNU_RELRO:  # a page that is so only in part keeps its rights
             relocated.append((_page(start), _page(end)))
-    return _Library(segments, relocated)
+        elif kind == _PT_DYNAMIC:
+            dynamic = start
+    return _Library(segments, relocated, dynamic)
 
 
 def _page(address: int) -> int:

@@ -1,7 +1,9 @@
 """Upstreams through the vendors' own SDKs, on servers that do whatever servers do."""
 
 import asyncio
+import base64
 import contextlib
+import json
 import logging
 import subprocess
 import sys
@@ -231,6 +233,9 @@ _PIECES = _HEAD + b"transfer-encoding: chunked\r\n\r\n10\r\ndata: not yet a \r\n
     "said",
     [
         b"",
+        b"HTTP/1.1 200 No\xebl\r\ncontent-length: 3\r\n\r\nabc",
+        b"HTTP/1.1 302 X\r\nlocation: ftp://elsewhere.invalid/v1\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 X\r\nlocation: http://127.0.0.1..invalid/v1\r\ncontent-length: 0\r\n\r\n",
         b"\0garbage\r\n\r\n",
         b'data: {"version": 0.9}\n\n',
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -299,6 +304,68 @@ async def test_errors_in_the_middle_of_a_stream_have_the_class_that_their_name_h
     for code, kind in ((429, UpstreamBusy), (502, UpstreamFailed), (400, UpstreamRefused)):
         said = f'data: {{"error": {{"code": {code}, "message": "x"}}}}\n\n'
         assert isinstance(await failure("openai", Raw(said.encode(), "text/event-stream")), kind)
+
+
+@both
+async def test_an_error_whose_words_are_lost_is_told_by_its_status(dialect: Dialect) -> None:
+    head = "HTTP/1.1 %d No\xebl\r\nretry-after: 3\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc"
+    busy, refused = [await failure(dialect, Unspoken((head % status).encode("latin-1"))) for status in (429, 401)]
+    assert isinstance(busy, UpstreamBusy)
+    assert busy.retry_after == 3
+    assert isinstance(refused, UpstreamRefused)
+    assert "UP_API_KEY" in str(refused)
+
+
+@both
+async def test_who_does_not_read_what_is_sent_has_failed(dialect: Dialect) -> None:
+    async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await left.wait()
+        writer.transport.abort()
+
+    left = asyncio.Event()
+    server = await asyncio.start_server(ignore, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        async with upstream(dialect, f"http://{host}:{port}", silence_s=SHORT_S) as opened:
+            with pytest.raises(UpstreamFailed, match="said nothing for 0"):
+                await turn(opened, Request("m", (Message.of("user", "x" * (32 << 20)),)))
+    finally:
+        left.set()
+        server.close()
+        await server.wait_closed()
+
+
+@both
+async def test_megabytes_are_sent_as_they_are(dialect: Dialect) -> None:
+    async with scripted(dialect, Says("Read.")) as (server, opened):
+        assert (await turn(opened, Request("m", (Message.of("user", "x" * (3 << 20)),)))).message.text == "Read."
+        assert "x" * (3 << 20) in json.dumps(server.asked[0].body["messages"])
+
+
+@both
+async def test_a_connection_that_was_closed_while_nobody_looked_is_not_used_again(dialect: Dialect) -> None:
+    async with scripted(dialect, Says("One."), Says("Two.")) as (server, opened):
+        await turn(opened)
+        server.hang_up()
+        assert (await turn(opened)).message.text == "Two."
+
+
+@both
+async def test_name_and_password_of_an_address_are_sent(dialect: Dialect) -> None:
+    async with Scripted(dialect, Says("Hello.")) as server:
+        async with upstream(dialect, server.url.replace("//", "//us%40er:pa%2Fss@")) as opened:
+            await turn(opened)
+        assert server.asked[0].headers["authorization"] == f"Basic {base64.b64encode(b'us@er:pa/ss').decode()}"
+
+
+@both
+async def test_headers_of_a_gateway_may_be_long_and_many(dialect: Dialect) -> None:
+    wire = openai if dialect == "openai" else anthropic
+    events = b"".join(wire.events(Says("Hello."), Asked("POST", "/", {}, {}), 1))
+    headers = {"content-security-policy": "x" * 30_000} | {f"x-ratelimit-{number}": "1" for number in range(150)}
+    async with scripted(dialect, Raw(events, "text/event-stream", headers=headers)) as (_, opened):
+        assert (await turn(opened)).message.text == "Hello."
 
 
 @both

@@ -45,6 +45,7 @@ class Scripted:
         self._key = key
         self._models = models
         self._connections: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._stack = contextlib.ExitStack()
 
     def then(self, *scenes: Scene | Script) -> None:
@@ -55,6 +56,12 @@ class Scripted:
     def connections(self) -> int:
         """How many are open."""
         return len(self._connections)
+
+    def hang_up(self) -> None:
+        """Close all connections, now, without letting the loop run."""
+        for writer in self._writers:
+            sock = writer.get_extra_info("socket")
+            sock.shutdown(socket.SHUT_RDWR)
 
     async def left(self) -> None:
         """Wait until no connection is open."""
@@ -85,11 +92,13 @@ class Scripted:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        self._writers.add(writer)
         # Ours ends the server's wait for its connections; nobody else cancels this task.
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self._answer(await _read(reader), reader, writer):
                 pass
         self._connections.discard(task)
+        self._writers.discard(writer)
         writer.transport.abort()
 
     async def _answer(self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -13,7 +13,6 @@ from sandbox.client.events import Decoder, Message
 from sandbox.errors import UpstreamFailed
 from sandbox.loop.messages import Delta, Reply
 from sandbox.loop.upstream.failures import Failures
-from sandbox.loop.upstream.transport import BROKEN
 
 _T = TypeVar("_T")
 _MOST_BYTES = 64 << 20
@@ -95,7 +94,7 @@ class Answer:
                 yield piece
         except httpx2.ReadTimeout as error:
             raise self.failures.silent(self.silence_s) from error
-        except BROKEN as error:
+        except httpx2.HTTPError as error:
             raise self.failures.cut(error) from error
 
     def _sound(self, text: str) -> Any:

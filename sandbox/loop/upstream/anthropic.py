@@ -17,7 +17,7 @@ from sandbox.loop.surrogates import encoded
 from sandbox.loop.upstream import CONNECT_S, SILENCE_S
 from sandbox.loop.upstream.answer import Answer, Wire
 from sandbox.loop.upstream.failures import Failures
-from sandbox.loop.upstream.transport import BROKEN, located
+from sandbox.loop.upstream.transport import client
 
 _ANTHROPIC = "https://api.anthropic.com"
 _UNUSED_KEY = "none"
@@ -56,13 +56,12 @@ class AnthropicUpstream:
             last=lambda message: message.name == "message_stop",
         )
         self._headers: dict[str, str | Omit] = {**({} if key else {"Authorization": Omit()}), **(headers or {})}
-        url, auth = located(base_url)
         self._client = AsyncAnthropic(
-            base_url=url,
+            base_url=base_url,
             api_key=key or _UNUSED_KEY,
             timeout=anthropic.Timeout(silence_s, connect=connect_s),
             max_retries=0,
-            http_client=anthropic.DefaultAioHttpClient(auth=auth),
+            http_client=client(),
         )
 
     async def stream(self, request: Request) -> AsyncGenerator[Delta | Reply, None]:
@@ -74,8 +73,8 @@ class AnthropicUpstream:
                 response = await self._ask(body | {"stream": True}, headers)
             except anthropic.APIError as error:
                 raise self._failure(error) from error
-            except BROKEN as error:
-                raise self._failures.away(error) from error
+            except httpx2.HTTPError as error:
+                raise self._failures.broken(error, self._silence_s) from error
             stack.push_async_callback(response.aclose)
             answer = Answer(response, self._wire, self._failures, self._silence_s)
             async with contextlib.aclosing(answer.read()) as pieces:
@@ -102,6 +101,8 @@ class AnthropicUpstream:
             models = [model async for model in self._client.models.list(extra_headers=self._headers)]
         except anthropic.APIError as error:
             raise self._failure(error) from error
+        except httpx2.HTTPError as error:
+            raise self._failures.broken(error, self._silence_s) from error
         except Exception as error:  # the SDK stumbles over whatever is no list of models, such as a page
             raise self._failures.nonsense("what should list its models does not") from error
         return [name for model in models if isinstance(name := getattr(model, "id", None), str) and name]

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
+
 from sandbox import logs
 from sandbox.errors import UpstreamBusy, UpstreamError, UpstreamFailed, UpstreamRefused
 from sandbox.loop.surrogates import encodable
-from sandbox.loop.upstream.transport import said
+from sandbox.loop.upstream.transport import begun
 
 log = logs.logger(__name__)
 
@@ -89,6 +91,12 @@ class Failures:
         connecting = any("Connect" in type(each).__name__ for each in _chain(cause) if each is not cause)
         return self.away(cause) if connecting else self.silent(silence_s)
 
+    def broken(self, cause: httpx2.HTTPError, silence_s: float) -> UpstreamError:
+        """As `away`, unless there was an answer, an error, whose body broke off: what came before that is known."""
+        if (answer := begun(cause)) is not None and answer.is_error:
+            return self.answered(answer.status_code, answer.headers, "")
+        return self.silent(silence_s) if isinstance(cause, httpx2.ReadTimeout) else self.away(cause)
+
     def silent(self, seconds: float) -> UpstreamFailed:
         """Nothing came for too long."""
         return self._failed(f"said nothing for {seconds:g} seconds", "Try again.")
@@ -138,9 +146,10 @@ class Failures:
         )
 
     def _told(self, cause: BaseException) -> str:
-        """What lies at the bottom: an SDK says `Connection error.` and no more."""
-        *_, root = _chain(cause)
-        words, host = said(root), urlsplit(self.url).hostname
+        """What lies below: an SDK says `Connection error.` and no more."""
+        *_, root = chain = tuple(_chain(cause))
+        root = next((each for each in chain if isinstance(each, httpx2.HTTPError) and str(each)), root)
+        words, host = str(root) or type(root).__name__, urlsplit(self.url).hostname
         return self._clean(re.sub(rf"(?<![\w.-]){re.escape(host)}(?![\w-])", "…", words) if host else words)
 
     def _words(self, said: object) -> str:

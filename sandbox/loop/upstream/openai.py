@@ -16,7 +16,7 @@ from sandbox.loop.surrogates import encoded
 from sandbox.loop.upstream import CONNECT_S, SILENCE_S
 from sandbox.loop.upstream.answer import Answer, Wire
 from sandbox.loop.upstream.failures import Failures
-from sandbox.loop.upstream.transport import BROKEN, located
+from sandbox.loop.upstream.transport import client
 
 _OPENAI = "https://api.openai.com/v1"
 _UNUSED_KEY = "none"
@@ -55,13 +55,12 @@ class OpenAIUpstream:
         unsent = () if base_url == _OPENAI else ("OpenAI-Organization", "OpenAI-Project")
         omitted = {name: Omit() for name in (*unsent, *(() if key else ("Authorization",)))}
         self._headers: dict[str, str | Omit] = {**omitted, **(headers or {})}
-        url, auth = located(base_url)
         self._client = AsyncOpenAI(
-            base_url=url,
+            base_url=base_url,
             api_key=key or _UNUSED_KEY,
             timeout=openai.Timeout(silence_s, connect=connect_s),
             max_retries=0,
-            http_client=openai.DefaultAioHttpClient(auth=auth),
+            http_client=client(),
         )
         # Habits of the server, as far as they are known.
         self._counts = True
@@ -83,6 +82,8 @@ class OpenAIUpstream:
             models = [model async for model in self._client.models.list(extra_headers=self._headers)]
         except openai.APIError as error:
             raise self._failure(error) from error
+        except httpx2.HTTPError as error:
+            raise self._failures.broken(error, self._silence_s) from error
         except Exception as error:  # the SDK stumbles over whatever is no list of models, such as a page
             raise self._failures.nonsense("what should list its models does not") from error
         return [name for model in models if isinstance(name := getattr(model, "id", None), str) and name]
@@ -102,8 +103,8 @@ class OpenAIUpstream:
                     raise self._failure(error) from error
             except openai.APIError as error:
                 raise self._failure(error) from error
-            except BROKEN as error:
-                raise self._failures.away(error) from error
+            except httpx2.HTTPError as error:
+                raise self._failures.broken(error, self._silence_s) from error
 
     async def _ask(self, request: Request, *, counts: bool, limit: str) -> httpx2.Response:
         body = openai_chat.body(request, upstream=self.name, limit=limit) | {"stream": True}
