@@ -608,6 +608,12 @@ def test_files_go_in_and_out(client: Any, tmp_path: Path) -> None:
             ("path", 11),
         ]
         assert session.download("a b/é%2F?#.txt") == b"bytes"
+        session.upload("empty", b"")
+        pieces = ((1, 3), (3, None), (3, 100), (2, 2), (0, 0), (4, 2), (5, None), (9, 12))
+        told = [session.download("a b/é%2F?#.txt", *piece) for piece in pieces]
+        assert told == [b"yt", b"es", b"es", b"", b"", b"", b"", b""]
+        assert session.download("empty", 0, 10) == b""
+        session.remove("empty")
         session.download_to("large", tmp_path / "large")
         assert (tmp_path / "large").read_bytes() == b"0123456789abcdef" * (3 << 16)
         session.remove("path")

@@ -33,6 +33,7 @@ router = APIRouter(route_class=Route, tags=["chat"])
 _TOOL = "code_interpreter"
 _DONE = b"data: [DONE]\n\n"
 _FINISH = {Ending.CALLS: "tool_calls", Ending.LENGTH: "length", Ending.FILTERED: "content_filter"}
+_MOST_MS = 86_400_000
 _MEDIA = {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": 'data: {"choices":[…]}\n\ndata: [DONE]\n\n'}}
 
 
@@ -149,8 +150,8 @@ def _seconds(tool: Mapping[str, Any], name: str) -> float | None:
     value = tool.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise InvalidRequest(f"tools: {name} is {value!r}; it must be a number of milliseconds above 0")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST_MS:
+        raise InvalidRequest(f"tools: {name} must be a number of milliseconds above 0, and below a day's")
     return value / 1000
 
 

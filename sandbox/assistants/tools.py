@@ -36,6 +36,10 @@ def _check_function(function: Any, where: str, tools: Sequence[Mapping[str, Any]
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidField(f"{where}.name", "1 to 64 letters, digits, dashes and underscores are needed")
+    if not isinstance(function.get("parameters") or {}, Mapping):
+        raise InvalidField(f"{where}.parameters", "an object is needed, a JSON schema")
+    if not isinstance(function.get("description") or "", str):
+        raise InvalidField(f"{where}.description", "text is needed")
     if name == tool.NAME and any(each.get("type") == "code_interpreter" for each in tools):
         raise InvalidField(f"{where}.name", f"{name} is the code interpreter's own function; choose another name")
 

@@ -32,6 +32,7 @@ from sandbox.loop.messages import Image, Message, Text, ToolResult, Usage
 from sandbox.loop.openai_assistants import StreamEvent, Writing
 from sandbox.loop.openai_assistants.objects import ENDED, counted, ended
 from sandbox.loop.openai_assistants.writing import Stop
+from sandbox.loop.openai_responses import completed
 from sandbox.node import Node
 from sandbox.objects import new_id
 from sandbox.store.rows import ObjectRow
@@ -225,19 +226,25 @@ class Work:
         if self._hidden and why is not Ending.CALLS:
             await self._tell(self._writing.say(finished.answer.text))
         await self._end_message(_CUT_SHORT.get(why, ""))
-        said = (*self._said, *finished.said)
+        said = completed((*self._said, *finished.said), self._theirs())
         if why is Ending.CALLS:
             await self._wait_for_caller(finished, said)
             return
         await self._tell(self._writing.end_calls())
         self._body["said"] = [message_to_json(_without_pictures(message)) for message in said]
-        if why is Ending.LENGTH:
+        if self.run["status"] == "cancelling":  # too late to keep the model from it
+            await self._stop("cancelled")
+        elif why is Ending.LENGTH:
             await self._set("incomplete", incomplete_details={"reason": "max_completion_tokens"})
         else:
             await self._set("completed", completed_at=_now())
 
+    def _theirs(self) -> set[str]:
+        """The caller's own functions."""
+        return {each["function"]["name"] for each in self.run["tools"] if each["type"] == "function"}
+
     async def _wait_for_caller(self, finished: Finished, said: Sequence[Message]) -> None:
-        theirs = {each["function"]["name"] for each in self.run["tools"] if each["type"] == "function"}
+        theirs = self._theirs()
         calls = [call for call in finished.answer.calls if call.name in theirs]
         await self._tell(self._writing.want(calls))
         wanted = [

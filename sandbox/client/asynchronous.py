@@ -221,6 +221,8 @@ class AsyncSession:
 
     async def download(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """As `Session.download`."""
+        if end is not None and end <= start:
+            return b""
         return await self._client._send(requests.download(self.id, path, start, end))
 
     async def download_to(self, path: str, local: str | Path) -> None:

@@ -242,7 +242,11 @@ class Session:
             return self._client._send(requests.upload(self.id, path), source)
 
     def download(self, path: str, start: int = 0, end: int | None = None) -> bytes:
-        """A file's contents, from `start` to before `end` in bytes. Raises `FileMissing`, `InvalidPath`."""
+        """A file's contents, from `start` to before `end` in bytes; none behind its end. Raises `FileMissing`,
+        `InvalidPath`.
+        """
+        if end is not None and end <= start:
+            return b""
         return self._client._send(requests.download(self.id, path, start, end))
 
     def download_to(self, path: str, local: str | Path) -> None:

@@ -61,6 +61,8 @@ class Request(Generic[T]):
     """Seconds without a byte after which the answer is given up."""
     absent_is_done: bool = False
     """Whether a repetition that finds nothing has found what was wanted."""
+    beyond_is_empty: bool = False
+    """Whether what lies behind a file's end is read as nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ def download(session_id: str, path: str, start: int = 0, end: int | None = None)
     headers = {"Accept-Encoding": "identity"}
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
-    return Request("GET", _file(session_id, path), bytes, headers)
+    return Request("GET", _file(session_id, path), bytes, headers, beyond_is_empty=True)
 
 
 def remove(session_id: str, path: str) -> Request[None]:

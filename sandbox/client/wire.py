@@ -40,6 +40,8 @@ def arguments(address: Address, request: Request[Any], size: int | None = None) 
 
 def answer(address: Address, request: Request[T], response: httpx.Response) -> T:
     """The value in a response whose body is read. Raises `Again` and what `errors` draws."""
+    if request.beyond_is_empty and response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return request.read(b"")
     require_success(address, response)
     try:
         return request.read(response.content)

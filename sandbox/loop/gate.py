@@ -107,6 +107,8 @@ class Gate:
                 yield held
             except UpstreamError as error:
                 self._judge(error, number, shadow)
+                if self._tokens and not held.usage:  # as far as is known, nothing was used
+                    self._tokens.take(-tokens)
                 raise
             except BaseException:  # we left, or are at fault ourselves
                 self.breaker.abandoned(number)

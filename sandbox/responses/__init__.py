@@ -201,17 +201,18 @@ class Responses:
             raise InvalidField("stream", "only responses with background=true can be streamed again")
         if (live := self._live.get(response_id)) is not None:
             return live.log.follow(after)
-        return (await self._kept_log(owner, row)).follow(after)
+        return await self._kept(owner, row, after)
 
-    async def _kept_log(self, owner: Owner, row: ObjectRow) -> Log:
+    async def _kept(self, owner: Owner, row: ObjectRow, after: int) -> AsyncGenerator[Event, None]:
         page = await self._node.objects.page(owner, _EVENTS, parent=row.id, limit=1)
         if page.items:
-            return Log(page.items[0].body["events"], over=True)
-        # The server was stopped before they could be kept: its beginning and its end are what is known.
+            return Log(page.items[0].body["events"], over=True).follow(after)
+        # The server was stopped before they could be kept: its beginning and its end are what is known. The end is told
+        # whatever was seen, as what comes next.
         begun = {**row.body["response"], "status": "queued"}
-        told = (("created", begun), ("failed", self._response(row)))
+        told = ((0, "created", begun), (max(after + 1, 1), "failed", self._response(row)))
         events = [
             {"type": f"response.{what}", "sequence_number": number, "response": response}
-            for number, (what, response) in enumerate(told)
+            for number, what, response in told
         ]
-        return Log(events, over=True)
+        return Log(events, over=True).follow(min(after, 0))

@@ -6,7 +6,7 @@ import binascii
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from sandbox import containers
@@ -98,6 +98,8 @@ class Run:
     async def _leave(self) -> None:
         """Nobody waits for it any more, or the server stops."""
         if self.response["status"] not in ("queued", "in_progress"):
+            if self.left:  # it was just being written, which may have been cut off
+                await asyncio.shield(self._node.background(self.store(), f"end of {self.response['id']}"))
             return
         stopped = self.asked.background and not self.withdrawn
         ending = self._end("failed", error=_STOPPED) if stopped else self._end("cancelled")
@@ -144,10 +146,10 @@ class Run:
         usage = finished.spent.usage
         match finished.why:
             case Ending.LENGTH:
-                return told + await self._end("incomplete", usage, reason="max_output_tokens")
+                return await self._end("incomplete", usage, reason="max_output_tokens", before=told)
             case Ending.FILTERED:
-                return told + await self._end("incomplete", usage, reason="content_filter")
-        return told + await self._end("completed", usage)
+                return await self._end("incomplete", usage, reason="content_filter", before=told)
+        return await self._end("completed", usage, before=told)
 
     # Files.
 
@@ -208,9 +210,12 @@ class Run:
         *,
         error: Mapping[str, str] | None = None,
         reason: str | None = None,
+        before: Iterable[Event] = (),
     ) -> list[Event]:
-        told = list(self._writing.end(status, usage, time.time(), error=error, reason=reason))
+        """Events, with those `before` it, which are told when it is stored."""
+        self.left = [*before, *self._writing.end(status, usage, time.time(), error=error, reason=reason)]
         await self.store()
+        told, self.left = self.left, []
         return told
 
     async def store(self, *, live: bool = False) -> None:

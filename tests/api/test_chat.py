@@ -425,7 +425,17 @@ async def test_a_model_that_its_server_does_not_have_is_refused_in_the_servers_w
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"model": "scripted"}, {"model": "scripted", "messages": []}, {"model": 1, "messages": QUESTION}]
+    "body",
+    [
+        {},
+        {"model": "scripted"},
+        {"model": "scripted", "messages": []},
+        {"model": 1, "messages": QUESTION},
+        *(
+            {"model": "scripted", "messages": QUESTION, "tools": [{"type": "code_interpreter", "timeout_ms": wrong}]}
+            for wrong in (10**400, "1", True, 0)
+        ),
+    ],
 )
 async def test_what_is_no_request_is_refused_in_the_familys_words(chatting: Served, body: dict[str, Any]) -> None:
     async with chatting.client() as client:

@@ -713,6 +713,24 @@ async def test_a_response_in_the_background_can_be_cancelled(sdk: openai.AsyncOp
     assert kinds == ["response.created", "response.queued", "response.in_progress"]
 
 
+async def test_a_cancellation_in_the_moment_of_the_end_loses_nothing(
+    sdk: openai.AsyncOpenAI, upstream: Scripted
+) -> None:
+    given: Any = {"model": "scripted", "input": "Go.", "background": True, "stream": True}
+    for turns in range(40):
+        upstream.then(Says("Done."))
+        events: list[Any] = []
+        async for event in await sdk.responses.create(**given):
+            events.append(event)
+            if event.type == "response.output_text.delta":
+                response_id = events[0].response.id
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                status = (await sdk.responses.cancel(response_id)).status
+        assert (await sdk.responses.retrieve(response_id)).status == status
+        assert (events[-1].type == "response.completed") == (status == "completed")
+
+
 async def test_whoever_cancels_twice_at_once_does_not_cut_off_the_end(
     sdk: openai.AsyncOpenAI, upstream: Scripted
 ) -> None:
@@ -792,6 +810,10 @@ async def test_what_a_stop_of_the_server_cuts_off_has_failed(new_data_dir: NewDa
             assert response.error is not None
             events = [event async for event in await sdk.responses.retrieve(killed, stream=True)]
             assert [event.type for event in events] == ["response.created", "response.failed"]
+            # Whoever had more of it than is known now hears of its end all the same.
+            for seen in (0, 1, 12):
+                again = await sdk.responses.retrieve(killed, stream=True, starting_after=seen)
+                assert [(event.type, event.sequence_number) async for event in again] == [("response.failed", seen + 1)]
 
 
 # What is kept.

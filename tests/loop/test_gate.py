@@ -127,6 +127,17 @@ async def test_tokens_are_counted_as_they_were_in_the_end() -> None:
     assert time.slept[-1] == pytest.approx(66)
 
 
+async def test_tokens_of_a_request_that_failed_are_given_back() -> None:
+    time = Time()
+    door = Door(time, tokens_per_minute=600)
+    for _ in range(3):
+        with pytest.raises(UpstreamBusy):
+            async with door.passed(500):
+                raise limited(0)
+    await door.pass_(500)
+    assert time.slept == []
+
+
 async def test_nobody_asks_while_the_upstream_wants_rest() -> None:
     time = Time()
     door = Door(time)

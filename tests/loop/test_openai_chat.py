@@ -259,6 +259,14 @@ def test_legacy_functions_are_tool_calls() -> None:
         ({"model": "m", "messages": [{"role": "assistant", "tool_calls": [1]}]}, "messages[0].tool_calls[0]"),
         (ASKED | {"tools": [{"function": {}}]}, "tools[0].type"),
         (ASKED | {"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        (
+            ASKED | {"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}]},
+            "tools[0].function.parameters",
+        ),
+        (
+            ASKED | {"tools": [{"type": "function", "function": {"name": "f", "description": 1}}]},
+            "tools[0].function.description",
+        ),
         (ASKED | {"max_tokens": "many"}, "max_tokens"),
         (ASKED | {"temperature": "hot"}, "temperature"),
         (ASKED | {"stop": [1]}, "stop"),

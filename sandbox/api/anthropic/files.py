@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from sandbox.api import anthropic_errors, encode
 from sandbox.api.download import Download
@@ -15,7 +14,7 @@ from sandbox.api.files import form_of
 from sandbox.api.multipart import Part
 from sandbox.api.route import AnthropicRoute, node_of, owner_of
 from sandbox.api.visit import Visit
-from sandbox.errors import FileMissing, InvalidRequest, RateLimited, SandboxError
+from sandbox.errors import FileMissing, InvalidRequest, RateLimited
 from sandbox.store.rows import Family, FileRow, KeptFileRow
 
 router = APIRouter(route_class=AnthropicRoute, tags=["anthropic"], include_in_schema=False)
@@ -49,7 +48,7 @@ async def upload_file(request: Request) -> Response:
                 await _skip(part)
     except RateLimited as error:  # to try again would not help
         return anthropic_errors.refusal(Visit.of(request).request_id, 400, str(error), "storage_quota_exceeded")
-    except (SandboxError, ClientDisconnect):
+    except BaseException:
         if kept is not None:  # nobody is told that it is there
             with contextlib.suppress(FileMissing):
                 await node.kept.remove(owner_of(request), _FAMILY, kept.id)

@@ -150,7 +150,12 @@ def _tools(tools: Any) -> tuple[tuple[Function, ...], list[Mapping[str, Any]]]:
             continue
         name = _text(function.get("name"), f"tools[{at}].function.name")
         extra = rest(tool, ("type", "function"), "function", ("name", "description", "parameters"))
-        functions.append(Function(name, function.get("description") or "", function.get("parameters") or {}, extra))
+        parameters, description = function.get("parameters") or {}, function.get("description") or ""
+        if not isinstance(parameters, Mapping):
+            raise InvalidRequest(f"tools[{at}].function.parameters: an object is needed, a JSON schema.")
+        if not isinstance(description, str):
+            raise InvalidRequest(f"tools[{at}].function.description: text is needed.")
+        functions.append(Function(name, description, parameters, extra))
     return tuple(functions), others
 
 
