@@ -33,7 +33,8 @@ router = APIRouter(route_class=Route, tags=["chat"])
 _TOOL = "code_interpreter"
 _DONE = b"data: [DONE]\n\n"
 _FINISH = {Ending.CALLS: "tool_calls", Ending.LENGTH: "length", Ending.FILTERED: "content_filter"}
-_MOST_MS = 86_400_000
+_MOST_MS = 1 << 53
+"""Beyond it a number of milliseconds is no exact one of seconds; what is too long is told where limits are known."""
 _MEDIA = {sse.MEDIA_TYPE: {"schema": {"type": "string"}, "example": 'data: {"choices":[…]}\n\ndata: [DONE]\n\n'}}
 
 
@@ -151,7 +152,7 @@ def _seconds(tool: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST_MS:
-        raise InvalidRequest(f"tools: {name} must be a number of milliseconds above 0, and below a day's")
+        raise InvalidRequest(f"tools: {name} must be a number of milliseconds above 0, and not beyond all measure")
     return value / 1000
 
 

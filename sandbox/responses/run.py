@@ -214,7 +214,11 @@ class Run:
     ) -> list[Event]:
         """Events, with those `before` it, which are told when it is stored."""
         self.left = [*before, *self._writing.end(status, usage, time.time(), error=error, reason=reason)]
-        await self.store()
+        try:
+            await self.store()
+        except Exception:  # what is not stored is not told
+            self.left = []
+            raise
         told, self.left = self.left, []
         return told
 
