@@ -92,6 +92,11 @@ class Admission:
         owner, queue = next(iter(self._queues.items()))
         return owner, self.promised_mb + next(iter(queue)).memory_mb - self.budget_mb
 
+    @property
+    def room_mb(self) -> int:
+        """MiB that are promised to nobody and that nobody waits for."""
+        return 0 if self._queues else self.budget_mb - self.promised_mb
+
     async def crowded(self) -> None:
         """Return as soon as somebody waits."""
         while not self._queues:

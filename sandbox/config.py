@@ -136,7 +136,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1000,
         description="How many sandboxes without a kernel stand by, at 2 to 3 MB each, so that who finds nothing warm "
-        "waits less; only the embedded runtime has them.",
+        "waits less; only the embedded runtime has them. On each runtime, how many more than `pool_size` are started "
+        "while models are asked that may want to run code.",
         json_schema_extra={"default": "four for each of `pool_size`, at most 100"},
     )
     memory_mb: int = Field(

@@ -136,6 +136,10 @@ class Engine:
         self._sessions.add(session)
         return session
 
+    def expecting(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block a session without wishes may be opened; see `Pool.expecting`."""
+        return self.pool.expecting(self.spec())
+
     def spec(
         self,
         *,

@@ -228,6 +228,15 @@ class Node:
                 await self._undo(session)  # another server was first with the key
         return await self.session(owner, claim.resource)
 
+    def expecting(self, memory_mb: int | None = None) -> contextlib.AbstractContextManager[None]:
+        """Within the block somebody may open such a session. Its sandbox is started ahead if it is of the kind that is
+        kept warm and there is memory for it that nobody waits for.
+        """
+        pool, warm_mb = self.engine.pool, self.settings.memory_mb
+        if memory_mb not in (None, warm_mb) or (pool.expected + 1) * warm_mb > self.admission.room_mb:
+            return contextlib.nullcontext()
+        return self.engine.expecting()
+
     async def _begin(
         self,
         owner: Owner,

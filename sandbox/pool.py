@@ -7,8 +7,9 @@ a time, so that there is room for what runs. Both back off when they fail, so th
 When sandboxes begin with more than before, those that wait are replaced, one by one.
 
 Claims that find nothing warm start a kernel of their own; where too many do at once, the others stand in line for a
-turn, and what the pool starts meanwhile goes to the first of them whom it suits. When all is warm and nobody waits, the
-pool has the runtime do ahead what it can of cold starts to come.
+turn, and what the pool starts meanwhile goes to the first of them whom it suits. Whoever knows that a claim may follow
+says so by `expecting`: as many are warm then as are expected, and what nobody has claimed after a while is stopped.
+When all is warm and nobody waits, the pool has the runtime do ahead what it can of cold starts to come.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,6 +36,8 @@ _CALM_S = 0.5
 """For which nobody has to have waited for a start: those who had to are at work then, on the same processors."""
 _DEFERENCE_S = 2.0
 """How long the pool lets them go first; a stream of them that never ends must not keep it empty."""
+_SPARE_S = 5.0
+"""How long those beyond the target stay for somebody else, when whoever was expected has not come."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 _logger = logs.logger(__name__)
@@ -59,6 +62,10 @@ class Pool:
         self._standing_by = standing_by
         self._warm: deque[Kernel] = deque()
         self._starting = 0
+        self._expected = 0
+        """Claims that may follow."""
+        self._lacking = asyncio.Event()
+        """Set when there may be too few for them."""
         self._behind: deque[Kernel] = deque()
         """Those of the warm ones that have less than a new one would."""
         self._burials = Background()
@@ -84,12 +91,14 @@ class Pool:
         """Start preparing and filling in the background; at the end, stop what nobody claimed.
 
         size: how many are kept; with 0 it only prepares. standing_by: how many cold starts the runtime is to do ahead
-        as far as it can.
+        as far as it can, and how many sandboxes beyond `size` are started for claims that are expected.
         """
         pool = cls(runtime, spec, size, standing_by)
         work = [asyncio.create_task(pool._prepare_and_fill(), name="pool")]
         work.append(asyncio.create_task(pool._renew(), name="pool's renewal"))
         work.append(asyncio.create_task(pool._stand_by(), name="what cold starts find"))
+        work.append(asyncio.create_task(pool._start_ahead(), name="the pool's expectations"))
+        work.append(asyncio.create_task(pool._spare(), name="what nobody claimed"))
         try:
             yield pool
         finally:
@@ -131,6 +140,24 @@ class Pool:
         """What made the last start, or what comes before the first one, fail; None when it did not."""
         return self._failure
 
+    @property
+    def expected(self) -> int:
+        """How many claims may follow; see `expecting`."""
+        return self._expected
+
+    @contextlib.contextmanager
+    def expecting(self, spec: Spec) -> Iterator[None]:
+        """Within the block a claim of this spec may follow. A sandbox is started for it, should none be left."""
+        if spec != self._spec:
+            yield
+            return
+        self._expected += 1
+        self._lacking.set()
+        try:
+            yield
+        finally:
+            self._expected -= 1
+
     async def claim(self, spec: Spec) -> Kernel:
         """A kernel for good, of this spec: a warm one, else one that was started since, by the pool or for this claim.
 
@@ -154,6 +181,7 @@ class Pool:
                 kernel = self._warm.popleft()
                 self._caught_up(kernel)
                 self._wanted.notify_all()
+                self._lacking.set()
             if kernel.alive:
                 return kernel
             self._bury(kernel)
@@ -196,6 +224,7 @@ class Pool:
         if self._turns == self._most_turns:
             self._calm_since = time.monotonic()
             self._calm.set()
+            self._lacking.set()
 
     def _hand_on(self, kernel: Kernel) -> bool:
         """One of the pool's own to the first in line whom it suits. Whether there was anybody."""
@@ -266,6 +295,42 @@ class Pool:
         is_first = self._warming and self._failure is None
         return len(self._warm) + self._starting < (1 if is_first else self._size)
 
+    async def _start_ahead(self) -> None:
+        while True:
+            self._lacking.clear()
+            while self._too_few() and await self._started_ahead():
+                pass
+            await self._lacking.wait()
+
+    def _too_few(self) -> bool:
+        """For the claims that are expected. While somebody waits for a start, that comes first."""
+        if self._warming or self._failure is not None or not self._calm.is_set():
+            return False
+        return len(self._warm) + self._starting < min(self._expected, self._size + self._standing_by)
+
+    async def _started_ahead(self) -> bool:
+        """Whether it could be."""
+        self._starting += 1
+        try:
+            await self._start(ahead=True)
+        except Exception as error:  # who claims will hear why
+            _logger.warning("nothing_started_ahead", error=str(error))
+            return False
+        finally:
+            self._starting -= 1
+            await self._tell(self._failure)
+        return True
+
+    async def _spare(self) -> None:
+        while True:
+            async with self._filled:
+                await self._filled.wait_for(lambda: len(self._warm) > self._size)
+            await asyncio.sleep(_SPARE_S)
+            while len(self._warm) > max(self._size, self._expected):
+                kernel = self._warm.pop()
+                self._caught_up(kernel)
+                self._bury(kernel)
+
     async def _stand_by(self) -> None:
         """What a cold start is quicker with comes last: when nobody waits, and all that should be warm is."""
         while self._standing_by:
@@ -316,16 +381,17 @@ class Pool:
         if not self._size:  # else the first start will tell
             self._warming = False
 
-    async def _start(self) -> None:
-        kernel = await self._newest()
+    async def _start(self, *, ahead: bool = False) -> None:
+        kernel = await self._newest(ahead)
         if not self._hand_on(kernel):
             self._warm.append(kernel)
         self._warming = False
 
-    async def _newest(self) -> Kernel:
+    async def _newest(self, ahead: bool) -> Kernel:
         while True:
             generation = self._runtime.generation(self._spec.image)
-            kernel = await Kernel.start(self._runtime, self._spec)
+            kernel = await Kernel.start(self._runtime, self._spec, awaited=ahead)
+            kernel.awaited = False
             if generation == self._runtime.generation(self._spec.image):
                 return kernel
             await kernel.stop()  # it began with less than one would now

@@ -232,6 +232,55 @@ async def test_who_finds_nothing_warm_gets_what_stood_by_as_far_as_it_lives(root
         await asyncio.gather(*(kernel.stop() for kernel in kernels))
 
 
+async def test_as_many_are_warm_as_are_expected_and_what_nobody_claims_is_stopped_after_a_while(
+    root: None, python_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.pool._SPARE_S", 0.1)
+    async with (
+        EmbeddedRuntime.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=1, standby_size=2), runtime=runtime) as engine,
+        asyncio.timeout(WAIT_SECONDS),
+    ):
+        await engine.pool.rest()
+        with contextlib.ExitStack() as expectations:
+            for _ in range(5):
+                expectations.enter_context(engine.expecting())
+            expectations.enter_context(engine.pool.expecting(engine.spec(memory_mb=1024)))
+            assert engine.pool.expected == 5
+            await engine.pool.fill(3)
+            async with engine.session() as session:
+                assert (session.warm, (await session.execute("print(1)")).stdout) == (True, "1\n")
+                await engine.pool.fill(3)  # the target and what stands by is the most there may be
+                assert engine.pool.warm == 3
+        while engine.pool.warm > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await engine.pool.settle()
+        assert engine.pool.warm == 1
+
+
+async def test_what_cannot_be_started_ahead_is_told_to_who_claims(root: None, python_image: Image) -> None:
+    refused = asyncio.Event()
+
+    class Failing(EmbeddedRuntime):
+        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+            if awaited:
+                refused.set()
+                raise SandboxFailed("no more of them")
+            return await super().start(spec, awaited=awaited)
+
+    async with (
+        Failing.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=1), runtime=runtime) as engine,
+        asyncio.timeout(WAIT_SECONDS),
+    ):
+        await engine.pool.fill()
+        with engine.expecting(), engine.expecting():
+            await refused.wait()
+            async with engine.session() as session:
+                assert (await session.execute("print(1)")).stdout == "1\n"
+            assert engine.pool.failure is None
+
+
 async def test_nothing_of_what_stands_by_is_left(root: None, python_image: Image) -> None:
     async with opened(1) as (engine, host, zygote):
         os.kill(zygote, signal.SIGCONT)

@@ -26,7 +26,7 @@ from sandbox.tables import UpstreamTable
 _PROGRAMS = 4
 _CROWD = 100
 _POOL = 20
-_LATENCY_MS = 50.0
+_LATENCY_MS, _LONG_MS = 50.0, 1000.0
 _SLOTS = 256
 _MODEL = "bench/bench"
 _REQUEST = Request(_MODEL, (Message.of("user", "How much is it?"),))
@@ -112,8 +112,34 @@ async def crowd(settings: Settings, scale: float) -> list[Figure]:
     """100 chat completions at once, each with one program in a sandbox of its own, on a model that takes 50 ms for each
     of its two turns and a pool of 20.
     """
-    count = min(_CROWD, max(4, round(10 * _CROWD * scale)))
-    async with running(1, _LATENCY_MS) as upstream:
+    times = await _crowd(settings, scale, _LATENCY_MS)
+    p50, p99 = quantiles(times)
+    count = _count(scale)
+    return [
+        Figure(f"{count} loops at once, p50", p50, "ms", 2000, 1000, len(times)),
+        Figure(f"{count} loops at once, p99", p99, "ms", 2000, 1000, len(times)),
+    ]
+
+
+async def patient(settings: Settings, scale: float) -> list[Figure]:
+    """The same on a model that takes a second for each turn, less these two seconds: what is started ahead is seen."""
+    times = [each - 2 * _LONG_MS for each in await _crowd(settings, scale, _LONG_MS)]
+    p50, p99 = quantiles(times)
+    count = _count(scale)
+    return [
+        Figure(f"{count} loops on a slow model, over its time, p50", p50, "ms", 1000, 500, len(times)),
+        Figure(f"{count} loops on a slow model, over its time, p99", p99, "ms", 1500, 500, len(times)),
+    ]
+
+
+def _count(scale: float) -> int:
+    return min(_CROWD, max(4, round(10 * _CROWD * scale)))
+
+
+async def _crowd(settings: Settings, scale: float, latency_ms: float) -> list[float]:
+    """Milliseconds of each."""
+    count = _count(scale)
+    async with running(1, latency_ms) as upstream:
         tables = json.dumps({"bench": {"url": upstream.url, "concurrency": _SLOTS}})
         opening = Server.open(settings, pool=_POOL, room=count, max_waiting_per_key=count, upstreams=tables)
         async with opening as server:
@@ -128,11 +154,7 @@ async def crowd(settings: Settings, scale: float) -> list[Figure]:
                     raise SandboxFailed(f"{len(wrong)} of {count} runs failed: {wrong[0].body[:500]!r}")
                 if number:
                     times += [answer.ms for answer in answers]
-    p50, p99 = quantiles(times)
-    return [
-        Figure(f"{count} loops at once, p50", p50, "ms", 2000, 1000, len(times)),
-        Figure(f"{count} loops at once, p99", p99, "ms", 2000, 1000, len(times)),
-    ]
+            return times
 
 
 def _with(settings: Settings, upstream: Upstream) -> Settings:
@@ -143,5 +165,6 @@ def _with(settings: Settings, upstream: Upstream) -> Settings:
 LOOP_MEASURES: dict[str, Callable[[Settings, float], Awaitable[list[Figure]]]] = {
     "turn": turn,
     "loops": crowd,
+    "slow-loops": patient,
     "responses": responses,
 }

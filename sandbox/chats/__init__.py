@@ -255,6 +255,9 @@ class _Hold:
         self._is_new = False
         self._began = False
         self._uses = contextlib.ExitStack()
+        self._expectation = contextlib.ExitStack()
+        """Of the session that may have to be opened."""
+        self._opens = False
 
     @property
     def owner(self) -> str:
@@ -277,6 +280,7 @@ class _Hold:
                 return await self._at(row)
         wished = self._opening or Opening()
         listed = [await self._listed(upload) for upload in wished.files]
+        self._opens = True
         return LazyInterpreter(await facts(self._node, memory_mb=wished.memory_mb), self._open, listed)
 
     async def _listed(self, upload: Upload) -> File:
@@ -289,6 +293,7 @@ class _Hold:
     async def release(self, finished: Finished | None) -> None:
         """End what is ours alone, when nobody goes on with it; its files stay for a while."""
         self._uses.close()
+        self._expectation.close()
         if not self.is_ours or self.session_id is None:
             return
         # One that an earlier run has left is kept when this one fails: the caller may send the same again.
@@ -298,6 +303,7 @@ class _Hold:
                 await self._node.retire_session(self._owner, self.session_id)
 
     async def _open(self) -> Interpreter:
+        self._expectation.close()
         if (wished := self._opening) is None:
             row = await self._node.open_session(self._owner, begun=True)
             self.is_ours = self._is_new = True
@@ -318,6 +324,9 @@ class _Hold:
         """Until `release` its session is in use."""
         self._began = True
         self._use()
+        if self._opens:
+            wished = self._opening or Opening()
+            self._expectation.enter_context(self._node.expecting(wished.memory_mb))
 
     def _use(self) -> None:
         if self._began and self.session_id is not None:

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from sandbox.store import Store
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import WAIT_SECONDS, Served, logged, serving
-from tests.upstreams import Asked, Breaks, Call, Fails, Raw, Says, Scripted, busy, runs
+from tests.upstreams import Asked, Breaks, Call, Fails, Raw, Says, Scripted, Silent, busy, runs
 
 INTERPRETER: Any = {"type": "code_interpreter"}
 WEATHER: Any = {
@@ -93,6 +93,21 @@ async def test_the_models_code_runs_and_the_caller_sees_one_answer(sdk: openai.A
     assert "42" in told(upstream.asked[1])
     ours = upstream.asked[0].body["tools"][0]["function"]
     assert ours["name"] == "run_python"
+
+
+async def test_while_models_are_asked_sandboxes_are_started_for_what_they_may_say(
+    sdk: openai.AsyncOpenAI, upstream: Scripted, chatting: Served
+) -> None:
+    async with httpx.AsyncClient(base_url=chatting.url) as client:
+        await until(client, "sandbox_pool_warm 2.0")
+        upstream.then(*[Silent()] * 4)
+        asking = [asyncio.create_task(ask(sdk)) for _ in range(3)]
+        asking.append(asyncio.create_task(ask(sdk, tools=[])))
+        await until(client, "sandbox_pool_warm 3.0", "sandbox_sessions 0.0")
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await until(client, "sandbox_pool_warm 2.0")
 
 
 async def test_what_ran_is_in_the_field_sandbox(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
