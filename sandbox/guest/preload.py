@@ -13,7 +13,7 @@ from sandbox.guest.figures import link_font_cache
 from sandbox.guest.kernel import Kernel
 from sandbox.guest.layout import join_libraries, side_by_side
 from sandbox.guest.randomness import generators
-from sandbox.guest.rehearsal import check_descriptors, rehearse
+from sandbox.guest.rehearsal import check_descriptors, recall, rehearse
 
 Extent = Literal["little", "common", "all"]
 """How much is imported, from what the script itself does, which is ready soonest, to all that it names; with all of it,
@@ -42,6 +42,8 @@ def preload(script: str, descriptors: set[int], extent: Extent) -> Kernel:
         names = ", ".join(thread.name for thread in threading.enumerate())
         raise RuntimeError(f"one thread is all that may be left, and there are: {names}")
     kernel.generators = generators()
+    if extent == "all":
+        recall(kernel)
     # Objects alive now are never traced again, so a fork's collections do not copy their pages.
     gc.freeze()
     return kernel

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sandbox.guest.streams import QUIET_S
@@ -29,6 +29,16 @@ def rehearse(kernel: "Kernel", cells: Sequence[str]) -> None:
     kernel.session.message_count = 0
     for name in ("last_type", "last_value", "last_traceback"):
         setattr(sys, name, None)
+
+
+def recall(kernel: "Kernel") -> None:
+    """In the zygote, last of all: the interpreter is to remember where it has looked up what a fork looks up first, not
+    what imports did. A name that has to make room for another costs a fork a copy of the page that it is in.
+    """
+    clear: Callable[[], None] = getattr(sys, "_clear_type_cache", lambda: None)
+    clear()
+    for _ in range(2):
+        touch(kernel)
 
 
 def touch(kernel: "Kernel") -> None:
