@@ -6,7 +6,7 @@ Here they are JSON under an id, of an owner, in the order of their making; what 
 import dataclasses
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandbox.errors import ObjectMissing
@@ -51,9 +51,9 @@ class Objects:
             raise _missing(row.kind, row.id)
         return row
 
-    async def prolong(self, owner: Owner, object_id: str, lifetime_s: float) -> None:
-        """It expires in so many seconds from now."""
-        await self._store.prolong_object(owner.id, object_id, time.time() + lifetime_s)
+    async def prolong(self, owner: Owner, object_ids: Sequence[str], lifetime_s: float) -> None:
+        """They expire in so many seconds from now."""
+        await self._store.prolong_objects(owner.id, object_ids, time.time() + lifetime_s)
 
     async def get(self, owner: Owner, kind: str, object_id: str) -> ObjectRow:
         """Raises `ObjectMissing`."""

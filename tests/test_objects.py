@@ -72,8 +72,8 @@ async def test_what_has_expired_goes_with_its_parts_and_what_is_used_again_stays
         await objects.add(ANN, "thread", {}, object_id=f"thread_{number}", lifetime_s=-1)
         await objects.add(ANN, "run", {}, object_id=f"run_{number}", parent=f"thread_{number}")
         await objects.add(ANN, "step", {}, object_id=f"step_{number}", parent=f"run_{number}")
-    await objects.prolong(BOB, "thread_1", 60)
-    await objects.prolong(ANN, "thread_2", 60)
+    await objects.prolong(BOB, ["thread_1", "thread_2"], 60)
+    await objects.prolong(ANN, ["thread_2"], 60)
     assert await store.purge_objects(time.time()) == 1
     for kind, parent in (("run", "thread_1"), ("step", "run_1")):
         assert (await objects.page(ANN, kind, parent=parent, limit=9)).items == ()

@@ -50,7 +50,7 @@ class Threads:
 
     async def use(self, owner: Owner, thread_id: str) -> None:
         """Something is added to it, so it stays."""
-        await self._node.objects.prolong(owner, thread_id, UNUSED_S)
+        await self._node.objects.prolong(owner, [thread_id], UNUSED_S)
 
     async def row(self, owner: Owner, thread_id: str) -> ObjectRow:
         """Raises `ObjectMissing`."""

@@ -77,13 +77,14 @@ class Work:
         self._talk: asyncio.Task[Finished | str] | None = None
         self._telling = asyncio.Lock()
         self._ended: asyncio.Task[None] | None = None
+        self._end_told = False
 
     def start(self, first: Iterable[StreamEvent], done: Callable[[], None]) -> None:
         """Begin. first: what the stream says before anything else; it is kept already. done: called at the end."""
         self.log.add(first)
         self._talk = asyncio.create_task(self._converse(), name=f"talk of {self._row.id}")
         self._ended = self._node.work(self._go(self._talk), f"run {self._row.id}")
-        self._ended.add_done_callback(lambda _: self.log.close(cut_off=self.goes_on))
+        self._ended.add_done_callback(lambda _: self.log.close(cut_off=not self._end_told))
         self._ended.add_done_callback(lambda _: done())
 
     async def cancel(self) -> dict[str, Any]:
@@ -117,8 +118,8 @@ class Work:
             await asyncio.gather(talk, return_exceptions=True)
         try:
             await self._end(talk, in_time=in_time)
-        except ObjectMissing:
-            pass  # its thread was deleted
+        except ObjectMissing:  # its thread was deleted, and nobody asks how it ended
+            self._end_told = True
         except SandboxError as error:
             _logger.warning("run_lost", run_id=self._row.id, error=str(error))
 
@@ -278,6 +279,7 @@ class Work:
         run = self.run = {**self.run, "status": status, **changes}
         await self._save()
         self.log.add([StreamEvent(f"thread.run.{status}", run)])
+        self._end_told = not self.goes_on
         return run
 
     async def _save(self) -> None:

@@ -27,7 +27,7 @@ from sandbox.objects import new_id
 from sandbox.responses import earlier
 from sandbox.responses.log import Log
 from sandbox.responses.prepared import prepare
-from sandbox.responses.run import LIFETIME_S, Run
+from sandbox.responses.run import Run
 from sandbox.store.rows import ObjectRow
 
 _logger = logs.logger(__name__)
@@ -132,7 +132,7 @@ class Responses:
             await self._node.objects.get(owner, earlier.KIND, response_id)  # unless it was deleted meanwhile
             body = {"events": live.log.events}
             await self._node.objects.add(
-                owner, _EVENTS, body, object_id=new_id("rev_"), parent=response_id, lifetime_s=LIFETIME_S
+                owner, _EVENTS, body, object_id=new_id("rev_"), parent=response_id, lifetime_s=earlier.LIFETIME_S
             )
 
     # What is kept.

@@ -1,6 +1,7 @@
 """What a request goes on from: responses before it, and items that were given out here."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from sandbox.node import Node
 from sandbox.store.rows import ExecutionRow, ObjectRow
 
 KIND = "response"
+LIFETIME_S = 30 * 86_400.0
+"""Of a response after it was made, or gone on from."""
+_DAY_S = 86_400.0
 _MOST = 1000
 """Responses of one chain: each is looked up."""
 _MOST_BYTES = 64 * MIB
@@ -22,11 +26,14 @@ _EXECUTIONS = 100
 
 
 async def chain(node: Node, owner: Owner, response_id: str | None) -> tuple[ObjectRow, ...]:
-    """The response and those that it goes on from, oldest first. Raises `ObjectMissing`, `InvalidField`."""
+    """The response and those that it goes on from, oldest first, which stay for as long as this is done.
+
+    Raises `ObjectMissing`, `InvalidField`.
+    """
     rows: list[ObjectRow] = []
     size = 0
     while response_id is not None:
-        row = await node.objects.get(owner, KIND, response_id)
+        row = await _earlier(node, owner, response_id, rows)
         if row.live and not node.objects.is_abandoned(row):
             raise InvalidField("previous_response_id", f"response {response_id} is not finished; wait for it")
         rows.append(row)
@@ -35,7 +42,18 @@ async def chain(node: Node, owner: Owner, response_id: str | None) -> tuple[Obje
             most = f"{_MOST} responses or {_MOST_BYTES // MIB} MiB"
             raise InvalidField("previous_response_id", f"more than {most} come before; begin a new chain")
         response_id = row.body["response"]["previous_response_id"]
+    soon = time.time() + LIFETIME_S - _DAY_S  # so that each is written to once a day
+    if older := [row.id for row in rows if row.expires_at is not None and row.expires_at < soon]:
+        await node.objects.prolong(owner, older, LIFETIME_S)
     return tuple(reversed(rows))
+
+
+async def _earlier(node: Node, owner: Owner, response_id: str, later: Sequence[ObjectRow]) -> ObjectRow:
+    try:
+        return await node.objects.get(owner, KIND, response_id)
+    except ObjectMissing:
+        which = f", which response '{later[-1].id}' goes on from" if later else ""
+        raise ObjectMissing(f"Previous response with id '{response_id}'{which}, not found.") from None
 
 
 async def remembered(node: Node, owner: Owner, items: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:

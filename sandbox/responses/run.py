@@ -24,7 +24,6 @@ from sandbox.responses.prepared import Prepared
 from sandbox.store.rows import ObjectRow
 from sandbox.traces import parts
 
-LIFETIME_S = 30 * 86_400.0
 """For how long a response is kept."""
 _MOST_FIGURES = 20
 """Of one execution, that become files."""
@@ -239,7 +238,7 @@ class Run:
                 self.row = await objects.change(self.row, body, live=live)
         else:
             self.row = await objects.add(
-                self._owner, earlier.KIND, body, object_id=response_id, live=live, lifetime_s=LIFETIME_S
+                self._owner, earlier.KIND, body, object_id=response_id, live=live, lifetime_s=earlier.LIFETIME_S
             )
 
 

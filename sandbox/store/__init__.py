@@ -398,9 +398,9 @@ class Store:
             self._gone.add((owner, row_id), created_at)
         return created_at is not None
 
-    async def prolong_object(self, owner: str, object_id: str, until: float) -> None:
-        """It expires then."""
-        await self._execute(sql.PROLONG_OBJECT, {"object": object_id, "of_owner": owner, "until": until})
+    async def prolong_objects(self, owner: str, object_ids: Sequence[str], until: float) -> None:
+        """They expire then."""
+        await self._execute(sql.PROLONG_OBJECTS, {"objects": list(object_ids), "of_owner": owner, "until": until})
 
     async def purge_objects(self, now: float) -> int:
         """Forget those that have expired, their parts and theirs, in small writes; how many had expired."""

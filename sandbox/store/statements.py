@@ -215,13 +215,13 @@ CHANGE_OBJECT = (
 REMOVE_OBJECT = (
     delete(objects).where(_is(objects.c.owner, "of_owner"), _is(objects.c.id, "object")).returning(objects.c.created_at)
 )
-PROLONG_OBJECT = (
+_OBJECTS: BindParameter[Any] = bindparam("objects", expanding=True)
+PROLONG_OBJECTS = (
     update(objects)
-    .where(_is(objects.c.id, "object"), _is(objects.c.owner, "of_owner"))
+    .where(objects.c.id.in_(_OBJECTS), _is(objects.c.owner, "of_owner"))
     .values(expires_at=bindparam("until"))
 )
 EXPIRED_OBJECTS = select(objects.c.id).where(objects.c.expires_at < bindparam("now")).limit(BATCH)
-_OBJECTS: BindParameter[Any] = bindparam("objects", expanding=True)
 _PARTS = select(objects.c.id).where(objects.c.parent.in_(_OBJECTS))
 DELETE_PARTS_OF_PARTS = delete(objects).where(objects.c.parent.in_(_PARTS))
 DELETE_PARTS = delete(objects).where(objects.c.parent.in_(_OBJECTS))

@@ -234,7 +234,7 @@ async def test_a_thread_is_kept_for_as_long_as_it_is_used_and_a_while(tmp_path: 
         threads = Threads(node)
         messages = Messages(node, threads)
         thread = await threads.create(LOCAL, {})
-        await node.objects.prolong(LOCAL, thread.id, 60)
+        await node.objects.prolong(LOCAL, [thread.id], 60)
         await messages.add(LOCAL, thread, await messages.checked(LOCAL, {"role": "user", "content": "Still there?"}))
         await node.store.purge_objects(time.time() + UNUSED_S - 60)
         assert (await threads.row(LOCAL, thread.id)).id == thread.id

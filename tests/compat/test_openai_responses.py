@@ -17,7 +17,9 @@ from openai.types.responses import Response
 
 from sandbox import reclaim
 from sandbox.image import Image
+from sandbox.keys import LOCAL
 from sandbox.node import Node
+from sandbox.responses.earlier import LIFETIME_S
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.local import whole_app
 from tests.api.served import WAIT_SECONDS, Served, serving
@@ -405,6 +407,28 @@ async def test_an_unknown_response_cannot_be_gone_on_from(sdk: openai.AsyncOpenA
     with pytest.raises(openai.NotFoundError) as refused:
         await ask(sdk, previous_response_id="resp_none")
     assert (refused.value.param, refused.value.code) == ("previous_response_id", "previous_response_not_found")
+
+
+async def test_a_chain_stays_for_as_long_as_it_is_gone_on_from_and_says_which_response_it_lacks(
+    root: None, python_image: Image, tmp_path: Path
+) -> None:
+    async with Scripted("openai", models=("scripted",)) as upstream:
+        upstream.then(*[Says("Hello.")] * 4)
+        table = {"scripted": {"url": upstream.url, "attempts": 1}}
+        async with opened(tmp_path, pool_size=0, upstreams=table) as node, local(node) as sdk:
+            first = await ask(sdk, tools=[])
+            second = await ask(sdk, tools=[], previous_response_id=first.id)
+            unused = await ask(sdk, tools=[])
+            await node.objects.prolong(LOCAL, [first.id, second.id, unused.id], 60)
+            third = await ask(sdk, tools=[], previous_response_id=second.id)
+            await node.store.purge_objects(time.time() + LIFETIME_S - 60)
+            for response in (first, second, third):
+                assert (await sdk.responses.retrieve(response.id)).id == response.id
+            with pytest.raises(openai.NotFoundError):
+                await sdk.responses.retrieve(unused.id)
+            await sdk.responses.delete(first.id)
+            with pytest.raises(openai.NotFoundError, match=f"'{first.id}', which response '{second.id}' goes on from"):
+                await ask(sdk, tools=[], previous_response_id=third.id)
 
 
 async def test_a_response_that_is_not_stored_is_gone(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:

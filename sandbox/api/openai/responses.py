@@ -31,8 +31,8 @@ async def create_response(request: Request, body: dict[str, Any]) -> Response:
     responses, owner = _responses(request), owner_of(request)
     try:
         run = await responses.begin(owner, body)
-    except ObjectMissing:
-        return _previous_missing(str(body.get("previous_response_id")))
+    except ObjectMissing as error:
+        return _previous_missing(error)
     if run.asked.background:
         shown = encode.answer(run.shown())
         log = await responses.send_off(owner, run)
@@ -49,9 +49,8 @@ async def _made(run: Run) -> dict[str, Any]:
     return run.shown()
 
 
-def _previous_missing(response_id: str) -> Response:
-    message = f"Previous response with id '{response_id}' not found."
-    told = envelope(message, "invalid_request_error", "previous_response_not_found", "previous_response_id")
+def _previous_missing(error: ObjectMissing) -> Response:
+    told = envelope(str(error), "invalid_request_error", "previous_response_not_found", "previous_response_id")
     return encode.answer(told, 404)
 
 
