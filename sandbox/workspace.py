@@ -137,6 +137,7 @@ class Workspace:
         async with self._lock:
             for path in changed:
                 self._versions.pop(path, None)
+                self._mark = None
             try:
                 async with asyncio.timeout(_KEEP_S):
                     return await self._keep()

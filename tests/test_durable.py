@@ -256,6 +256,15 @@ class TestWhatIsMade:
             assert (told.status, [made.path for made in told.artifacts]) == (Status.OK, ["a"] * changed), code
         assert await content(node, session, "a") == b"\0\1\1\1" + bytes(4092)
 
+    async def test_are_stored_with_the_execution_that_changed_them_whatever_times_they_have(
+        self, node: Node, session: str
+    ) -> None:
+        for number in range(3):
+            code = f"import os; open('a', 'w').write('{number}'); os.utime('a', ns=(1, {-1 - number}))"
+            told = await execute(node, session, code)
+            assert (told.status, [made.path for made in told.artifacts]) == (Status.OK, ["a"])
+            assert await content(node, session, "a") == str(number).encode()
+
     async def test_that_nobody_may_read_is_said_and_neither_removed_nor_told_as_it_was(
         self, node: Node, session: str
     ) -> None:

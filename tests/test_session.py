@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -192,6 +193,23 @@ async def test_after_restarts_that_overlap_the_next_execution_has_a_kernel_that_
         await asyncio.gather(first, session.restart())
         execution = await session.execute("1")
         assert (execution.status, execution.state_lost, execution.reason) == (Status.OK, False, "")
+
+
+async def test_a_form_of_too_many_levels_is_left_out_and_counted(session: Session) -> None:
+    code = """
+        from IPython.display import display
+        for levels in (90, 500, 900):
+            form = []
+            for _ in range(levels): form = [form]
+            display({"application/json": form, "text/plain": str(levels)}, raw=True)
+    """
+    execution = await session.execute(textwrap.dedent(code))
+    assert (execution.status, execution.truncated.results) == (Status.OK, 2)
+    assert [sorted(result) for result in execution.results] == [
+        ["application/json", "text/plain"],
+        ["text/plain"],
+        ["text/plain"],
+    ]
 
 
 class TestInterrupt:

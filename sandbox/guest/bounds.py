@@ -41,6 +41,10 @@ _MIME_TYPES = frozenset(
 """What may pass; scripts and widgets may not."""
 
 
+_DEPTH = 100
+"""Levels of a form that is JSON. No figure has as many, and not every reader of JSON takes more."""
+
+
 def max_result(room: int) -> int:
     """Bytes of a message with a result of which `room` bytes may be kept. A kernel leaves out the forms that are over
     that; what is longer all the same is not worth the time to read it, which is the program's.
@@ -60,12 +64,28 @@ def result(content: dict[str, Any], room: int) -> tuple[dict[str, Any], int, boo
         if mime not in _MIME_TYPES or not (isinstance(data[mime], str) or mime.endswith("json")):
             continue
         size = len(json.dumps(data[mime]))
-        if size <= left:
+        if size <= left and is_shallow(data[mime]):
             kept[mime] = data[mime]
             left -= size
         else:
             left_out = True
     return kept, room - left, left_out or not kept
+
+
+def is_shallow(value: object) -> bool:
+    """Whether a value read from JSON has no more levels than a form of a result may have."""
+    level = [value]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def error(content: dict[str, Any]) -> dict[str, Any]:

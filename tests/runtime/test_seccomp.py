@@ -7,6 +7,7 @@ comes to the same answers is what `tests/runtime/escape` shows, from inside a sa
 import errno
 import json
 import os
+import socket
 import struct
 from collections.abc import Iterator, Mapping
 
@@ -75,7 +76,7 @@ def machine() -> Machine:
 
 NAMES = {number: name for name, number in seccomp.ALLOWED.items()}
 CONDITIONAL = {"socket", "setsockopt", "clone", "personality", "prctl", "ioctl", "setpriority", "prlimit64"}
-CONDITIONAL |= {*seccomp._SCHEDULING}
+CONDITIONAL |= {*seccomp._SCHEDULING, *seccomp._SENDS}
 
 
 def expected(number: int) -> str:
@@ -167,14 +168,44 @@ def test_a_terminal_takes_no_input_and_a_process_keeps_its_personality(machine: 
 @pytest.mark.attack("A10", "C01")
 def test_no_program_is_loaded_into_the_kernel(machine: Machine) -> None:
     setsockopt, prctl = seccomp.ALLOWED["setsockopt"], seccomp.ALLOWED["prctl"]
+    for option in (26, 50, 51, 52):
+        assert machine.verdict(setsockopt, (3, 1, option, 0, 0, 0)) == "EPERM", option
+    assert machine.verdict(setsockopt, (3, 6, 31, 0, 0, 0)) == "EPERM"
     for option in range(80):
-        refused = option in (26, 50, 51, 52)
-        assert machine.verdict(setsockopt, (3, 1, option, 0, 0, 0)) == ("EPERM" if refused else ALLOW), option
-        assert machine.verdict(setsockopt, (3, 6, option, 0, 0, 0)) == ("EPERM" if option == 31 else ALLOW), option
         assert machine.verdict(prctl, (option, 2, 0, 0, 0, 0)) == ("EPERM" if option == 22 else ALLOW), option
     assert machine.verdict(setsockopt, (3, 17, 100, 0, 0, 0)) == "EPERM"
     assert machine.verdict(setsockopt, (3, 1 << 32 | 1, 1 << 32 | 26, 0, 0, 0)) == "EPERM"
     assert machine.verdict(prctl, (1 << 32 | 22, 2, 0, 0, 0, 0)) == "EPERM"
+
+
+@pytest.mark.attack("A10", "C01")
+def test_sockets_have_the_options_of_the_table_and_no_others(machine: Machine) -> None:
+    setsockopt = seccomp.ALLOWED["setsockopt"]
+    allowed = {
+        (level, option)
+        for level in range(300)
+        for option in range(140)
+        if machine.verdict(setsockopt, (3, level, option, 0, 0, 0)) == ALLOW
+    }
+    assert allowed == {(level, option) for level, options in seccomp._OPTIONS.items() for option in options}
+    for level, option in ((17, 1), (6, 14), (6, 38), (0, 35), (41, 20), (41, 32), (1, 25), (270, 1)):
+        assert (level, option) not in allowed
+    usual = {(1, socket.SO_REUSEADDR), (1, socket.SO_KEEPALIVE), (1, socket.SO_RCVBUF), (1, socket.SO_SNDBUF)}
+    usual |= {(6, socket.TCP_NODELAY), (6, socket.TCP_KEEPIDLE), (41, socket.IPV6_V6ONLY), (0, socket.IP_TTL)}
+    assert usual <= allowed
+    assert machine.verdict(setsockopt, (3, 1 << 32 | 6, 1 << 32 | 14, 0, 0, 0)) == "EPERM"
+
+
+@pytest.mark.attack("A10", "C01")
+@pytest.mark.parametrize(("name", "at"), [("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)])
+def test_nothing_is_sent_that_waits_for_more(machine: Machine, name: str, at: int) -> None:
+    def sent(flags: int) -> str:
+        return machine.verdict(seccomp.ALLOWED[name], tuple(flags if index == at else 1 << 15 for index in range(6)))
+
+    assert {flags: sent(flags) for flags in (0, 0x40, 0x4000, 1 << 47)} == dict.fromkeys(
+        (0, 0x40, 0x4000, 1 << 47), ALLOW
+    )
+    assert sent(0x8000) == sent(0xC040) == sent(1 << 32 | 0x8000) == "EPERM"
 
 
 @pytest.mark.attack("D05", "C12")

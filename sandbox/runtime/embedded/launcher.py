@@ -38,6 +38,8 @@ from sandbox.runtime.embedded.instance import Instance
 from sandbox.runtime.embedded.zygotes import Image, Zygote
 
 _REMOVE_SECONDS = 10.0
+_UNACCEPTED = 32
+"""Connections that a listening socket of a program's may have waiting."""
 
 
 class _ServerGone(Exception):
@@ -415,6 +417,8 @@ class Launcher:
                 os.chdir(image.stage)
                 nodes = mounts.devices()  # by who may still make some
                 jail.enter_namespaces(self._instance.user_namespace, single=self._share.single)
+                with contextlib.suppress(OSError):
+                    linux.bound_unaccepted(_UNACCEPTED)
                 pid = os.fork()
                 if pid == 0:
                     init.become(sandbox.ids, image.layers, request, channel, control, nodes)

@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import struct
+from pathlib import Path
 from typing import Any
 
 from sandbox.guest.process import checked, prctl
@@ -222,6 +223,13 @@ def collapse_memory(pid: int) -> None:
                     _call(_NR_PROCESS_MADVISE, pidfd, struct.pack("=QQ", start, end - start), 1, _MADV_COLLAPSE, 0)
     finally:
         os.close(pidfd)
+
+
+def bound_unaccepted(most: int) -> None:
+    """Let no socket of this network namespace have more connections that wait to be accepted: their memory is charged
+    to no control group. Raises `OSError` where `/proc/sys` cannot be written to, as in most containers.
+    """
+    Path("/proc/sys/net/core/somaxconn").write_text(str(most))
 
 
 def raise_loopback() -> None:

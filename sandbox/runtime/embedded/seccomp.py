@@ -68,10 +68,20 @@ children would be the zygote's, outside: it would have to bury them, and count t
 _TYPING = (0x5412, 0x541C)
 """TIOCSTI, TIOCLINUX: input for a terminal that others read."""
 _PR_SET_SECCOMP = 22
-_REFUSED_OPTIONS = {1: (26, 50, 51, 52), 6: (31,), 17: (100,)}
-"""By level. SO_ATTACH_{FILTER,BPF,REUSEPORT_CBPF,REUSEPORT_EBPF}: what they are compiled to lies in memory, as filters
-of system calls do, of which all of the host has little, and no control group is charged for it. TCP_ULP, UDP_ENCAP: TLS
-and IPsec in the kernel, which nobody needs who reaches no network."""
+_OPTIONS = {
+    0: (1, 2, 8, 10, 11, 12, 13, 24, 32, 33, 34),
+    1: (2, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 18, 19, 20, 21, 29, 35, 66, 67),
+    6: (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 18, 23, 25, 30, 36),
+    41: (16, 17, 18, 19, 23, 25, 26, 49, 51, 66, 67),
+}
+"""Of sockets, by level (IP, SOL_SOCKET, TCP, IPv6): buffers, times, addresses, what is sent when, and what is told of
+packets. All others are refused. Many keep memory that no control group is charged for, or is one pool for all of the
+host: compiled filters, keys of signed TCP, groups of multicast, flow labels of IPv6, datagrams that UDP_CORK holds.
+TLS and IPsec in the kernel are for nobody who reaches no network."""
+_MSG_MORE = 0x8000
+"""A datagram that waits for its rest is held in memory that no control group is charged for."""
+_SENDS = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument the flags are."""
 _PRIO_PROCESS = 0
 _SCHEDULING = ("sched_setaffinity", "sched_setparam", "sched_setscheduler")
 _X32_BIT = 0x40000000
@@ -150,13 +160,14 @@ def _argument_rules() -> list[_Instruction]:
     allow, deny = _return(_ALLOW), _return(_ERRNO | _EPERM)
     # libzmq aborts the process on EAFNOSUPPORT for netlink and tolerates EINVAL.
     no_family = [_equals(AF_NETLINK, 0, 1), _return(_ERRNO | _EINVAL), _return(_ERRNO | _EAFNOSUPPORT)]
-    setsockopt = [instruction for level in _REFUSED_OPTIONS for instruction in _refused_options(level)]
+    setsockopt = [instruction for level in _OPTIONS for instruction in _allowed_options(level)]
     # Where init has the program's uid, its limits and its priority would be the program's to change.
     setpriority = [_load(_argument(0)), _equals(_PRIO_PROCESS, 1, 0), deny]
     rules = {name: _allowed_if(CONDITIONS[name], [deny]) for name in ("clone", "personality")}
     rules |= {"socket": [*_protocol(), *_allowed_if(CONDITIONS["socket"], no_family)]}
     rules |= {"ioctl": [*_refused(1, _TYPING), allow], "prctl": [*_refused(0, (_PR_SET_SECCOMP,)), allow]}
-    rules |= {"setsockopt": [*setsockopt, allow]}
+    rules |= {"setsockopt": [*setsockopt, deny]}
+    rules |= {name: _allowed_if([Condition(flags, 0, _MSG_MORE)], [deny]) for name, flags in _SENDS.items()}
     rules |= {"setpriority": [*setpriority, *_but_for_init(1)]}
     rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING)}
     return [instruction for name, block in rules.items() for instruction in _only_for(ALLOWED[name], block)]
@@ -169,9 +180,13 @@ def _refused(argument: int, values: Sequence[int]) -> list[_Instruction]:
     return [_load(_argument(argument)), *known, _return(_ERRNO | _EPERM)]
 
 
-def _refused_options(level: int) -> list[_Instruction]:
-    options = _refused(2, _REFUSED_OPTIONS[level])
-    return [_load(_argument(1)), _equals(level, 0, len(options)), *options]
+def _allowed_options(level: int) -> list[_Instruction]:
+    """Allows those of the level; goes on with all others."""
+    options = _OPTIONS[level]
+    known = [_equals(option, len(options) - index, 0) for index, option in enumerate(options, 1)]
+    known[-1] = _equals(options[-1], 0, 1)
+    block = [_load(_argument(2)), *known, _return(_ALLOW)]
+    return [_load(_argument(1)), _equals(level, 0, len(block)), *block]
 
 
 def _protocol() -> list[_Instruction]:
