@@ -80,6 +80,8 @@ class Admission:
         self._queues: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
         self._came = asyncio.Event()
         self._draining = self._closed = False
+        self.on_release: Callable[[], None] = lambda: None
+        """Called when memory was given back."""
         self._interval_s = _FIRST_GUESS_S
         self._last_release = 0.0
         """Or when the queue began, whichever is later."""
@@ -219,6 +221,7 @@ class Admission:
         if self._queues:
             self._observe_release()
             self._advance()
+        self.on_release()
 
     def _observe_release(self) -> None:
         now = time.monotonic()

@@ -104,6 +104,8 @@ class Node:
         self._draining = False
         self._sessions: dict[str, DurableSession] = {}
         self.reclaim = Reclaim(parts.admission, self._sessions)
+        more = parts.engine.pool.share(lambda: parts.admission.room_mb // settings.memory_mb)
+        parts.admission.on_release = more
         self._slots: dict[str, Slot] = {}
         self._works = Background()
         self._opening = asyncio.Lock()
@@ -230,12 +232,10 @@ class Node:
 
     def expecting(self, memory_mb: int | None = None) -> contextlib.AbstractContextManager[None]:
         """Within the block somebody may open such a session. Its sandbox is started ahead if it is of the kind that is
-        kept warm and there is memory for it that nobody waits for.
+        kept warm, none is left, and there is memory that is promised to nobody.
         """
-        pool, warm_mb = self.engine.pool, self.settings.memory_mb
-        if memory_mb not in (None, warm_mb) or (pool.expected + 1) * warm_mb > self.admission.room_mb:
-            return contextlib.nullcontext()
-        return self.engine.expecting()
+        is_usual = memory_mb in (None, self.settings.memory_mb)
+        return self.engine.expecting() if is_usual else contextlib.nullcontext()
 
     async def _begin(
         self,

@@ -4,18 +4,19 @@ One spec is kept warm. A claim takes a kernel for good; there is no way to put o
 prepared in the background, and whoever claims before that waits for it. Then replenishing goes on there: one start,
 beside which the pool does nothing else, because the sooner it is over the sooner the pool is ready; from then on two at
 a time, so that there is room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
+Whoever knows that a claim may follow says so by `expecting`; then more are kept for a while, if there is memory.
 When sandboxes begin with more than before, those that wait are replaced, one by one.
 
 Claims that find nothing warm start a kernel of their own; where too many do at once, the others stand in line for a
-turn, and what the pool starts meanwhile goes to the first of them whom it suits. Whoever knows that a claim may follow
-says so by `expecting`: as many are warm then as are expected, and what nobody has claimed after a while is stopped.
-When all is warm and nobody waits, the pool has the runtime do ahead what it can of cold starts to come.
+turn, and what the pool starts meanwhile goes to the first of them whom it suits. When all is warm and nobody waits, the
+pool has the runtime do ahead what it can of cold starts to come.
 """
 
 import asyncio
 import contextlib
 import math
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from typing import Self
 
 from sandbox import logs
 from sandbox.background import Background
+from sandbox.changed import Changed
 from sandbox.errors import SandboxError, SandboxFailed
 from sandbox.execution import Spec
 from sandbox.kernel import Kernel
@@ -37,7 +39,7 @@ _CALM_S = 0.5
 _DEFERENCE_S = 2.0
 """How long the pool lets them go first; a stream of them that never ends must not keep it empty."""
 _SPARE_S = 5.0
-"""How long those beyond the target stay for somebody else, when whoever was expected has not come."""
+"""How long more than the target stay for somebody else, when whoever was expected has not come."""
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 _logger = logs.logger(__name__)
@@ -64,14 +66,12 @@ class Pool:
         self._starting = 0
         self._expected = 0
         """Claims that may follow."""
-        self._lacking = asyncio.Event()
-        """Set when there may be too few for them."""
         self._behind: deque[Kernel] = deque()
         """Those of the warm ones that have less than a new one would."""
         self._burials = Background()
-        """Stops of those that were found dead."""
-        self._wanted = asyncio.Condition()
-        self._filled = asyncio.Condition()
+        """Stops of those that were found dead, and of those that nobody wants."""
+        self._changed = Changed()
+        self._room: Callable[[], int] = lambda: sys.maxsize
         self._failure: SandboxError | None = None
         self._warming = True
         self._line: deque[_Place] = deque()
@@ -97,7 +97,6 @@ class Pool:
         work = [asyncio.create_task(pool._prepare_and_fill(), name="pool")]
         work.append(asyncio.create_task(pool._renew(), name="pool's renewal"))
         work.append(asyncio.create_task(pool._stand_by(), name="what cold starts find"))
-        work.append(asyncio.create_task(pool._start_ahead(), name="the pool's expectations"))
         work.append(asyncio.create_task(pool._spare(), name="what nobody claimed"))
         try:
             yield pool
@@ -152,11 +151,20 @@ class Pool:
             yield
             return
         self._expected += 1
-        self._lacking.set()
+        self._changed.notify()
         try:
             yield
         finally:
             self._expected -= 1
+            self._changed.notify()
+
+    def share(self, room: Callable[[], int]) -> Callable[[], None]:
+        """Keep no more beyond the size than `room` says that there is memory for.
+
+        What is returned is to be called when there is more again.
+        """
+        self._room = room
+        return self._changed.notify
 
     async def claim(self, spec: Spec) -> Kernel:
         """A kernel for good, of this spec: a warm one, else one that was started since, by the pool or for this claim.
@@ -174,28 +182,30 @@ class Pool:
             self._pass_on()
 
     async def _take_warm(self, spec: Spec) -> Kernel | None:
-        while spec == self._spec:
-            async with self._wanted:
-                if not self._warm:
-                    break
-                kernel = self._warm.popleft()
-                self._caught_up(kernel)
-                self._wanted.notify_all()
-                self._lacking.set()
+        while spec == self._spec and self._warm:
+            kernel = self._take(0)
             if kernel.alive:
                 return kernel
             self._bury(kernel)
         return None
 
+    def _take(self, at: int) -> Kernel:
+        """One of the warm ones: the first, 0, or the last, -1."""
+        kernel = self._warm[at]
+        self._warm.remove(kernel)
+        with contextlib.suppress(ValueError):
+            self._behind.remove(kernel)
+        self._changed.notify()
+        return kernel
+
     def _bury(self, kernel: Kernel) -> None:
-        """Stop one that is as good as dead. Nobody waits: a daemon that is away would make that long."""
-        self._burials.spawn(kernel.stop(), "stop a dead kernel")
+        """Stop it. Nobody waits: a daemon that is away would make that long."""
+        self._burials.spawn(kernel.stop(), "stop a kernel")
 
     async def _stand_in_line(self, spec: Spec) -> Kernel | None:
         """A kernel that the pool has started meanwhile, or None: it is our turn to start one."""
         self._calm.clear()
-        self._sought.set()
-        self._rested = False
+        self._tire()
         if self._turns:
             self._turns -= 1
             return None
@@ -224,7 +234,7 @@ class Pool:
         if self._turns == self._most_turns:
             self._calm_since = time.monotonic()
             self._calm.set()
-            self._lacking.set()
+            self._changed.notify()
 
     def _hand_on(self, kernel: Kernel) -> bool:
         """One of the pool's own to the first in line whom it suits. Whether there was anybody."""
@@ -256,8 +266,7 @@ class Pool:
         await self._until(lambda: self.rested)
 
     async def _until(self, true: Callable[[], bool]) -> None:
-        async with self._filled:
-            await self._filled.wait_for(lambda: true() or self._failure is not None)
+        await self._changed.wait_for(lambda: true() or self._failure is not None)
         if self._failure is not None:
             raise self._failure
 
@@ -268,16 +277,17 @@ class Pool:
 
     async def _replenish(self) -> None:
         while True:
-            await self._defer()
-            async with self._wanted:
-                await self._wanted.wait_for(self._has_room)
-                self._starting += 1
+            await self._changed.wait_for(self._has_room)
+            if len(self._warm) < self._size:  # what is expected is wanted before anybody waits for it
+                await self._defer()
+            if not self._has_room():
+                continue
+            self._starting += 1
             try:
                 await self._persist(self._start)
             finally:
                 self._starting -= 1
-                async with self._wanted:  # should this end for good, the other one has to go on
-                    self._wanted.notify_all()
+                self._changed.notify()  # should this end for good, the other one has to go on
 
     async def _defer(self) -> None:
         if not self._warming:
@@ -291,61 +301,53 @@ class Pool:
             await (asyncio.sleep(left) if self._calm.is_set() else self._calm.wait())
 
     def _has_room(self) -> bool:
-        """For one more start."""
-        is_first = self._warming and self._failure is None
-        return len(self._warm) + self._starting < (1 if is_first else self._size)
+        """For one more start. Beyond the size there is none while somebody waits for one."""
+        if self._warming and self._failure is None:
+            return not self._warm and not self._starting and self._size > 0
+        may_be_more = self._calm.is_set() and not self._warming
+        return len(self._warm) + self._starting < (self._target() if may_be_more else self._size)
 
-    async def _start_ahead(self) -> None:
-        while True:
-            self._lacking.clear()
-            while self._too_few() and await self._started_ahead():
-                pass
-            await self._lacking.wait()
-
-    def _too_few(self) -> bool:
-        """For the claims that are expected. While somebody waits for a start, that comes first."""
-        if self._warming or self._failure is not None or not self._calm.is_set():
-            return False
-        return len(self._warm) + self._starting < min(self._expected, self._size + self._standing_by)
-
-    async def _started_ahead(self) -> bool:
-        """Whether it could be."""
-        self._starting += 1
-        try:
-            await self._start(ahead=True)
-        except Exception as error:  # who claims will hear why
-            _logger.warning("nothing_started_ahead", error=str(error))
-            return False
-        finally:
-            self._starting -= 1
-            await self._tell(self._failure)
-        return True
+    def _target(self) -> int:
+        """How many are to be warm: the size, or more if they are expected and there is memory."""
+        return max(self._size, min(self._expected, self._size + min(self._standing_by, self._room())))
 
     async def _spare(self) -> None:
+        """Stop what is more than wanted: after a while, or at once what the memory is promised to others of."""
         while True:
-            async with self._filled:
-                await self._filled.wait_for(lambda: len(self._warm) > self._size)
-            await asyncio.sleep(_SPARE_S)
-            while len(self._warm) > max(self._size, self._expected):
-                kernel = self._warm.pop()
-                self._caught_up(kernel)
-                self._bury(kernel)
+            await self._changed.wait_for(self._has_more)
+            try:
+                async with asyncio.timeout(_SPARE_S):
+                    await self._changed.wait_for(lambda: not self._has_more() or self._has_too_many())
+                over = self._has_too_many
+            except TimeoutError:
+                over = self._has_more
+            while over():
+                self._bury(self._take(-1))
+
+    def _has_more(self) -> bool:
+        return len(self._warm) > self._target()
+
+    def _has_too_many(self) -> bool:
+        return len(self._warm) > self._size + max(0, self._room())
 
     async def _stand_by(self) -> None:
         """What a cold start is quicker with comes last: when nobody waits, and all that should be warm is."""
         while self._standing_by:
             self._sought.clear()
             await self._persist(self._make_ready)
-            async with self._filled:
-                self._rested = not self._sought.is_set()
-                self._filled.notify_all()
+            self._rested = not self._sought.is_set()
+            self._changed.notify()
             await self._sought.wait()
+
+    def _tire(self) -> None:
+        """Somebody may use what stands by."""
+        self._sought.set()
+        self._rested = False
 
     async def _make_ready(self) -> None:
         more = True
         while more:
-            async with self._filled:
-                await self._filled.wait_for(lambda: self.settled)
+            await self._changed.wait_for(lambda: self.settled and not self._has_room())
             await self._be_calm()
             more = await self._runtime.stand_by(self._spec, self._standing_by)
 
@@ -355,39 +357,35 @@ class Pool:
             await self._runtime.renewed(image, generation)
             if generation != (generation := self._runtime.generation(image)):
                 self._behind = deque(self._warm)
-            while (kernel := await self._drop_behind()) is not None:
+            while self._behind:
+                kernel = self._behind.pop()  # claims come from the other end
+                self._warm.remove(kernel)
+                self._changed.notify()
                 with contextlib.suppress(SandboxError):  # it is no longer ours; the runtime says what it leaves
                     await kernel.stop()
-                async with self._filled:
-                    await self._filled.wait_for(lambda: len(self._warm) >= self._size)
-            async with self._filled:
-                self._filled.notify_all()
-
-    async def _drop_behind(self) -> Kernel | None:
-        async with self._wanted:
-            if not self._behind:
-                return None
-            kernel = self._behind.pop()  # claims come from the other end
-            self._warm.remove(kernel)
-            self._wanted.notify_all()
-        return kernel
-
-    def _caught_up(self, kernel: Kernel) -> None:
-        with contextlib.suppress(ValueError):
-            self._behind.remove(kernel)
+                await self._changed.wait_for(lambda: len(self._warm) >= self._size)
+            self._changed.notify()
 
     async def _prepare(self) -> None:
         await self._runtime.prepare(self._spec.image)
         if not self._size:  # else the first start will tell
             self._warming = False
 
-    async def _start(self, *, ahead: bool = False) -> None:
-        kernel = await self._newest(ahead)
+    async def _start(self) -> None:
+        if len(self._warm) + self._starting > max(self._size, self._target()):
+            return  # whoever was expected while this failed has come, or will not
+        ahead = not self._warming and len(self._warm) >= self._size
+        if ahead:
+            self._tire()
+        self._keep(await self._newest(ahead=ahead))
+
+    def _keep(self, kernel: Kernel) -> None:
         if not self._hand_on(kernel):
             self._warm.append(kernel)
         self._warming = False
 
-    async def _newest(self, ahead: bool) -> Kernel:
+    async def _newest(self, *, ahead: bool) -> Kernel:
+        """ahead: beyond what is always kept; it will be needed at once, or not at all."""
         while True:
             generation = self._runtime.generation(self._spec.image)
             kernel = await Kernel.start(self._runtime, self._spec, awaited=ahead)
@@ -403,19 +401,16 @@ class Pool:
             try:
                 await attempt()
             except SandboxError as error:
-                await self._tell(error)
+                self._tell(error)
             except Exception as error:  # nobody else would ever fill it
                 _logger.exception("the pool failed")
-                await self._tell(SandboxFailed(f"the pool failed, its log says how: {type(error).__name__}: {error}"))
+                self._tell(SandboxFailed(f"the pool failed, its log says how: {type(error).__name__}: {error}"))
             else:
-                await self._tell(None)
+                self._tell(None)
                 return
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _BACKOFF_MAX_S)
 
-    async def _tell(self, failure: SandboxError | None) -> None:
-        async with self._filled:
-            self._failure = failure
-            self._filled.notify_all()
-        async with self._wanted:
-            self._wanted.notify_all()
+    def _tell(self, failure: SandboxError | None) -> None:
+        self._failure = failure
+        self._changed.notify()

@@ -381,17 +381,24 @@ class TestLimits:
             assert node.admission.promised_mb == 0
             assert (await (await node.run(LOCAL, "1")).result()).status is Status.OK
 
-    async def test_a_sandbox_is_expected_only_where_there_is_memory_for_it_that_is_nobodys(
+    async def test_a_sandbox_is_started_ahead_only_where_there_is_memory_for_it_that_is_nobodys(
         self, open_node: OpenNode, tmp_path: Path
     ) -> None:
         async with open_node(tmp_path, pool_size=1, memory_budget_mb=1024) as node:
-            with node.expecting(), node.expecting():
-                assert node.engine.pool.expected == 1
-            assert node.engine.pool.expected == 0
-            row = await node.open_session(LOCAL)
-            with node.expecting():
-                assert node.engine.pool.expected == 0
-            await node.close_session(LOCAL, row.id)
+            pool = node.engine.pool
+            await pool.rest()
+            with node.expecting(), node.expecting(), node.expecting(), node.expecting(1024):
+                assert pool.expected == 3
+                await pool.fill(2)
+                await pool.rest()
+                assert pool.warm == 2, "there is memory for one more"
+                row = await node.open_session(LOCAL)
+                await execute(node, row.id, "1")
+                assert node.admission.room_mb == 0
+                await until(lambda: pool.warm == 1 and pool.rested)
+                await node.close_session(LOCAL, row.id)
+                await pool.fill(2)
+            assert pool.expected == 0
 
     async def test_who_waits_for_memory_gets_it_when_a_session_ends(self, open_node: OpenNode, tmp_path: Path) -> None:
         async with open_node(tmp_path, pool_size=0, memory_budget_mb=512, max_waiting=4) as node:

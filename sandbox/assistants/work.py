@@ -279,7 +279,7 @@ class Work:
         run = self.run = {**self.run, "status": status, **changes}
         await self._save()
         self.log.add([StreamEvent(f"thread.run.{status}", run)])
-        self._end_told = not self.goes_on
+        self._end_told |= status in ENDED or status == "requires_action"
         return run
 
     async def _save(self) -> None:

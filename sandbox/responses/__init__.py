@@ -131,9 +131,7 @@ class Responses:
         with contextlib.suppress(ObjectMissing):
             await self._node.objects.get(owner, earlier.KIND, response_id)  # unless it was deleted meanwhile
             body = {"events": live.log.events}
-            await self._node.objects.add(
-                owner, _EVENTS, body, object_id=new_id("rev_"), parent=response_id, lifetime_s=earlier.LIFETIME_S
-            )
+            await self._node.objects.add(owner, _EVENTS, body, object_id=new_id("rev_"), parent=response_id)
 
     # What is kept.
 

@@ -15,7 +15,7 @@ from sandbox.store.rows import ExecutionRow, ObjectRow
 
 KIND = "response"
 LIFETIME_S = 30 * 86_400.0
-"""Of a response after it was made, or gone on from."""
+"""Of a response after it was made, or gone on from; then a day more at most."""
 _DAY_S = 86_400.0
 _MOST = 1000
 """Responses of one chain: each is looked up."""
@@ -42,9 +42,9 @@ async def chain(node: Node, owner: Owner, response_id: str | None) -> tuple[Obje
             most = f"{_MOST} responses or {_MOST_BYTES // MIB} MiB"
             raise InvalidField("previous_response_id", f"more than {most} come before; begin a new chain")
         response_id = row.body["response"]["previous_response_id"]
-    soon = time.time() + LIFETIME_S - _DAY_S  # so that each is written to once a day
-    if older := [row.id for row in rows if row.expires_at is not None and row.expires_at < soon]:
-        await node.objects.prolong(owner, older, LIFETIME_S)
+    until = time.time() + LIFETIME_S
+    if older := sorted(row.id for row in rows if row.expires_at is not None and row.expires_at < until):
+        await node.objects.prolong(owner, older, LIFETIME_S + _DAY_S)  # so that each is written to once a day
     return tuple(reversed(rows))
 
 

@@ -24,7 +24,6 @@ from sandbox.responses.prepared import Prepared
 from sandbox.store.rows import ObjectRow
 from sandbox.traces import parts
 
-"""For how long a response is kept."""
 _MOST_FIGURES = 20
 """Of one execution, that become files."""
 _STOPPED = {"code": "server_error", "message": "The server was stopped before this response was complete."}

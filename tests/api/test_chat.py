@@ -103,7 +103,7 @@ async def test_while_models_are_asked_sandboxes_are_started_for_what_they_may_sa
         upstream.then(*[Silent()] * 4)
         asking = [asyncio.create_task(ask(sdk)) for _ in range(3)]
         asking.append(asyncio.create_task(ask(sdk, tools=[])))
-        await until(client, "sandbox_pool_warm 3.0", "sandbox_sessions 0.0")
+        await until(client, "sandbox_pool_warm 3.0", "sandbox_sessions 0.0", "sandbox_pool_rested 1.0")
         for each in asking:
             each.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
