@@ -16,7 +16,7 @@ from sandbox.execution import MIB, MIN_MEMORY_MB, Limits
 from sandbox.guest import bounds, frames, init
 from sandbox.runtime import terms
 from sandbox.runtime.docker import options
-from sandbox.runtime.embedded import cgroup, jail, mounts, seccomp
+from sandbox.runtime.embedded import cgroup, jail, launcher, mounts, seccomp
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "SPECIFICATION.md").read_text()
@@ -72,6 +72,9 @@ def mib(setting: str) -> str:
 CODE: Mapping[str, str] = {
     "memory": size(LIMITS.memory_mb * MIB),
     "in TCP's and UDP's sockets, where these are counted apart": size(LIMITS.memory_mb * MIB // cgroup._SOCKETS_SHARE),
+    "connections that a listening socket has waiting (embedded, where `/proc/sys` can be written to)": str(
+        launcher._UNACCEPTED
+    ),
     "least memory": size(MIN_MEMORY_MB * MIB),
     "processor": f"{LIMITS.cpus:g} core",
     "processes and threads": str(LIMITS.processes),
@@ -102,6 +105,7 @@ CODE: Mapping[str, str] = {
     "rich results": str(LIMITS.results),
     "one rich result": size(LIMITS.result_bytes),
     "rich results together": size(4 * LIMITS.result_bytes),
+    "levels of a rich result that is JSON": str(bounds._DEPTH),
     "error name, value, traceback": f"{bounds._ERROR_TEXT:,} characters each",
     "MIME types passed on": str(len(bounds._MIME_TYPES)),
     "entries of a listing": f"{frames.MAX_ENTRIES:,}",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,12 +12,16 @@ import pytest
 
 from sandbox.api.openai.runs import events
 from sandbox.assistants import Log
+from sandbox.image import Image
 from sandbox.keys import LOCAL
 from sandbox.store import Store
 from tests.api.conftest import NewDataDir
 from tests.api.served import Served, serving
 from tests.compat.asking import of
 from tests.compat.assistants import INTERPRETER, PLOT, PNG, WEATHER, answer, ask, assistant, frames, steps
+from tests.compat.test_openai_responses import local
+from tests.test_durable import refusing
+from tests.test_node import opened
 from tests.upstreams import Breaks, Call, Fails, Says, Scene, Scripted, busy, fenced, runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
@@ -520,3 +525,20 @@ async def test_a_thread_can_be_deleted_while_it_works(sdk: openai.AsyncOpenAI, u
         await sdk.beta.threads.runs.list(thread.id)
     with pytest.raises(openai.NotFoundError):
         await sdk.beta.threads.runs.steps.retrieve(run.id, thread_id=thread.id, run_id="run_none")
+
+
+async def test_an_end_that_cannot_be_stored_is_told_as_cut_off(root: None, python_image: Image, tmp_path: Path) -> None:
+    async with Scripted("openai", models=("scripted",)) as upstream:
+        upstream.then(Says("Hello."))
+        table = {"scripted": {"url": upstream.url, "attempts": 1}}
+        async with opened(tmp_path, pool_size=0, upstreams=table) as node, local(node) as sdk:
+            made = await sdk.beta.assistants.create(model="scripted")
+            thread = await sdk.beta.threads.create(messages=[{"role": "user", "content": "Hello?"}])
+            names = []
+            with refusing(node, """UPDATE ON objects WHEN new.kind = 'run' AND new.body LIKE '%"completed"%'"""):
+                stream = await sdk.beta.threads.runs.create(thread.id, assistant_id=made.id, stream=True)
+                with pytest.raises(openai.APIError, match="could not see this run to its end"):  # noqa: PT012
+                    async for event in stream:
+                        names.append(event.event)
+            assert "thread.message.completed" in names
+            assert "thread.run.completed" not in names
