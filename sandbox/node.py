@@ -104,8 +104,7 @@ class Node:
         self._draining = False
         self._sessions: dict[str, DurableSession] = {}
         self.reclaim = Reclaim(parts.admission, self._sessions)
-        more = parts.engine.pool.share(lambda: parts.admission.room_mb // settings.memory_mb)
-        parts.admission.on_release = more
+        parts.admission.on_release = parts.engine.pool.share(lambda: parts.admission.room_mb // settings.memory_mb)
         self._slots: dict[str, Slot] = {}
         self._works = Background()
         self._opening = asyncio.Lock()

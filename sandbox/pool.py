@@ -183,15 +183,14 @@ class Pool:
 
     async def _take_warm(self, spec: Spec) -> Kernel | None:
         while spec == self._spec and self._warm:
-            kernel = self._take(0)
+            kernel = self._take(self._warm[0])
             if kernel.alive:
                 return kernel
             self._bury(kernel)
         return None
 
-    def _take(self, at: int) -> Kernel:
-        """One of the warm ones: the first, 0, or the last, -1."""
-        kernel = self._warm[at]
+    def _take(self, kernel: Kernel) -> Kernel:
+        """One of the warm ones."""
         self._warm.remove(kernel)
         with contextlib.suppress(ValueError):
             self._behind.remove(kernel)
@@ -322,7 +321,7 @@ class Pool:
             except TimeoutError:
                 over = self._has_more
             while over():
-                self._bury(self._take(-1))
+                self._bury(self._take(self._warm[-1]))
 
     def _has_more(self) -> bool:
         return len(self._warm) > self._target()
@@ -358,9 +357,7 @@ class Pool:
             if generation != (generation := self._runtime.generation(image)):
                 self._behind = deque(self._warm)
             while self._behind:
-                kernel = self._behind.pop()  # claims come from the other end
-                self._warm.remove(kernel)
-                self._changed.notify()
+                kernel = self._take(self._behind[-1])  # claims come from the other end
                 with contextlib.suppress(SandboxError):  # it is no longer ours; the runtime says what it leaves
                     await kernel.stop()
                 await self._changed.wait_for(lambda: len(self._warm) >= self._size)

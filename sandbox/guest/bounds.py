@@ -39,8 +39,6 @@ _MIME_TYPES = frozenset(
     }
 )
 """What may pass; scripts and widgets may not."""
-
-
 _DEPTH = 100
 """Levels of a form that is JSON. No figure has as many, and not every reader of JSON takes more."""
 
@@ -64,7 +62,7 @@ def result(content: dict[str, Any], room: int) -> tuple[dict[str, Any], int, boo
         if mime not in _MIME_TYPES or not (isinstance(data[mime], str) or mime.endswith("json")):
             continue
         size = len(json.dumps(data[mime]))
-        if size <= left and is_shallow(data[mime]):
+        if size <= left and _is_shallow(data[mime]):
             kept[mime] = data[mime]
             left -= size
         else:
@@ -72,7 +70,7 @@ def result(content: dict[str, Any], room: int) -> tuple[dict[str, Any], int, boo
     return kept, room - left, left_out or not kept
 
 
-def is_shallow(value: object) -> bool:
+def _is_shallow(value: object) -> bool:
     """Whether a value read from JSON has no more levels than a form of a result may have."""
     level = [value]
     for _ in range(_DEPTH):

@@ -55,7 +55,7 @@ class Walk:
         """Equal for two walks: no file has changed between them. None: it cannot be told."""
         if not self.sight.whole:
             return None
-        # Of words, whose hashes have a seed that no program knows: of numbers it could make two that are equal.
+        # Of words: of numbers, whose hashes nothing is secret about, a program could make two that are equal.
         return hash(frozenset(f"{path}/{seen.version}" for path, seen in self.files.items()))
 
 
