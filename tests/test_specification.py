@@ -16,7 +16,7 @@ from sandbox.execution import MIB, MIN_MEMORY_MB, Limits
 from sandbox.guest import bounds, frames, init
 from sandbox.runtime import terms
 from sandbox.runtime.docker import options
-from sandbox.runtime.embedded import cgroup, jail, launcher, mounts, seccomp
+from sandbox.runtime.embedded import cgroup, jail, mounts, seccomp
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "SPECIFICATION.md").read_text()
@@ -72,8 +72,8 @@ def mib(setting: str) -> str:
 CODE: Mapping[str, str] = {
     "memory": size(LIMITS.memory_mb * MIB),
     "in TCP's and UDP's sockets, where these are counted apart": size(LIMITS.memory_mb * MIB // cgroup._SOCKETS_SHARE),
-    "connections that a listening socket has waiting (embedded, where `/proc/sys` can be written to)": str(
-        launcher._UNACCEPTED
+    "connections that a listening socket has waiting (Docker; embedded, where `/proc/sys` can be written to)": str(
+        terms.UNACCEPTED
     ),
     "least memory": size(MIN_MEMORY_MB * MIB),
     "processor": f"{LIMITS.cpus:g} core",

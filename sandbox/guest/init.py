@@ -174,6 +174,7 @@ class Relay:
         """Relay until the host or the spawner goes away; then end, and with PID 1 the whole sandbox."""
         # Orphans are ours, and nobody asks how they ended: with this the system buries them without waking us.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens what arrives
         self._spawner.request()
         with contextlib.suppress(EOFError, ConnectionError, BadFrame):
             while True:

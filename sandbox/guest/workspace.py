@@ -11,9 +11,10 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from sandbox.guest.arrival import Arrival
 from sandbox.guest.beneath import beneath
 from sandbox.guest.frames import CHUNK, MAX_HANDLES
-from sandbox.guest.walk import Look, Seen, Walk
+from sandbox.guest.walk import Look, Walk
 
 _KINDS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "full"),
@@ -38,7 +39,8 @@ class Workspace:
     def __init__(self, path: str) -> None:
         self.path = path
         self._root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._handles: dict[int, tuple[int, str | None, str | None]] = {}
+        self._handles: dict[int, int | Arrival] = {}
+        """What is read, and what is written."""
 
     def call(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """One file operation of the host. Raises `Refused`."""
@@ -65,8 +67,7 @@ class Workspace:
 
     def walk(self) -> Walk:
         """Look at all there is, within bounds."""
-        look = Look(self._root, {temporary for _, temporary, _ in self._handles.values() if temporary is not None})
-        return look.walk()
+        return Look(self._root, {file.temporary for file in self._handles.values() if isinstance(file, Arrival)}).walk()
 
     def listing(self) -> tuple[dict[str, Any], Iterator[list[Any]]]:
         """What `call` has no room for: what the host is told of a walk, and the files. Raises `Refused`."""
@@ -79,7 +80,7 @@ class Workspace:
 
     def _open(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         fd, size = self._regular(str(request["path"]))
-        self._keep(request["handle"], fd, None, None)
+        self._keep(request["handle"], fd)
         return {"size": size}, b""
 
     def _regular(self, path: str) -> tuple[int, int]:
@@ -115,8 +116,10 @@ class Workspace:
             os.close(fd)
 
     def _read(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        fd = self._handles[request["handle"]][0]
-        return {}, os.read(fd, CHUNK)
+        file = self._handles[request["handle"]]
+        if isinstance(file, Arrival):
+            raise Refused("invalid", "this handle was opened for writing")
+        return {}, os.read(file, CHUNK)
 
     def _create(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         path = str(request["path"])
@@ -125,8 +128,8 @@ class Workspace:
         temporary = f"{directory}/.{os.urandom(8).hex()}.upload".lstrip("/")
         if not name:
             raise Refused("invalid", "a file needs a name")
-        fd = beneath(self._root, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._keep(request["handle"], fd, temporary, path)
+        fd = beneath(self._root, temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        self._keep(request["handle"], Arrival(fd, temporary, path))
         return {}, b""
 
     def _make_directories(self, directory: str) -> None:
@@ -141,21 +144,22 @@ class Workspace:
             path = f"{path}/{part}" if path else part
 
     def _write(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        fd = self._handles[request["handle"]][0]
-        view = memoryview(payload)
-        while view:
-            view = view[os.write(fd, view) :]
+        self._arrival(request).write(payload)
         return {}, b""
 
     def _commit(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        fd, temporary, path = self._handles[request["handle"]]
-        if temporary is None or path is None:
-            raise Refused("invalid", "this handle was opened for reading")
-        self._rename(temporary, path)
-        seen = Seen.of(os.fstat(fd))
+        arrival = self._arrival(request)
+        self._rename(arrival.temporary, arrival.path)
+        told = arrival.told()
         del self._handles[request["handle"]]
-        os.close(fd)
-        return {"file": seen.told()}, b""
+        os.close(arrival.fd)
+        return {"file": told}, b""
+
+    def _arrival(self, request: dict[str, Any]) -> Arrival:
+        file = self._handles[request["handle"]]
+        if not isinstance(file, Arrival):
+            raise Refused("invalid", "this handle was opened for reading")
+        return file
 
     def _rename(self, temporary: str, path: str) -> None:
         directory, _, name = path.rpartition("/")
@@ -166,11 +170,12 @@ class Workspace:
             os.close(parent)
 
     def _close(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-        entry = self._handles.pop(request["handle"], None)
-        if entry is not None:
-            os.close(entry[0])
-            if entry[1] is not None:
-                self._unlink(entry[1])
+        file = self._handles.pop(request["handle"], None)
+        if isinstance(file, Arrival):
+            os.close(file.fd)
+            self._unlink(file.temporary)
+        elif file is not None:
+            os.close(file)
         return {}, b""
 
     def _remove(self, request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -192,12 +197,12 @@ class Workspace:
         finally:
             os.close(parent)
 
-    def _keep(self, handle: int, fd: int, temporary: str | None, path: str | None) -> None:
+    def _keep(self, handle: int, file: int | Arrival) -> None:
         # The host chooses the number, so that it can close what it opened although it did not wait for the answer.
         if len(self._handles) >= MAX_HANDLES or handle in self._handles:
-            os.close(fd)
+            os.close(file if isinstance(file, int) else file.fd)
             raise Refused("limit", "too many open files; close some")
-        self._handles[handle] = (fd, temporary, path)
+        self._handles[handle] = file
 
 
 def _kind_of(error: OSError) -> str:

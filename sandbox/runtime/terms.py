@@ -7,6 +7,8 @@ from sandbox.execution import MIB, Limits, Spec
 from sandbox.guest import variables
 
 WORKSPACE = "/mnt/data"
+UNACCEPTED = 32
+"""Connections that a listening socket of a program's may have waiting."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def machine() -> Machine:
 
 
 NAMES = {number: name for name, number in seccomp.ALLOWED.items()}
-CONDITIONAL = {"socket", "setsockopt", "clone", "personality", "prctl", "ioctl", "setpriority", "prlimit64"}
+CONDITIONAL = {"socket", "fcntl", "setsockopt", "clone", "personality", "prctl", "ioctl", "setpriority", "prlimit64"}
 CONDITIONAL |= {*seccomp._SCHEDULING, *seccomp._SENDS}
 
 
@@ -152,6 +152,15 @@ def test_no_flag_of_clone_makes_a_namespace_or_a_child_of_ones_parent(machine: M
 def test_each_kind_of_namespace_is_refused_to_clone(machine: Machine, flag: int) -> None:
     assert machine.verdict(seccomp.ALLOWED["clone"], (flag | 17, 0, 0, 0, 0, 0)) == "EPERM"
     assert machine.verdict(435) == "ENOSYS", "clone3, whose flags no filter can see"
+
+
+def test_no_program_watches_files_and_init_may_hold_leases(machine: Machine) -> None:
+    fcntl = seccomp.ALLOWED["fcntl"]
+    for command in (1024, 1026, 1024 | 1 << 32):
+        assert machine.verdict(fcntl, (0, command, 0, 0, 0, 0)) == "EPERM"
+    assert machine.verdict(fcntl, (0, 1025, 0, 0, 0, 0)) == ALLOW
+    init = Machine(seccomp.program(also_allow=(fcntl,)))
+    assert init.verdict(fcntl, (0, 1024, 1, 0, 0, 0)) == ALLOW
 
 
 @pytest.mark.attack("A24", "A27")

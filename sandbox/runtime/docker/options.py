@@ -109,6 +109,7 @@ def _host_config(spec: Spec, place: Place) -> dict[str, Any]:
         "RestartPolicy": {"Name": "no"},
         "LogConfig": {"Type": "none"},
         "NetworkMode": "none",
+        "Sysctls": {"net.core.somaxconn": str(terms.UNACCEPTED)},
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "Privileged": False,

@@ -32,14 +32,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sandbox.guest import process
+from sandbox.runtime import terms
 from sandbox.runtime.embedded import cgroup, entrance, footing, init, jail, linux, mounts, watch, zygotes
 from sandbox.runtime.embedded.footing import Footing, Standing, Unfit
 from sandbox.runtime.embedded.instance import Instance
 from sandbox.runtime.embedded.zygotes import Image, Zygote
 
 _REMOVE_SECONDS = 10.0
-_UNACCEPTED = 32
-"""Connections that a listening socket of a program's may have waiting."""
 
 
 class _ServerGone(Exception):
@@ -418,7 +417,7 @@ class Launcher:
                 nodes = mounts.devices()  # by who may still make some
                 jail.enter_namespaces(self._instance.user_namespace, single=self._share.single)
                 with contextlib.suppress(OSError):
-                    linux.bound_unaccepted(_UNACCEPTED)
+                    linux.bound_unaccepted(terms.UNACCEPTED)
                 pid = os.fork()
                 if pid == 0:
                     init.become(sandbox.ids, image.layers, request, channel, control, nodes)

@@ -9,7 +9,7 @@ queues; mlock; the setuid family; io_setup; modify_ldt; clocks and modules. `sch
 
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Written name:number so that the numbers need no header file at run time.
@@ -68,6 +68,8 @@ children would be the zygote's, outside: it would have to bury them, and count t
 _TYPING = (0x5412, 0x541C)
 """TIOCSTI, TIOCLINUX: input for a terminal that others read."""
 _PR_SET_SECCOMP = 22
+_WATCHING = (1024, 1026)
+"""F_SETLEASE, with which a program could keep init from its files; F_NOTIFY, which tells of other files' uses."""
 _OPTIONS = {
     0: (1, 2, 8, 10, 11, 12, 13, 24, 32, 33, 34),
     1: (2, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 18, 19, 20, 21, 29, 35, 66, 67),
@@ -156,7 +158,7 @@ def _allowed_if(conditions: Iterable[Condition], otherwise: Iterable[_Instructio
     return [*block, *otherwise]
 
 
-def _argument_rules() -> list[_Instruction]:
+def _argument_rules(free: Container[int]) -> list[_Instruction]:
     allow, deny = _return(_ALLOW), _return(_ERRNO | _EPERM)
     # libzmq aborts the process on EAFNOSUPPORT for netlink and tolerates EINVAL.
     no_family = [_equals(AF_NETLINK, 0, 1), _return(_ERRNO | _EINVAL), _return(_ERRNO | _EAFNOSUPPORT)]
@@ -166,11 +168,13 @@ def _argument_rules() -> list[_Instruction]:
     rules = {name: _allowed_if(CONDITIONS[name], [deny]) for name in ("clone", "personality")}
     rules |= {"socket": [*_protocol(), *_allowed_if(CONDITIONS["socket"], no_family)]}
     rules |= {"ioctl": [*_refused(1, _TYPING), allow], "prctl": [*_refused(0, (_PR_SET_SECCOMP,)), allow]}
+    rules |= {"fcntl": [*_refused(1, _WATCHING), allow]}
     rules |= {"setsockopt": [*setsockopt, deny]}
     rules |= {name: _allowed_if([Condition(flags, 0, _MSG_MORE)], [deny]) for name, flags in _SENDS.items()}
     rules |= {"setpriority": [*setpriority, *_but_for_init(1)]}
     rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING)}
-    return [instruction for name, block in rules.items() for instruction in _only_for(ALLOWED[name], block)]
+    bound = [(ALLOWED[name], block) for name, block in rules.items() if ALLOWED[name] not in free]
+    return [instruction for number, block in bound for instruction in _only_for(number, block)]
 
 
 def _refused(argument: int, values: Sequence[int]) -> list[_Instruction]:
@@ -224,9 +228,8 @@ def _membership(numbers: Iterable[int], verdict: int) -> list[_Instruction]:
 def program(also_allow: Iterable[int] = (), absent: Iterable[int] = ()) -> bytes:
     """The filter as an array of struct sock_filter.
 
-    `also_allow`: numbers that our own init needs beyond the table; `absent`: numbers of the table that are not there
-    all the same. Raises `NotImplementedError` on an
-    architecture that has no table.
+    `also_allow`: numbers that our own init needs beyond the table, or whatever the arguments; `absent`: numbers of the
+    table that are not there all the same. Raises `NotImplementedError` on an architecture that has no table.
     """
     machine = os.uname().machine
     if machine not in ARCHITECTURES:
@@ -239,7 +242,7 @@ def program(also_allow: Iterable[int] = (), absent: Iterable[int] = ()) -> bytes
         _load(_NR),
         _at_least(_X32_BIT, 0, 1),
         _return(_ERRNO | _ENOSYS),
-        *_argument_rules(),
+        *_argument_rules(extra),
         *_membership((set(ALLOWED.values()) | extra) - hidden, _ALLOW),
         *_membership((set(ABSENT.values()) - extra) | hidden, _ERRNO | _ENOSYS),
         _at_least(NEWEST + 1, 0, 1),

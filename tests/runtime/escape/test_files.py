@@ -93,6 +93,41 @@ async def test_a_deep_tree_ends_the_walk_and_nothing_else(empty: Session) -> Non
     assert [file.path for file in await empty.list()] == ["x"]
 
 
+INTERFERE = """
+path, = glob.glob("/mnt/data/.*.upload")
+with contextlib.suppress(BlockingIOError):
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.pwrite(fd, b"evil", 0)
+"""
+
+
+@pytest.mark.parametrize("interferes", [True, False])
+async def test_what_a_program_does_to_an_upload_on_its_way_is_a_change(empty: Session, interferes: bool) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"good" * 100_000  # more than is sent with the first call
+        await inside(empty, INTERFERE if interferes else "pass")
+        yield b" end"
+
+    file = await empty.upload("x", pieces())
+    (seen,) = await empty.list()
+    assert (file.version != seen.version) == interferes
+
+
+@pytest.mark.parametrize("lease", ["fcntl.F_RDLCK", "fcntl.F_WRLCK"])
+async def test_a_lease_keeps_nobody_from_a_file(empty: Session, lease: str) -> None:
+    await inside(
+        empty,
+        f"""
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+open("/mnt/data/x", "w").write("kept")
+with contextlib.suppress(OSError):
+    globals()["leased"] = os.open("/mnt/data/x", os.O_RDWR if {lease} == fcntl.F_WRLCK else os.O_RDONLY)
+    fcntl.fcntl(leased, fcntl.F_SETLEASE, {lease})
+""",
+    )
+    assert await empty.download("x") == b"kept"
+
+
 @pytest.mark.attack("B16")
 async def test_an_archive_that_would_be_large_is_stored_as_it_is(empty: Session) -> None:
     bomb = io.BytesIO()
