@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import os
@@ -34,7 +35,7 @@ from sandbox.store import (
     schema,
     statements,
 )
-from sandbox.store.database import connect
+from sandbox.store.database import LOG_BYTES, connect
 from sandbox.store.rows import ObjectRow
 from sandbox.store.schema import REVISION, metadata
 from sandbox.store.statements import Listing
@@ -668,9 +669,29 @@ async def test_a_write_that_fails_in_a_group_fails_alone(store: Store) -> None:
     assert len((await store.executions("me", "ses_1", limit=100)).items) == 45
 
 
-async def test_a_commit_is_in_the_database_file_soon_without_another_one(tmp_path: Path) -> None:
+async def test_a_commit_is_on_the_disk_soon_without_another_one(tmp_path: Path) -> None:
     async with Store.open(f"sqlite:///{tmp_path / 'db'}") as store:
         await store.add_session(a_session())
+        assert _unwritten(tmp_path / "db-wal")
+        async with asyncio.timeout(10):
+            while _unwritten(tmp_path / "db-wal"):
+                await store.sessions("me", limit=1)
+
+
+def _unwritten(path: Path) -> int:
+    """Pages of the file that are not on the disk yet."""
+    told = (ctypes.c_uint64 * 5)()  # of cachestat(2): in the cache, dirty, being written, evicted, lately
+    everything = (ctypes.c_uint64 * 2)()
+    with open(path, "rb") as file:
+        assert ctypes.CDLL(None).syscall(451, file.fileno(), everything, told, 0) == 0
+    return told[1] + told[2]
+
+
+async def test_a_log_that_gets_long_is_brought_into_the_database(tmp_path: Path) -> None:
+    async with Store.open(f"sqlite:///{tmp_path / 'db'}") as store:
+        await store.add_session(a_session())
+        for number in range(5):
+            await store.add_object(dataclasses.replace(an_object(str(number)), body={"long": "x" * (LOG_BYTES // 4)}))
         async with asyncio.timeout(60):
             while not await _has_sessions(tmp_path / "db", tmp_path / "copy"):
                 await store.sessions("me", limit=1)

@@ -21,6 +21,8 @@ _DRIVERS = {
     "postgresql+psycopg": "postgresql+psycopg",
 }
 _FORMS = "write it as `sqlite:////path` or `postgresql+psycopg://user:password@host/name`"
+LOG_BYTES = 64 << 20
+"""Of SQLite's log on the disk, once it begins anew."""
 _BUSY_S = 10.0
 """How long a write of another process is waited for."""
 _POSTGRESQL = {
@@ -147,10 +149,10 @@ def _create_file(url: URL) -> None:
 def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
-    # In WAL mode a commit survives the death of any process at once, and a power cut after the next checkpoint;
-    # a power cut may take back the last commits, never half of one. FULL would cost an fsync for each.
+    # In WAL mode a commit survives the death of any process at once, and a power cut once the log is on the disk; a
+    # power cut may take back the last commits, never half of one. FULL would cost an fsync for each.
     cursor.execute("PRAGMA synchronous = NORMAL")
-    cursor.execute("PRAGMA journal_size_limit = 67108864")
+    cursor.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
     # Checkpoints are taken beside the writes; a writer only has to when it is so far ahead that they never get done.
     cursor.execute("PRAGMA wal_autocheckpoint = 65536")
     cursor.close()
