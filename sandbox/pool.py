@@ -7,35 +7,27 @@ a time, so that there is room for what runs. Both back off when they fail, so th
 Whoever knows that a claim may follow says so by `expecting`; then more are kept for a while, if there is memory.
 When sandboxes begin with more than before, those that wait are replaced, one by one.
 
-Claims that find nothing warm start a kernel of their own; where too many do at once, the others stand in line for a
-turn, and what the pool starts meanwhile goes to the first of them whom it suits. When all is warm and nobody waits, the
-pool has the runtime do ahead what it can of cold starts to come.
+Claims that find nothing warm start a kernel of their own, or stand in line for that (`cold_starts`). When all is warm
+and nobody waits, the pool has the runtime do ahead what it can of cold starts to come.
 """
 
 import asyncio
 import contextlib
-import math
-import os
 import sys
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Self
 
 from sandbox import logs
 from sandbox.background import Background
 from sandbox.changed import Changed
+from sandbox.cold_starts import ColdStarts
 from sandbox.errors import SandboxError, SandboxFailed
 from sandbox.execution import Spec
 from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
 
 _STARTS_AT_ONCE = 2
-_COLD_STARTS_PER_CORE = 4
-"""More at once would make all of them slower, and the first no sooner."""
-_CALM_S = 0.5
-"""For which nobody has to have waited for a start: those who had to are at work then, on the same processors."""
 _DEFERENCE_S = 2.0
 """How long the pool lets them go first; a stream of them that never ends must not keep it empty."""
 _SPARE_S = 5.0
@@ -43,15 +35,6 @@ _SPARE_S = 5.0
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.1, 30.0
 
 _logger = logs.logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Place:
-    """In the line."""
-
-    spec: Spec
-    comes: "asyncio.Future[Kernel | None]"
-    """A kernel, or None: the turn to start one."""
 
 
 class Pool:
@@ -74,14 +57,8 @@ class Pool:
         self._room: Callable[[], int] = lambda: sys.maxsize
         self._failure: SandboxError | None = None
         self._warming = True
-        self._line: deque[_Place] = deque()
-        self._turns = self._most_turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
-        """Cold starts for which there is room. With anybody in line there is none."""
+        self._cold = ColdStarts(self._changed.notify)
         self._rested = False
-        self._calm = asyncio.Event()
-        """Set while no claim waits for a start."""
-        self._calm.set()
-        self._calm_since = -math.inf
         self._sought = asyncio.Event()
         """Set when a claim has begun to wait for one."""
 
@@ -171,7 +148,11 @@ class Pool:
 
         Raises what `Kernel.start` raises.
         """
-        if (kernel := await self._take_warm(spec) or await self._stand_in_line(spec)) is not None:
+        kernel = await self._take_warm(spec)
+        if kernel is None:
+            self._tire()
+            kernel = await self._cold.wait(spec)
+        if kernel is not None:
             return kernel
         try:
             kernel = await Kernel.start(self._runtime, spec, awaited=True)
@@ -179,7 +160,7 @@ class Pool:
                 self._warming = False
             return kernel
         finally:
-            self._pass_on()
+            self._cold.pass_on()
 
     async def _take_warm(self, spec: Spec) -> Kernel | None:
         while spec == self._spec and self._warm:
@@ -200,49 +181,6 @@ class Pool:
     def _bury(self, kernel: Kernel) -> None:
         """Stop it. Nobody waits: a daemon that is away would make that long."""
         self._burials.spawn(kernel.stop(), "stop a kernel")
-
-    async def _stand_in_line(self, spec: Spec) -> Kernel | None:
-        """A kernel that the pool has started meanwhile, or None: it is our turn to start one."""
-        self._calm.clear()
-        self._tire()
-        if self._turns:
-            self._turns -= 1
-            return None
-        place = _Place(spec, asyncio.get_running_loop().create_future())
-        self._line.append(place)
-        try:
-            return await place.comes
-        except asyncio.CancelledError:
-            if place.comes.cancelled():
-                with contextlib.suppress(ValueError):  # whoever came to it meanwhile has taken it out
-                    self._line.remove(place)
-            elif (kernel := place.comes.result()) is None:
-                self._pass_on()
-            elif not self._hand_on(kernel):
-                await kernel.stop()  # the pool has begun another in its place
-            raise
-
-    def _pass_on(self) -> None:
-        """Our turn is over: it is the next one's."""
-        while self._line:
-            place = self._line.popleft()
-            if not place.comes.done():  # it is when its claim has just been cancelled
-                place.comes.set_result(None)
-                return
-        self._turns += 1
-        if self._turns == self._most_turns:
-            self._calm_since = time.monotonic()
-            self._calm.set()
-            self._changed.notify()
-
-    def _hand_on(self, kernel: Kernel) -> bool:
-        """One of the pool's own to the first in line whom it suits. Whether there was anybody."""
-        for place in self._line:
-            if place.spec == self._spec and not place.comes.done():
-                self._line.remove(place)
-                place.comes.set_result(kernel)
-                return True
-        return False
 
     async def fill(self, count: int | None = None) -> None:
         """Wait until no longer warming and `count` kernels (default: the target size) are warm.
@@ -292,18 +230,13 @@ class Pool:
         if not self._warming:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DEFERENCE_S):
-                    await self._be_calm()
-
-    async def _be_calm(self) -> None:
-        """Wait until nobody has waited for a start for a while."""
-        while (left := self._calm_since + _CALM_S - time.monotonic()) > 0 or not self._calm.is_set():
-            await (asyncio.sleep(left) if self._calm.is_set() else self._calm.wait())
+                    await self._cold.be_calm()
 
     def _has_room(self) -> bool:
         """For one more start. Beyond the size there is none while somebody waits for one."""
         if self._warming and self._failure is None:
             return not self._warm and not self._starting and self._size > 0
-        may_be_more = self._calm.is_set() and not self._warming
+        may_be_more = self._cold.calm and not self._warming
         return len(self._warm) + self._starting < (self._target() if may_be_more else self._size)
 
     def _target(self) -> int:
@@ -347,7 +280,7 @@ class Pool:
         more = True
         while more:
             await self._changed.wait_for(lambda: self.settled and not self._has_room())
-            await self._be_calm()
+            await self._cold.be_calm()
             more = await self._runtime.stand_by(self._spec, self._standing_by)
 
     async def _renew(self) -> None:
@@ -377,7 +310,7 @@ class Pool:
         self._keep(await self._newest(ahead=ahead))
 
     def _keep(self, kernel: Kernel) -> None:
-        if not self._hand_on(kernel):
+        if not self._cold.hand_on(kernel, self._spec):
             self._warm.append(kernel)
         self._warming = False
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.cold_starts import _PER_CORE
 from sandbox.config import Settings
 from sandbox.engine import Engine
 from sandbox.errors import ImageNotBuilt, SandboxError, SandboxFailed, UnknownImage
@@ -18,7 +19,6 @@ from sandbox.execution import Spec, Status
 from sandbox.health import Checkup, Memory, Reason
 from sandbox.image import Image
 from sandbox.kernel import Kernel
-from sandbox.pool import _COLD_STARTS_PER_CORE
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.runtime.embedded.sandbox import EmbeddedSandbox
 from sandbox.store import Store
@@ -154,7 +154,7 @@ async def test_when_the_first_start_fails_another_is_tried_at_once(
 
 
 async def test_claims_that_are_cancelled_in_line_leave_their_turns_to_the_next(root: None, python_image: Image) -> None:
-    turns = _COLD_STARTS_PER_CORE * (os.cpu_count() or 1)
+    turns = _PER_CORE * (os.cpu_count() or 1)
     many = 3 * turns
     async with opened(1) as (engine, _, zygote):
         claims = [asyncio.create_task(engine.run("print(1)")) for _ in range(many)]
@@ -167,7 +167,7 @@ async def test_claims_that_are_cancelled_in_line_leave_their_turns_to_the_next(r
         again = await asyncio.gather(*(engine.run("print(1)") for _ in range(many)))
         assert [each.stdout for each in again] == ["1\n"] * many
         await engine.pool.fill()
-        assert engine.pool._turns == turns
+        assert engine.pool._cold._turns == turns
         assert engine.pool.warm == 1
 
 
