@@ -122,6 +122,23 @@ async def test_a_caller_who_comes_too_late_finds_what_came_of_it(node: Node, par
     assert last.answer.text == "Nobody answered."
 
 
+async def test_who_was_cut_off_reads_the_same_again(node: Node, parking: Parking[str]) -> None:
+    code = "a = await weather('Oslo')\nprint(a, await weather(a))"
+    run, session_id = await parked(node, parking, runs(code), said("done"))
+    parking.take("me", session_id)
+    run.forget()
+    given = answers(run)
+    for _ in range(2):
+        async with parking.using(run):
+            await run.answer(given)
+            seen = await read(run)
+            assert isinstance(seen[-1], Wants)
+            parking.park("me", session_id, run, "note")
+        assert await parking.take_back("me", session_id) == (run, "note")
+        run.rewind()
+    await run.aclose()
+
+
 async def test_what_fails_is_raised_where_it_is_read(node: Node, parking: Parking[str]) -> None:
     failure = UpstreamFailed("it is away", upstream="a")
     run, _ = await parked(node, parking, runs("await weather()"), failure)

@@ -3,7 +3,7 @@
 A `Run` goes on in a task of its own, whoever reads it. When the reader has come to a call, it answers its request with
 that and parks the run; the caller's next request takes it, answers the calls and reads on. A caller who does not come
 back in time is not waited for: the program sees a `TimeoutError`, the run goes on to its end, and what came of it is
-kept for a while.
+kept for a while. So it is when that next request is cut off: whoever sends it again reads the same from the start.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 from sandbox.background import Background
+from sandbox.changed import Changed
 from sandbox.chats import Chat
 from sandbox.execution import Answer, Called
 from sandbox.loop.events import Event, Ran, Wants
@@ -23,6 +24,8 @@ MOST = 256
 """Runs that are parked at a time; beyond them the first of the owner who has the most is ended."""
 KEPT_S = 900.0
 """For how long. Each call is given up after `Options.answer_within_s`, which is less."""
+_LEAVING_S = 5.0
+"""How long who comes waits for who reads: it may be the same caller, cut off, and we have not noticed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class _End:
 class Run:
     """A chat that goes on by itself. Use `Parking.run`.
 
-    What happens is kept until it is read, however slow the reader is: outputs and answers are bounded by themselves.
+    What happens is kept until it is read and the calls in it are answered: outputs and answers are bounded by
+    themselves.
     """
 
     def __init__(self, chat: Chat) -> None:
@@ -43,7 +47,12 @@ class Run:
         self.reader: object = None
         """Who reads it; see `Parking.using`."""
         self._open: dict[str, Called] = {}
-        self._events: asyncio.Queue[Event | _End] = asyncio.Queue()
+        self._before: dict[str, Called] = {}
+        """The calls that were open at the start of what is kept."""
+        self._kept: list[Event | _End] = []
+        self._read = 0
+        """How many of these."""
+        self._happened = Changed()
         self._task = asyncio.create_task(self._go(), name=f"run {chat.trace_id}")
 
     @property
@@ -56,8 +65,10 @@ class Run:
 
         May be called again then. Raises what `Chat.events` raises.
         """
-        while not self.ended and not (self._open and self._events.empty()):
-            item = await self._events.get()
+        while not self.ended and not (self._open and self._is_all_read()):
+            await self._happened.wait_for(lambda: not self._is_all_read())
+            item = self._kept[self._read]
+            self._read += 1
             if isinstance(item, _End):
                 self.ended = True
                 self._open.clear()
@@ -69,6 +80,21 @@ class Run:
             elif isinstance(item, Ran):
                 self._open.clear()
             yield item
+
+    def _is_all_read(self) -> bool:
+        return self._read == len(self._kept)
+
+    def forget(self) -> None:
+        """What has been read has reached the caller, who will not want it again."""
+        del self._kept[: self._read]
+        self._read = 0
+        self._before = dict(self._open)
+
+    def rewind(self) -> None:
+        """Read again what has happened since `forget`."""
+        self._read = 0
+        self._open = dict(self._before)
+        self.ended = False
 
     async def answer(self, answers: Sequence[Answer]) -> int:
         """What calls have come to; how many of them the program still waited for. Raises `TooLarge`."""
@@ -87,10 +113,14 @@ class Run:
         try:
             async with contextlib.aclosing(self.chat.events()) as events:
                 async for event in events:
-                    self._events.put_nowait(event)
+                    self._keep(event)
         except Exception as raised:
             error = raised
-        self._events.put_nowait(_End(error))
+        self._keep(_End(error))
+
+    def _keep(self, item: Event | _End) -> None:
+        self._kept.append(item)
+        self._happened.notify()
 
 
 @dataclass(slots=True)
@@ -108,6 +138,9 @@ class Parking(Generic[T]):
         self._kept_s = kept_s
         self._parked: dict[tuple[str, str], _Parked[T]] = {}
         self._closing = Background()
+        self._read = Counter[str]()
+        """The sessions whose runs are being read."""
+        self._left = Changed()
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Self]:
@@ -133,9 +166,13 @@ class Parking(Generic[T]):
         """Within the block it is the reader's; at its end the run is ended, unless it was parked."""
         # Who has parked it may still be on the way out of the block when the next reader has it.
         reader = run.reader = object()
+        session_id = run.chat.session_id or ""
+        self._read[session_id] += 1
         try:
             yield run
         finally:
+            self._read[session_id] -= 1
+            self._left.notify()
             if run.reader is reader:
                 await run.aclose()
 
@@ -158,6 +195,14 @@ class Parking(Generic[T]):
             return None
         parked.expiry.cancel()
         return parked.run, parked.note
+
+    async def take_back(self, owner: str, session_id: str) -> tuple[Run, T] | None:
+        """The same, of a session that may be about to be parked."""
+        key = owner, session_id
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVING_S):
+                await self._left.wait_for(lambda: key in self._parked or not self._read[session_id])
+        return self.take(owner, session_id)
 
     def _end(self, owner: str, session_id: str) -> None:
         if (taken := self.take(owner, session_id)) is not None:

@@ -47,7 +47,7 @@ class Messages:
         if wanted.container is not None:
             session_id = (await session_of(self._node, owner, wanted.container)).id
             if wanted.results is not None:
-                return self._waiting(owner, session_id, wanted, wanted.results)
+                return await self._waiting(owner, session_id, wanted, wanted.results)
             await self._give_up(owner, session_id)
             for upload in uploads:
                 if upload.file_id in files.new:  # the others have been there since an earlier request
@@ -57,9 +57,9 @@ class Messages:
         parking = self._parking if wanted.callable else None
         return Run(self._node, owner, chat, wanted, Capture(self._node, owner), session_id, parking)
 
-    def _waiting(self, owner: Owner, session_id: str, wanted: Asked, results: tuple[Result, ...]) -> Run:
+    async def _waiting(self, owner: Owner, session_id: str, wanted: Asked, results: tuple[Result, ...]) -> Run:
         """The run whose code waits for these results. Raises `InvalidRequest`."""
-        taken = self._parking.take(owner.id, session_id)
+        taken = await self._parking.take_back(owner.id, session_id)
         if taken is None:
             raise InvalidRequest(
                 f"messages: no code waits for these results in {wanted.container}: it has waited too long, or has "

@@ -77,10 +77,17 @@ class Run:
         """Once its code has waited."""
         self._answers: tuple[Answer, ...] = ()
         """For the calls that code waits for."""
-        self._parts = 1
+        self._part = 1
         self._told = Usage()
         """What earlier answers have counted."""
         self._used = Usage()
+        self._begun = self._place
+        """Where this answer has begun."""
+
+    @property
+    def _place(self) -> tuple[int, dict[str, str], str | None, Usage, Usage]:
+        """How far the run has been told."""
+        return self._turn, dict(self._ids), self._open, self._told, self._used
 
     @property
     def message(self) -> dict[str, Any]:
@@ -106,8 +113,6 @@ class Run:
             await self._node.retire_session(self._owner, session_id)
 
     async def _events(self) -> AsyncGenerator[Event, None]:
-        for event in self._writing.begin():
-            yield event
         if self._parking is None:
             async with contextlib.aclosing(self._all(self._chat.events())) as events:
                 async for event in events:
@@ -116,20 +121,33 @@ class Run:
         last: list[Event] = []
         using = self._parking.run(self._chat) if self._running is None else self._parking.using(self._running)
         async with using as running:
-            if self._answers:
-                await running.answer(self._answers)
-            async with contextlib.aclosing(self._all(running.read())) as events:
-                async for event in events:
-                    yield event
-            session_id = self._chat.session_id
-            if not running.ended and session_id is not None:
-                last = await self._suspended()
-                # Before the answer ends: whoever has it may send the next request at once.
-                self._parking.park(self._owner.id, session_id, running, self)
+            try:
+                if self._answers:
+                    await running.answer(self._answers)
+                async with contextlib.aclosing(self._all(running.read())) as events:
+                    async for event in events:
+                        yield event
+                if not running.ended and self._chat.session_id is not None:
+                    last = await self._suspended()
+                    # Before the answer ends: whoever has it may send the next request at once.
+                    self._park(running)
+            except (asyncio.CancelledError, GeneratorExit):
+                # The first answer can be had by the same request, over again; this one only from here.
+                if self._answers:
+                    self._park(running)
+                raise
         for event in last:
             yield event
 
+    def _park(self, running: Running) -> None:
+        session_id = self._chat.session_id
+        assert self._parking is not None
+        assert session_id is not None, "code waits in a session"
+        self._parking.park(self._owner.id, session_id, running, self)
+
     async def _all(self, happening: AsyncGenerator[happened.Event, None]) -> AsyncGenerator[Event, None]:
+        for event in self._writing.begin():
+            yield event
         async with contextlib.aclosing(happening) as items:
             async for item in items:
                 async for event in self._written(item):
@@ -141,7 +159,29 @@ class Run:
         return list(self._writing.end("tool_use", usage, await self._container()))
 
     def go_on(self, asked: Asked, running: Running, results: Sequence[Result]) -> None:
-        """With the results of the calls that code waits for, in an answer of its own. Raises `InvalidRequest`."""
+        """With the results of the calls that code waits for, in an answer of its own; or with those of the last answer,
+        which was cut off, to have it again. Raises `InvalidRequest`.
+        """
+        if self._repeats(results):
+            running.rewind()
+            self._turn, ids, self._open, self._told, self._used = self._begun
+            self._ids = dict(ids)
+        else:
+            self._answers = self._answered(running, results)
+            self._part += 1
+            self._begun = self._place
+            running.forget()
+        self._running = running
+        self.stream = asked.stream
+        # The id of a message is of 32 digits; the answers of one run have the same but for their number.
+        self._writing = Writing(f"msg_{self._run[:-4]}{self._part:04x}", asked.request.model)
+        self._words = _Words(self._writing, asked, hidden=self._chat.fenced)
+
+    def _repeats(self, results: Sequence[Result]) -> bool:
+        given = [(result.call_id, result.text, result.failed) for result in results]
+        return sorted(given) == sorted((_inner_id(each.call_id), each.text, each.failed) for each in self._answers)
+
+    def _answered(self, running: Running, results: Sequence[Result]) -> tuple[Answer, ...]:
         waiting = {_inner_id(called.id): called.id for called in running.waits_for}
         given = {result.call_id: result for result in results}
         if missing := waiting.keys() - given.keys():
@@ -152,13 +192,7 @@ class Run:
             raise InvalidRequest(f"messages: no code waits for the result of {sorted(others)[0][:80]}")
         if long := [result.call_id for result in results if len(result.text) > MAX_ANSWER]:
             raise InvalidRequest(f"messages: the result of {long[0]} is too long; {MAX_ANSWER:,} characters at most")
-        self._running = running
-        self._answers = tuple(Answer(waiting[name], given[name].text, given[name].failed) for name in waiting)
-        self.stream = asked.stream
-        self._parts += 1
-        # The id of a message is of 32 digits; the answers of one run have the same but for their number.
-        self._writing = Writing(f"msg_{self._run[:-4]}{self._parts:04x}", asked.request.model)
-        self._words = _Words(self._writing, asked, hidden=self._chat.fenced)
+        return tuple(Answer(waiting[name], given[name].text, given[name].failed) for name in waiting)
 
     async def _written(self, item: happened.Event) -> AsyncGenerator[Event, None]:
         match item:

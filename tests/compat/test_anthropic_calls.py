@@ -1,5 +1,6 @@
 """Code that calls tools of the caller's: the unmodified SDK, a scripted model, and real kernels that wait between."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -183,6 +184,33 @@ async def test_code_that_calls_nothing_runs_as_ever(sdk: anthropic.AsyncAnthropi
     answer = await ask(sdk)
     assert kinds(answer) == ["server_tool_use", "code_execution_tool_result", "text"]
     assert answer.stop_reason == "end_turn"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_answer_that_was_cut_off_can_be_had_again(
+    sdk: anthropic.AsyncAnthropic, upstream: Scripted, streams: bool
+) -> None:
+    upstream.then(python("print(await get_weather('Oslo'))"), Says("It rains.", delay=1.0))
+    first = await ask(sdk)
+    given: Any = {"container": first.container.id, "stream": streams}
+    more = [said(first), results(first, "rain")]
+
+    async def answered() -> Any:
+        answer = await ask(sdk, *more, **given)
+        if streams:
+            async for _ in answer:
+                pass
+
+    cut = asyncio.create_task(answered())
+    while len(upstream.asked) < 2:
+        await sdk.models.list()
+    cut.cancel()
+    await asyncio.wait((cut,))
+    again = await ask(sdk, *more, container=first.container.id)
+    assert kinds(again) == ["code_execution_tool_result", "text"]
+    assert (again.content[0].content.stdout, again.content[1].text) == ("rain\n", "It rains.")
+    assert (again.content[0].tool_use_id, again.usage.input_tokens) == (first.content[0].id, 10)
+    assert len(upstream.asked) == 2
 
 
 async def test_what_does_not_fit_what_code_waits_for_is_refused_and_it_waits_on(
