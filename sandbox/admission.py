@@ -10,12 +10,12 @@ Both queues are bounded and so is the wait: a refusal costs microseconds and say
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
 from sandbox.errors import Draining, InvalidLimits, QueueFull
+from sandbox.rota import Rota
 
 MIB = 1 << 20
 _DRAIN_RETRY_S = 5.0
@@ -70,14 +70,10 @@ class Admission:
         self.budget_mb = budget_mb
         self.promised_mb = 0
         """MiB, never above the budget."""
-        self.waiting = 0
-        """Requests in all queues."""
         self._max_waiting = waiting
         self._max_waiting_per_owner = waiting_per_owner
         self._max_wait_s = max_wait_s
-        # The order of owners is whose turn it is. Ordered dictionaries, because a waiter that gives up leaves from
-        # the middle and a plain dictionary slows down when its front is taken away again and again.
-        self._queues: OrderedDict[str, OrderedDict[_Waiter, None]] = OrderedDict()
+        self._waiting = Rota[_Waiter]()
         self._came = asyncio.Event()
         self._draining = self._closed = False
         self.on_release: Callable[[], None] = lambda: None
@@ -87,21 +83,26 @@ class Admission:
         """Or when the queue began, whichever is later."""
 
     @property
+    def waiting(self) -> int:
+        """Requests in all queues."""
+        return len(self._waiting)
+
+    @property
     def lacking(self) -> tuple[str, int] | None:
         """Whose turn it is, and how many MiB are missing for it; None when nobody waits."""
-        if not self._queues:
+        if self._waiting.first is None:
             return None
-        owner, queue = next(iter(self._queues.items()))
-        return owner, self.promised_mb + next(iter(queue)).memory_mb - self.budget_mb
+        owner, waiter = self._waiting.first
+        return owner, self.promised_mb + waiter.memory_mb - self.budget_mb
 
     @property
     def room_mb(self) -> int:
         """MiB that are promised to nobody and that nobody waits for."""
-        return 0 if self._queues else self.budget_mb - self.promised_mb
+        return 0 if self._waiting else self.budget_mb - self.promised_mb
 
     async def crowded(self) -> None:
         """Return as soon as somebody waits."""
-        while not self._queues:
+        while not self._waiting:
             self._came.clear()
             await self._came.wait()
 
@@ -121,7 +122,7 @@ class Admission:
             raise InvalidLimits(f"memory_mb is {memory_mb}; this server has {self.budget_mb} MiB for all sandboxes")
         if self._closed or (self._draining and not begun()):
             raise _draining()
-        if not self._queues and self.promised_mb + memory_mb <= self.budget_mb:
+        if not self._waiting and self.promised_mb + memory_mb <= self.budget_mb:
             return self._promise(owner, memory_mb)
         waiter = self._enqueue(owner, memory_mb, begun)
         timer = waiter.turn.get_loop().call_later(self._max_wait_s, self._give_up, waiter)
@@ -131,7 +132,7 @@ class Admission:
             # The turn may have come in the same step of the loop as the cancellation.
             if waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
                 waiter.turn.result().release()
-            self._forget(waiter)
+            self._waiting.remove(owner, waiter)
             self._advance()
             raise
         finally:
@@ -140,37 +141,33 @@ class Admission:
     def drain(self) -> None:
         """Refuse who waits and who comes, but for work that has begun. Promises that were made hold."""
         self._draining = True
-        for waiter in [waiter for queue in self._queues.values() for waiter in queue if not waiter.begun()]:
+        for waiter in [waiter for waiter in self._waiting if not waiter.begun()]:
             self._refuse(waiter)
         self._advance()
 
     def close(self) -> None:
         """Refuse everybody who waits and everybody who comes. Promises that were made hold."""
         self._closed = True
-        for waiter in [waiter for queue in self._queues.values() for waiter in queue]:
+        for waiter in list(self._waiting):
             self._refuse(waiter)
 
     def _refuse(self, waiter: _Waiter) -> None:
         if not waiter.turn.done():
             waiter.turn.set_exception(_draining())
-        self._forget(waiter)
+        self._waiting.remove(waiter.owner, waiter)
 
     def _enqueue(self, owner: str, memory_mb: int, begun: Callable[[], bool]) -> _Waiter:
-        queue = self._queues.get(owner)
-        count = len(queue) if queue else 0
+        count = self._waiting.of(owner)
         if count >= self._max_waiting_per_owner:
-            retry = self._retry_after(count * len(self._queues))
+            retry = self._retry_after(count * self._waiting.owners)
             raise QueueFull(f"{count} requests of this key wait for memory already; try again in {retry:.0f} s", retry)
         if self.waiting >= self._max_waiting:
             retry = self._retry_after(self.waiting)
             raise QueueFull(f"{self.waiting} requests wait for memory already; try again in {retry:.0f} s", retry)
-        if not self._queues:
+        if not self._waiting:
             self._last_release = time.monotonic()
-        if queue is None:
-            queue = self._queues[owner] = OrderedDict()
         waiter = _Waiter(owner, memory_mb, asyncio.get_running_loop().create_future(), begun)
-        queue[waiter] = None
-        self.waiting += 1
+        self._waiting.add(owner, waiter)
         self._came.set()
         return waiter
 
@@ -185,31 +182,19 @@ class Admission:
                 retry,
             )
         )
-        self._forget(waiter)
+        self._waiting.remove(waiter.owner, waiter)
         self._advance()
-
-    def _forget(self, waiter: _Waiter) -> None:
-        queue = self._queues.get(waiter.owner)
-        if queue is None or waiter not in queue:
-            return
-        del queue[waiter]
-        self.waiting -= 1
-        if not queue:
-            del self._queues[waiter.owner]
 
     def _advance(self) -> None:
         """Serve whoever is next for as long as it fits. The first that does not fit holds everybody behind it."""
-        while self._queues:
-            owner, queue = next(iter(self._queues.items()))
-            waiter = next(iter(queue))
-            if waiter.turn.done():  # cancelled, and its task has not run yet: that costs the owner no turn
-                self._forget(waiter)
+        while (first := self._waiting.first) is not None:
+            owner, waiter = first
+            if waiter.turn.done():  # cancelled, and its task has not run yet
+                self._waiting.remove(owner, waiter)
                 continue
             if self.promised_mb + waiter.memory_mb > self.budget_mb:
                 return
-            self._forget(waiter)
-            if owner in self._queues:
-                self._queues.move_to_end(owner)
+            self._waiting.serve(owner, waiter)
             waiter.turn.set_result(self._promise(owner, waiter.memory_mb))
 
     def _promise(self, owner: str, memory_mb: int) -> Promise:
@@ -218,7 +203,7 @@ class Admission:
 
     def _take_back(self, memory_mb: int) -> None:
         self.promised_mb -= memory_mb
-        if self._queues:
+        if self._waiting:
             self._observe_release()
             self._advance()
         self.on_release()

@@ -58,7 +58,7 @@ class Uploads:
 
         Raises `ObjectMissing`, `InvalidRequest` when it has ended or the parts are not the whole.
         """
-        async with self._alone(upload_id):
+        async with self._alone(owner, upload_id):
             upload = await self._pending(owner, upload_id)
             parts = await self._parts(owner, upload, part_ids)
             about = About(upload.body["purpose"], upload.body["lifetime_s"])
@@ -67,7 +67,7 @@ class Uploads:
 
     async def cancel(self, owner: Owner, upload_id: str) -> ObjectRow:
         """Raises `ObjectMissing`, `InvalidRequest` when it has ended."""
-        async with self._alone(upload_id):
+        async with self._alone(owner, upload_id):
             return await self._end(owner, await self._pending(owner, upload_id), "cancelled")
 
     async def _pending(self, owner: Owner, upload_id: str) -> ObjectRow:
@@ -102,6 +102,8 @@ class Uploads:
                     await kept.remove(owner, "", part.id)
         return upload
 
-    def _alone(self, upload_id: str) -> asyncio.Lock:
-        """Whoever completes or cancels it has it alone: the second finds that it has ended."""
-        return self._locks.setdefault(upload_id, asyncio.Lock())
+    def _alone(self, owner: Owner, upload_id: str) -> asyncio.Lock:
+        """Whoever completes or cancels it has it alone: the second finds that it has ended. How long that
+        takes tells no other owner whether it is there.
+        """
+        return self._locks.setdefault(f"{owner.id} {upload_id}", asyncio.Lock())

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from sandbox import calls, kernel, keyring, quota, retention
-from sandbox.api import connection, download, guard, multipart, visit
+from sandbox.api import connection, download, guard, guests, multipart, tally, visit
 from sandbox.assistants import threads
 from sandbox.config import Settings
 from sandbox.execution import MIB, MIN_MEMORY_MB, Limits
 from sandbox.guest import bounds, frames, init
+from sandbox.loop.messages import MOST_MESSAGES
 from sandbox.runtime import terms
 from sandbox.runtime.docker import options
 from sandbox.runtime.embedded import cgroup, jail, mounts, seccomp
@@ -118,6 +119,9 @@ CODE: Mapping[str, str] = {
     "arguments of a call": f"{frames.MAX_ARGUMENTS:,} characters",
     "answer to a call": f"{calls.MAX_ANSWER:,} characters",
     "JSON body": mib("max_body_mb"),
+    "values of JSON in a body": f"{tally.MOST:,}",
+    "messages or items of a conversation": f"{MOST_MESSAGES:,}",
+    "requests of one key that are open": f"{guests.MOST:,}",
     "bodies in memory together": size(guard._BODIES * default("max_body_mb") * MIB),
     "unread answers in memory together": size(guard._BODIES * default("max_body_mb") * MIB),
     "uploaded file": mib("max_upload_mb"),

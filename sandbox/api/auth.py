@@ -15,9 +15,7 @@ def secret_of(request: Request) -> str | None:
 
 
 async def authenticate(request: Request) -> Owner:
-    """The owner, also for whoever asks the visit later. Raises `Unauthorized`."""
+    """The owner, also for whoever asks the visit later. Raises `Unauthorized`, `Overloaded`."""
     owner: Owner = await request.app.state.node.owner(secret_of(request))
-    visit = Visit.of(request)
-    visit.owner = owner
-    visit.body.of(owner)
+    Visit.of(request).enter(owner)
     return owner

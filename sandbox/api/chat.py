@@ -65,9 +65,10 @@ async def complete_chat(request: Request, body: ChatIn) -> Response:
     stream, counting = bool(body.stream), bool((body.stream_options or {}).get("include_usage"))
     if tool is None:
         head = {"id": f"chatcmpl-{Visit.of(request).request_id}", "created": int(time.time()), "model": asked.model}
+        items = chats.pass_through(owner_of(request), asked, whole=not stream and not openai_chat.is_plural(asked))
         if stream:
-            return await _streamed(_passed_chunks(chats, asked, head, counting=counting))
-        return encode.answer(await sse.while_here(request.receive, _passed(chats, asked, head)))
+            return await _streamed(_passed_chunks(items, head, counting=counting))
+        return encode.answer(await sse.while_here(request.receive, _passed(items, head)))
     if asked.extra.get("n") not in (None, 1):
         raise InvalidRequest("n: a run of the code interpreter has one answer; leave n out")
     chat = await chats.begin(owner_of(request), asked, tool, whole=not stream)
@@ -253,25 +254,26 @@ def _execution(event: Ran) -> dict[str, Any]:
 # A request that goes on to the model's server.
 
 
-async def _passed(chats: Chats, asked: Asked, head: Mapping[str, Any]) -> dict[str, Any]:
-    whole = not openai_chat.is_plural(asked)  # what a `Reply` has no place for is put together from the chunks
+_Passed = AsyncGenerator[Delta | Reply, None]
+
+
+async def _passed(passed: _Passed, head: Mapping[str, Any]) -> dict[str, Any]:
+    # What a `Reply` has no place for is put together from the chunks, if they were asked for.
     gathering = openai_chat.Gathering(**head)
-    async with contextlib.aclosing(chats.pass_through(asked, whole=whole)) as items:
+    async with contextlib.aclosing(passed) as items:
         async for item in items:
             if isinstance(item, Delta) and item.raw is not None:
                 gathering.feed(item.raw)
             elif isinstance(item, Reply):
                 reply = item
-    return openai_chat.answer(reply, **head) if whole or gathering.empty else gathering.answer(reply)
+    return openai_chat.answer(reply, **head) if gathering.empty else gathering.answer(reply)
 
 
-async def _passed_chunks(
-    chats: Chats, asked: Asked, head: Mapping[str, Any], *, counting: bool
-) -> AsyncGenerator[bytes, None]:
+async def _passed_chunks(passed: _Passed, head: Mapping[str, Any], *, counting: bool) -> AsyncGenerator[bytes, None]:
     """The upstream's own chunks where it speaks this dialect, under our head; else made of what it says."""
     writing = openai_chat.Writing(**head, include_usage=counting)
     raw = False
-    async with contextlib.aclosing(chats.pass_through(asked, whole=False)) as items:
+    async with contextlib.aclosing(passed) as items:
         async for item in items:
             if isinstance(item, Reply):
                 for chunk in writing.count(item) if raw else writing.end(item):

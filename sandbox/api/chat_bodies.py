@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sandbox.loop.messages import MOST_MESSAGES
+
 
 class ChatIn(BaseModel):
     """A request as OpenAI's Chat Completions has it. What is not named here goes on as it is."""
@@ -22,9 +24,12 @@ class ChatIn(BaseModel):
     )
 
     model: Annotated[str, Field(min_length=1, max_length=512, description="One of `GET /v1/models`.")]
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1, description="What was said so far.")]
+    messages: Annotated[
+        list[dict[str, Any]], Field(min_length=1, max_length=MOST_MESSAGES, description="What was said so far.")
+    ]
     tools: Annotated[
-        list[dict[str, Any]] | None, Field(description="`code_interpreter`, and functions of the caller's own.")
+        list[dict[str, Any]] | None,
+        Field(max_length=1000, description="`code_interpreter`, and functions of the caller's own."),
     ] = None
     stream: Annotated[bool | None, Field(description="Answer with server-sent events.")] = None
     stream_options: Annotated[

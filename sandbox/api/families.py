@@ -72,7 +72,7 @@ async def on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     model = _body_of(request)
     errors = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # what is missing is misspelt
-    found = [_plain(each, model) for each in errors]
+    found = [_plain(each, model) for each in errors[: problems.MOST_TOLD]]
     error.__cause__ = error.__context__ = None  # with frames that have the request, which has this error: a circle
     return family(request.scope).of_validation(Visit.of(request).request_id, found)
 

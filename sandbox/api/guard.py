@@ -18,6 +18,7 @@ from sandbox import logs, telemetry
 from sandbox.api import problems
 from sandbox.api.answer import Answer, Unheld
 from sandbox.api.families import family
+from sandbox.api.guests import Guests
 from sandbox.api.lines import LONGEST_PATH, Lines
 from sandbox.api.unread import Unread
 from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
@@ -44,6 +45,7 @@ class Guard:
         self._any_host = settings.host not in LOOPBACK and not self._hosts
         self._limit = settings.max_body_mb * MIB
         self._bodies = Bodies(_BODIES * self._limit)
+        self._guests = Guests()
         self._unread = Unread(_BODIES * self._limit)
         self._patience = settings.body_timeout_s
         self._failures = Lines()
@@ -56,7 +58,7 @@ class Guard:
         declared = headers.get("content-length", "")
         size = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
         body = Body(receive, size, self._bodies, limit=self._limit, patience=self._patience)
-        visit = Visit(request_id_of(headers.get("x-request-id", "")), body)
+        visit = Visit(request_id_of(headers.get("x-request-id", "")), body, self._guests)
         scope.setdefault("state", {})["visit"] = visit
         answer = Answer(send, visit, self._unread, self._node)
         name = scope["method"] if scope["method"] in ("GET", "POST", "PUT", "DELETE", "HEAD") else "HTTP"
@@ -65,7 +67,7 @@ class Guard:
                 await self._serve(scope, headers, visit, answer)
             finally:
                 answer.release()
-                body.release()
+                visit.leave()
                 self._tell(scope, visit)
                 span.set(**{"http.route": visit.route, "http.response.status_code": visit.status})
 

@@ -16,6 +16,8 @@ from sandbox import errors
 from sandbox.errors import Overloaded, RateLimited, SandboxError, Unauthorized, Unready
 
 MEDIA_TYPE = "application/problem+json"
+MOST_TOLD = 50
+"""Faults of one request: who makes a hundred thousand is told of the first."""
 _STATUS: Mapping[type[SandboxError], int] = {
     errors.InvalidRequest: 400,
     errors.TooLarge: 413,
@@ -132,9 +134,10 @@ def of_validation(request_id: str, found: Sequence[Mapping[str, Any]]) -> Respon
     """A request that is not what the OpenAPI document says. found: as pydantic reports them."""
     told = [{"where": ".".join(str(part) for part in each["loc"]), "what": str(each["msg"])} for each in found]
     first = f"{told[0]['where']}: {told[0]['what']}" if told else "it has another form"
-    rest = f" (and {len(told) - 1} more, see `errors`)" if len(told) > 1 else ""
+    more = f"{len(told) - 1} more" if len(told) < MOST_TOLD else "more"
+    rest = f" (and {more}, see `errors`)" if len(told) > 1 else ""
     detail = f"the request is not what /openapi.json says: {first}{rest}"
-    return problem(request_id, 400, "invalid_request", detail, errors=told[:50])
+    return problem(request_id, 400, "invalid_request", detail, errors=told)
 
 
 def of_http(request_id: str, error: HTTPException) -> Response:

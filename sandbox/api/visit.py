@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import HTTPException, Request
 from starlette.types import Message, Receive
 
+from sandbox.api.guests import Guests
+from sandbox.api.tally import MOST, Tally
 from sandbox.errors import Overloaded, TooLarge
 from sandbox.keys import Owner
 
@@ -51,11 +53,11 @@ class Bodies:
 
 
 class Body:
-    """A request's body within bounds of size and time. What is not streamed is in memory, and counts there."""
+    """A request's body within bounds of size and time. What is not streamed is JSON, in memory, and counts there."""
 
     __slots__ = (
         "_bodies", "_declared", "_ended", "_limit", "_owner", "_patience", "_receive", "_received", "_streamed",
-        "_taken", "_waited",
+        "_taken", "_tally", "_waited",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, declared: int | None, bodies: Bodies, *, limit: int, patience: float) -> None:
@@ -70,6 +72,7 @@ class Body:
         self._waited = 0.0
         self._ended = False
         self._received = 0
+        self._tally = Tally()
         self._limit = limit
 
     def of(self, owner: Owner) -> None:
@@ -105,14 +108,19 @@ class Body:
             raise HTTPException(408, "the body came too slowly and was given up; send it again") from None
         self._waited += time.monotonic() - began
         if message["type"] == "http.request":
-            size = len(message.get("body", b""))
-            self._received += size
+            piece = message.get("body", b"")
+            self._received += len(piece)
             self._check(self._received)
-            if size and not self._streamed:
-                self._bodies.take(self._owner, size)
-                self._taken += size
             self._ended = not message.get("more_body", False)
+            if piece and not self._streamed:
+                self._hold(piece)
         return message
+
+    def _hold(self, piece: bytes) -> None:
+        if not self._ended or self._received > MOST:  # in so many bytes there are no more values
+            self._tally.add(piece)
+        self._bodies.take(self._owner, len(piece))
+        self._taken += len(piece)
 
     def _check(self, size: int) -> None:
         if size > self._limit:
@@ -122,11 +130,12 @@ class Body:
 class Visit:
     """What is known of a request so far."""
 
-    __slots__ = ("body", "execution_id", "owner", "request_id", "route", "session_id", "started", "status")
+    __slots__ = ("_guests", "body", "execution_id", "owner", "request_id", "route", "session_id", "started", "status")
 
-    def __init__(self, request_id: str, body: Body) -> None:
+    def __init__(self, request_id: str, body: Body, guests: Guests) -> None:
         self.request_id = request_id
         self.body = body
+        self._guests = guests
         self.route: str | None = None
         """The template of the route that takes it (`/v1/sessions/{session_id}`)."""
         self.owner: Owner | None = None
@@ -136,6 +145,18 @@ class Visit:
         self.started = time.perf_counter()
         self.status = 0
         """Of the answer; 0 until it begins."""
+
+    def enter(self, owner: Owner) -> None:
+        """It is known whose it is. Raises `Overloaded`."""
+        self._guests.come(owner.id)
+        self.owner = owner
+        self.body.of(owner)
+
+    def leave(self) -> None:
+        """It is over."""
+        self.body.release()
+        if self.owner is not None:
+            self._guests.go(self.owner.id)
 
     @property
     def ids(self) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Assistants:
 
     async def delete_thread(self, owner: Owner, thread_id: str) -> dict[str, Any]:
         """And all that is in it, what runs included. Raises `ObjectMissing`."""
-        async with self.threads.alone(thread_id):
+        async with self.threads.alone(owner, thread_id):
             await self.threads.row(owner, thread_id)
             await self.runs.forsake(thread_id)
             return await self.threads.delete(owner, thread_id)
@@ -61,7 +61,7 @@ class Assistants:
     async def add_message(self, owner: Owner, thread_id: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Raises `ObjectMissing`, `FileMissing`, `InvalidRequest`; that, too, while a run of the thread goes on."""
         checked = await self.messages.checked(owner, asked)
-        async with self.threads.alone(thread_id):
+        async with self.threads.alone(owner, thread_id):
             row = await self.threads.row(owner, thread_id)
             await self.runs.check_free(owner, thread_id, "add a message")
             return await self.messages.add(owner, row, checked)

@@ -70,7 +70,7 @@ class Runs:
             await self._messages.checked(owner, each, f"additional_messages[{at}].")
             for at, each in enumerate(asked.get("additional_messages") or ())
         ]
-        async with self._threads.alone(thread_id):
+        async with self._threads.alone(owner, thread_id):
             thread = await self._threads.row(owner, thread_id)
             await self.check_free(owner, thread_id, "begin another")
             for message in more:
@@ -172,7 +172,7 @@ class Runs:
         self, owner: Owner, thread_id: str, run_id: str, outputs: Sequence[Mapping[str, str]], *, stream: bool
     ) -> Begun:
         """What the caller's functions have given; the run goes on. Raises `ObjectMissing`, `InvalidRequest`."""
-        async with self._threads.alone(thread_id):
+        async with self._threads.alone(owner, thread_id):
             row = await self._row(owner, thread_id, run_id)
             run = row.body["run"]
             if run["status"] != "requires_action":
@@ -204,7 +204,7 @@ class Runs:
 
     async def cancel(self, owner: Owner, thread_id: str, run_id: str) -> dict[str, Any]:
         """The run as it is while it ends. Raises `ObjectMissing`, `InvalidRequest` when it has ended."""
-        async with self._threads.alone(thread_id):
+        async with self._threads.alone(owner, thread_id):
             work = self._works.get(run_id)  # first: the row may be older
             row = await self._row(owner, thread_id, run_id)
             if work is not None:
@@ -222,7 +222,7 @@ class Runs:
         self, owner: Owner, thread_id: str, run_id: str, metadata: Mapping[str, str] | None
     ) -> Mapping[str, Any]:
         """Its metadata, which is all that can change. Raises `ObjectMissing`."""
-        async with self._threads.alone(thread_id):
+        async with self._threads.alone(owner, thread_id):
             work = self._works.get(run_id)  # first: the row may be older
             row = await self._row(owner, thread_id, run_id)
             if metadata is None:

@@ -36,9 +36,11 @@ class Threads:
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
-    async def alone(self, thread_id: str) -> AsyncIterator[None]:
-        """Within the block nobody else adds a message or a run to it."""
-        async with self._locks.setdefault(thread_id, asyncio.Lock()):
+    async def alone(self, owner: Owner, thread_id: str) -> AsyncIterator[None]:
+        """Within the block nobody else adds a message or a run to it. How long that takes tells no other owner
+        whether it is there.
+        """
+        async with self._locks.setdefault(f"{owner.id} {thread_id}", asyncio.Lock()):
             yield
 
     async def create(self, owner: Owner, asked: Mapping[str, Any]) -> ObjectRow:

@@ -84,10 +84,11 @@ class Chats:
         recorder = Recorder.of_shadow(shadowed, self._secrets)
         self._node.background(self._node.store.add_trace(recorder.row()), f"keep {recorder.id}")
 
-    async def pass_through(self, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Reply, None]:
+    async def pass_through(self, owner: Owner, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Reply, None]:
         """A request that wants no tool of ours. See `Models.stream`; raises `Draining`, `Overloaded`, too."""
         with self._node.underway():
-            async with contextlib.aclosing(self.models.stream(request, whole=whole)) as items:
+            asked = replace(request, caller=owner.id)
+            async with contextlib.aclosing(self.models.stream(asked, whole=whole)) as items:
                 async for item in items:
                     if isinstance(item, Delta | Reply):
                         yield item
@@ -102,6 +103,7 @@ class Chats:
         `SessionMissing`, `SessionClosed`, `SessionExpired`, `FileMissing`.
         """
         node, plan = self._node, self.models.plan(request.model)
+        request = replace(request, caller=owner.id)
         if tool is None:
             options = Options(budget=self._budget, functions=request.functions, pictures=plan.pictures, whole=whole)
             loop, recorder = Loop(self.models, None, options), Recorder(request, owner.id, self._secrets)

@@ -53,9 +53,9 @@ class Breaker:
             return left
         return _PROBE_S if self._probing else 0.0
 
-    def enter(self) -> int | None:
-        """The number of a try that may go ahead; None when none may."""
-        if self.wait > 0:
+    def enter(self, *, trying: bool = False) -> int | None:
+        """The number of a try that may go ahead; None when none may. trying: also while it is open."""
+        if self.wait > 0 and not trying:
             return None
         self._probing = self._opened is not None
         return self._epoch

@@ -42,7 +42,8 @@ def _digest(plan: ModelPlan, request: Request) -> str | None:
         return None
     if is_plural(request):  # a reply holds one choice, without log probabilities
         return None
-    asked = dataclasses.replace(request, model=plan.name)  # the default model may be asked for with and without a name
+    # The default model may be asked for with and without a name.
+    asked = dataclasses.replace(request, model=plan.name, caller="")
     try:
         text = json.dumps(asked, default=_plain, sort_keys=True, ensure_ascii=False)
     except TypeError:  # an extra field that is no JSON

@@ -5,7 +5,6 @@ route is better, takes nothing back, which the estimate of a request's tokens ne
 loop's.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from sandbox.loop.breaker import Breaker
 from sandbox.loop.catalogue import UpstreamPlan
 from sandbox.loop.clock import Clock, Patience
 from sandbox.loop.messages import Usage
+from sandbox.loop.slots import Slots
 
 _TOO_MANY = 429
 _LONGEST_REST_S = 300.0
@@ -75,30 +75,35 @@ class Gate:
         self.breaker = Breaker(clock, failures=plan.breaker_failures, rest_s=plan.breaker_rest_s)
         self._name = plan.name
         self._clock = clock
-        self._slots = asyncio.Semaphore(plan.concurrency)
+        self._slots = Slots(plan.concurrency)
         self._requests = Bucket(plan.requests_per_minute, clock) if plan.requests_per_minute else None
         self._tokens = Bucket(plan.tokens_per_minute, clock) if plan.tokens_per_minute else None
         self._rests_until = 0.0
         self._failure = ""
-        """The last that counted against it."""
+        """The last that counted against it, without its words: they may be about what one caller has asked."""
+        self._blaming = set[str]()
+        """Whose requests have failed since one went well."""
 
     @contextlib.asynccontextmanager
     async def passed(
-        self, tokens: int, patience: Patience, limit_s: float, *, shadow: bool = False
+        self, tokens: int, patience: Patience, limit_s: float, *, caller: str = "", shadow: bool = False
     ) -> AsyncIterator[Pass]:
         """Hold a slot for the block, and judge the upstream by how it ends.
 
-        tokens: expected, in and out. limit_s: the most seconds of the patience to wait here. shadow: must not do harm,
-        so it neither waits nor is a reason to open the breaker. Raises `Closed`.
+        tokens: expected, in and out. limit_s: the most seconds of the patience to wait here. caller: whose turn it is
+        in the line, and who is not shut out for what others' requests have come to: one of theirs may try an open
+        breaker. shadow: must not do harm, so it neither waits nor is a reason to open the breaker. Raises `Closed`.
         """
-        self._check(limit_s, shadow)
+        trying = not shadow and bool(self._blaming) and caller not in self._blaming
+        self._check(limit_s, trying=trying, shadow=shadow)
         async with contextlib.AsyncExitStack() as stack:
             with patience.waiting():
                 began = self._clock.now()
-                await self._take_slot(limit_s)
+                await self._take_slot(caller, limit_s)
                 stack.callback(self._slots.release)
                 taken = await self._take_rate(tokens, began + limit_s)
-            number = self.breaker.enter()  # last, so that the one try of a half-open breaker never waits in line
+            # Last, so that the one try of a half-open breaker never waits in line.
+            number = self.breaker.enter(trying=trying)
             if number is None:
                 _give_back(taken)
                 raise self._open()
@@ -106,20 +111,20 @@ class Gate:
             try:
                 yield held
             except UpstreamError as error:
-                self._judge(error, number, shadow)
+                self._judge(error, number, caller, shadow)
                 if self._tokens and not held.usage:  # as far as is known, nothing was used
                     self._tokens.take(-tokens)
                 raise
             except BaseException:  # we left, or are at fault ourselves
                 self.breaker.abandoned(number)
                 raise
-            self.breaker.succeeded(number)
+            self._is_well(number)
             if self._tokens and held.usage:
                 self._tokens.take(held.usage.input_tokens + held.usage.output_tokens - tokens)
 
-    def _check(self, limit_s: float, shadow: bool) -> None:
+    def _check(self, limit_s: float, *, trying: bool, shadow: bool) -> None:
         """What can be refused without waiting in line."""
-        if self.breaker.wait > 0 or (shadow and self.breaker.state != "closed"):
+        if (self.breaker.wait > 0 and not trying) or (shadow and self.breaker.state != "closed"):
             raise self._open()
         rest = self._rests_until - self._clock.now()
         if rest > limit_s:
@@ -131,13 +136,13 @@ class Gate:
         why = f"; what failed last: {self._failure}" if self._failure else ""
         return Closed("open", f"the circuit breaker of {self._name} is open{when}{why}", wait)
 
-    async def _take_slot(self, limit_s: float) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()
+    async def _take_slot(self, caller: str, limit_s: float) -> None:
+        if not self._slots.full:
+            await self._slots.take(caller)
             return
         try:
             async with self._clock.timeout(limit_s):
-                await self._slots.acquire()
+                await self._slots.take(caller)
         except TimeoutError:
             raise Closed("full", f"all slots of {self._name} were taken for {limit_s:.1f} s", 1.0) from None
 
@@ -165,14 +170,19 @@ class Gate:
                 raise Closed("full", f"{self._name} asked to be left alone for {rest:.1f} s more", rest)
             await self._clock.sleep(rest)
 
-    def _judge(self, error: UpstreamError, number: int, shadow: bool) -> None:
+    def _judge(self, error: UpstreamError, number: int, caller: str, shadow: bool) -> None:
         if isinstance(error, UpstreamBusy) and error.retry_after:
             until = self._clock.now() + min(error.retry_after, _LONGEST_REST_S)
             self._rests_until = max(self._rests_until, until)
         if shadow or (isinstance(error, UpstreamBusy) and error.status == _TOO_MANY):
             self.breaker.abandoned(number)  # it is well, and has said that we ask too often
         elif isinstance(error, UpstreamBusy | UpstreamFailed):
-            self._failure = str(error)
+            self._failure = f"HTTP {error.status}" if error.status else "no connection, or no whole answer"
+            self._blaming.add(caller)
             self.breaker.failed(number)
         else:
-            self.breaker.succeeded(number)  # it has read the request and said no
+            self._is_well(number)  # it has read the request and said no
+
+    def _is_well(self, number: int) -> None:
+        self._blaming.clear()
+        self.breaker.succeeded(number)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 Dialect = Literal["openai", "anthropic"]
 """The wire format that an upstream speaks: OpenAI's Chat Completions or Anthropic's Messages."""
 Role = Literal["system", "user", "assistant", "tool"]
+MOST_MESSAGES = 5000
+"""Of one conversation; in some dialects items."""
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 """Why a model stopped; as OpenAI names it."""
 
@@ -126,6 +128,8 @@ class Request:
     """Other fields of OpenAI's dialect, given as they are to upstreams that speak it."""
     anthropic: Mapping[str, Any] = field(default_factory=dict)
     """The same of Anthropic's."""
+    caller: str = ""
+    """Who asks, and takes turns with others; no part of what is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,7 +276,10 @@ class Models:
             return self._noted(attempt)
 
         try:
-            async with gate.passed(turn.tokens, turn.patience, turn.limit_s, shadow=turn.shadow) as held:
+            passing = gate.passed(
+                turn.tokens, turn.patience, turn.limit_s, caller=turn.request.caller, shadow=turn.shadow
+            )
+            async with passing as held:
                 began = self._clock.now()
                 asked = dataclasses.replace(turn.request, model=route.model)
                 async with contextlib.aclosing(upstream.stream(asked)) as items:

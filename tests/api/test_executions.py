@@ -274,7 +274,7 @@ async def test_a_body_that_is_not_as_documented_is_refused_with_the_place(
 
 
 @pytest.mark.attack("H08", "H16")
-@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"code": ' + b"1" * 5000 + b"}", b'{"code": "\xff"}'])
+@pytest.mark.parametrize("body", [b"[" * 40_000, b'{"code": ' + b"1" * 5000 + b"}", b'{"code": "\xff"}'])
 async def test_json_that_python_chokes_on_is_the_clients_fault(client: httpx.AsyncClient, body: bytes) -> None:
     response = await client.post("/v1/run", content=body, headers={"content-type": "application/json"})
     assert problem(response)[0] == 400

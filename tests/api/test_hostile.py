@@ -1,9 +1,11 @@
 """What a client without manners sends, and one without a key: no door but the one with the lock, no answer of 500."""
 
+import contextlib
 import gzip
 import itertools
 import json
 import os
+import socket
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox.api.guests import MOST
 from sandbox.keys import digest
 from tests.api.conftest import NewDataDir, add_key
 from tests.api.served import Served, lines_about, logged, problem, serving
@@ -129,6 +132,28 @@ class TestWithoutAKey:
                     assert (await client.request(method, path)).status_code == 404
 
 
+@pytest.mark.attack("H10")
+async def test_who_leaves_streams_open_keeps_nobody_else_out(locked: Served, key: str) -> None:
+    async with locked.client(key) as client, contextlib.AsyncExitStack() as stack:
+        session = f"/v1/sessions/{(await client.post('/v1/sessions')).json()['id']}"
+        body = {"code": "import time\nprint('on', flush=True)\nwhile True: time.sleep(1)", "stream": True}
+        streamed = await stack.enter_async_context(client.stream("POST", f"{session}/executions", json=body))
+        await anext(streamed.aiter_lines())
+        [running] = (await client.get(f"{session}/executions")).json()["data"]
+        stream = (
+            f"GET {session}/executions/{running['id']}/events HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {key}\r\nConnection: close\r\n\r\n"
+        )
+        for _ in range(MOST):
+            stack.enter_context(socket.create_connection(locked.address)).sendall(stream.encode())
+        assert (await locked.raw(stream.encode())).startswith(b"HTTP/1.1 503")
+        async with locked.client(await add_key(locked.data_dir, "other")) as other:
+            assert (await other.get("/v1/sessions")).status_code == 200
+            assert (await other.get("/health/live")).status_code == 204
+    async with locked.client(key) as client:
+        assert (await client.delete(session)).is_success
+
+
 class TestSecrets:
     @pytest.mark.attack("H18")
     async def test_none_is_in_anything_that_is_told(self, locked: Served, key: str) -> None:
@@ -171,7 +196,7 @@ class TestBodies:
     @pytest.mark.parametrize(
         "body",
         [
-            b'{"code": "1", ' + b", ".join(b'"k%d": 1' % n for n in range(100_000)) + b"}",
+            b'{"code": "1", ' + b", ".join(b'"k%d": 1' % n for n in range(40_000)) + b"}",
             b'{"code": "1", "metadata": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}",
             b'{"code": "1", "timeout_s": ' + b"9" * 100_000 + b"}",
             b'{"code": "1", "timeout_s": 1e' + b"9" * 1000 + b"}",

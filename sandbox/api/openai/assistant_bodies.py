@@ -17,7 +17,7 @@ _MOST_JSON = 1 << 20
 
 def _plain(value: Any) -> Any:
     """What can be kept and told again: it can be encoded, and is not huge."""
-    value = encodable(value)
+    value = encodable(value, finite=True)
     if len(json.dumps(value)) > _MOST_JSON:
         raise ValueError(f"it has more than {_MOST_JSON} bytes")
     return value
@@ -162,5 +162,5 @@ class ToolOutputIn(_In):
 class ToolOutputsIn(_In):
     """What all of them have given."""
 
-    tool_outputs: list[ToolOutputIn]
+    tool_outputs: Annotated[list[ToolOutputIn], Field(max_length=1000)]
     stream: bool | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from sandbox import containers
 from sandbox.api import encode
@@ -29,10 +29,10 @@ class _ExpiresAfter(BaseModel):
 class _ContainerIn(BaseModel):
     name: str
     expires_after: _ExpiresAfter | None = None
-    file_ids: list[str] | None = None
+    file_ids: Annotated[list[str], Field(max_length=1000)] | None = None
     memory_limit: str | None = None
     network_policy: dict[str, Any] | None = None
-    skills: list[Any] | None = None
+    skills: Annotated[list[Any], Field(max_length=1000)] | None = None
 
 
 class _FileIn(BaseModel):

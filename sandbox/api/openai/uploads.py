@@ -1,6 +1,6 @@
 """OpenAI's Uploads: a file that comes in parts."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, Field
@@ -30,7 +30,7 @@ class _UploadIn(BaseModel):
 
 
 class _CompleteIn(BaseModel):
-    part_ids: list[str]
+    part_ids: Annotated[list[str], Field(max_length=10_000)]
     md5: str | None = None
 
 

@@ -9,7 +9,7 @@ from sandbox.loop import callables
 from sandbox.loop.anthropic_messages import said
 from sandbox.loop.anthropic_messages.said import Given, Result
 from sandbox.loop.anthropic_messages.tools import VERSIONS, Version
-from sandbox.loop.messages import Function, Message, Request
+from sandbox.loop.messages import MOST_MESSAGES, Function, Message, Request
 from sandbox.loop.surrogates import encodable
 
 _2026 = "2026-10-21"
@@ -125,6 +125,8 @@ def _said(body: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages: a list of at least one message is needed")
+    if len(messages) > MOST_MESSAGES:
+        raise InvalidRequest(f"messages: a conversation has {MOST_MESSAGES:,} of them at most")
     talk = []
     for at, message in enumerate(_encodable(messages, "messages")):
         role = message.get("role") if isinstance(message, Mapping) else None

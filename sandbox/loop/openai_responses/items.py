@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox.errors import InvalidField
+from sandbox.loop.messages import MOST_MESSAGES
 from sandbox.loop.openai_responses import checks
 
 _PREFIXES = {
@@ -51,6 +52,8 @@ def normalised(given: Any) -> tuple[Mapping[str, Any], ...]:
         given = [{"role": "user", "content": given}]
     if not isinstance(given, list) or not given:
         raise InvalidField("input", "text or a list of at least one item is needed")
+    if len(given) > MOST_MESSAGES:
+        raise InvalidField("input", f"a conversation has {MOST_MESSAGES:,} items at most")
     return tuple(_item(item, f"input[{at}]") for at, item in enumerate(given))
 
 
