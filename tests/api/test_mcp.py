@@ -320,8 +320,8 @@ class TestSessions:
             async with asyncio.timeout(WAIT_SECONDS):
                 while await status_of(served, session) == "active":
                     pass
-                while (await http.post("/mcp", json=request("ping"), headers=ACCEPT | connection)).status_code != 404:
-                    pass  # until nobody has asked for long enough, this answers
+                while (await http.post("/mcp", json=request("ping"), headers=ACCEPT | connection)).status_code != 404:  # noqa: ASYNC110
+                    await asyncio.sleep(1)  # who asks keeps it: it takes half a second in which nobody does
                 assert (await http.get("/health")).json()["ready"]
 
 
