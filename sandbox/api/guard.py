@@ -5,6 +5,7 @@ must name this server as its host (a name that an attacker rebinds to 127.0.0.1 
 page must be this server's own. Nothing here ever allows another origin: there is no CORS.
 """
 
+import asyncio
 import ipaddress
 import re
 import time
@@ -22,7 +23,7 @@ from sandbox.api.guests import Guests
 from sandbox.api.lines import LONGEST_PATH, Lines
 from sandbox.api.unread import Unread
 from sandbox.api.visit import CLIENT_LEFT, Bodies, Body, Visit, request_id_of
-from sandbox.errors import Forbidden, InvalidRequest, SandboxError
+from sandbox.errors import Draining, Forbidden, InvalidRequest, SandboxError
 from sandbox.execution import MIB
 from sandbox.node import LOOPBACK, Node
 
@@ -78,6 +79,11 @@ class Guard:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             visit.status = visit.status or CLIENT_LEFT
+        except asyncio.CancelledError:
+            if visit.status or not self._node.draining:
+                raise
+            late = Draining("the server stops, and this was not done in time; try again when it is back", 5.0)
+            await family(scope).of_error(visit.request_id, late)(scope, receive, answer)
         except Unheld as unheld:
             self._node.metrics.rejection(problems.code_of(type(unheld.refusal)))
             await family(scope).of_error(visit.request_id, unheld.refusal)(scope, receive, answer)

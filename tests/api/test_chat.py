@@ -261,6 +261,22 @@ async def test_a_server_that_is_told_to_stop_lets_a_chat_end(new_data_dir: NewDa
             assert await served.ended() == 0
 
 
+async def test_a_chat_that_a_stopping_server_cannot_wait_for_is_told_so(new_data_dir: NewDataDir) -> None:
+    async with Scripted("openai", Silent()) as upstream:
+        tables = json.dumps({"scripted": {"url": upstream.url}})
+        async with serving(new_data_dir(), upstreams=tables, drain_timeout_s=0.1) as served, served.client() as client:
+            body = {"model": "scripted", "messages": QUESTION}
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not upstream.asked:
+                    await client.get("/health/live")
+            served.signal(signal.SIGTERM)
+            answer = await asking
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+            assert int(answer.headers["retry-after"]) > 0
+            assert await served.ended() == 0
+
+
 async def test_a_session_of_the_callers_is_used_and_stays_open(
     sdk: openai.AsyncOpenAI, upstream: Scripted, chatting: Served
 ) -> None:
