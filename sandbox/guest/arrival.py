@@ -49,9 +49,9 @@ class Arrival:
             return self._is_empty and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
         found = _digest()
         os.lseek(self.fd, 0, os.SEEK_SET)
-        while data := os.read(self.fd, _PIECE):
+        while found is not None and (data := os.read(self.fd, _PIECE)):
             found.update(data)
-        return found.digest() == self._written.digest()
+        return found is not None and found.digest() == self._written.digest()
 
 
 class _Digest(Protocol):
@@ -60,10 +60,12 @@ class _Digest(Protocol):
     def digest(self) -> bytes: ...
 
 
-def _digest() -> _Digest:
-    # Containers only: the other inits, of which there are many, need no cryptography in their memory.
-    import hashlib
-
+def _digest() -> _Digest | None:
+    # Only here: the inits that have leases, of which there are many, need no cryptography in their memory.
+    try:
+        import hashlib
+    except ImportError:  # those see no other libraries any more than what they began with
+        return None
     return hashlib.sha256()
 
 
