@@ -84,10 +84,14 @@ class RemoteCalls:
                     self._deadline.give_up(now)
                 elif not self._waiting:
                     self._deadline.go_on(now)
-        with contextlib.suppress(ConnectionError):  # the kernel's reader will say so
-            for together in _parcels(known):
-                await self._send(together)
+        # Whoever is cut off while it sends has answered all the same.
+        await asyncio.shield(self._late.spawn(self._send_all(known), "answers"))
         return len(known)
+
+    async def _send_all(self, answers: Sequence[_Told]) -> None:
+        with contextlib.suppress(ConnectionError):  # the kernel's reader will say so
+            for together in _parcels(answers):
+                await self._send(together)
 
     def _give_up(self, call: Called) -> None:
         words = f"{call.name} was not answered within {self._functions.answer_within_s:g} s"

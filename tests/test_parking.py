@@ -139,6 +139,18 @@ async def test_who_was_cut_off_reads_the_same_again(node: Node, parking: Parking
     await run.aclose()
 
 
+async def test_who_comes_again_before_the_cut_was_noticed_waits_for_that(node: Node, parking: Parking[str]) -> None:
+    run, session_id = await parked(node, parking, runs("await weather('Oslo')"))
+    parking.take("me", session_id)
+    async with parking.using(run):
+        again = asyncio.create_task(parking.take_back("me", session_id))
+        await asyncio.wait((again,), timeout=0)
+        parking.park("me", session_id, run, "note")
+    assert await again == (run, "note")
+    assert not parking._readers
+    await run.aclose()
+
+
 async def test_what_fails_is_raised_where_it_is_read(node: Node, parking: Parking[str]) -> None:
     failure = UpstreamFailed("it is away", upstream="a")
     run, _ = await parked(node, parking, runs("await weather()"), failure)

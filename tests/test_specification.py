@@ -120,7 +120,7 @@ CODE: Mapping[str, str] = {
     "answer to a call": f"{calls.MAX_ANSWER:,} characters",
     "JSON body": mib("max_body_mb"),
     "values of JSON in a body": f"{tally.MOST:,}",
-    "messages or items of a conversation": f"{MOST_MESSAGES:,}",
+    "messages or items of a request, and of a chain before it": f"{MOST_MESSAGES:,}",
     "requests of one key that are open": f"{guests.MOST:,}",
     "bodies in memory together": size(guard._BODIES * default("max_body_mb") * MIB),
     "unread answers in memory together": size(guard._BODIES * default("max_body_mb") * MIB),

@@ -14,13 +14,14 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from sandbox.api import guests
 from sandbox.api.idle import Idle
 from sandbox.api.problems import HTTP_CODES
 from sandbox.api.refusal import Refusal, Refusals
 from sandbox.api.turnstile import FULL, URL, Passage, Turnstile, asks_for_the_usual
 from sandbox.api.visit import request_id_of
 
-MOST_CONNECTIONS = 8192
+MOST_CONNECTIONS = 2 * guests.MOST
 _MOST_HEAD_BYTES = 64 << 10
 _GRACE_S = 0.1
 _LINGER_S = 10.0

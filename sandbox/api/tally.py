@@ -6,10 +6,10 @@ more, all in one go. Of text and of base64, which is what large requests are mad
 
 import re
 
-from sandbox.errors import TooLarge
+from sandbox.errors import InvalidRequest, TooLarge
 
 MOST = 50_000
-"""Values that a request may have."""
+"""Values that a request may have; an empty object or list counts twice."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _WHOLE = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 """Up to a string that has not ended yet."""
@@ -28,7 +28,11 @@ class Tally:
         """What a string begins with that has not ended yet: its quote, and a backslash whose character is to come."""
 
     def add(self, piece: bytes) -> None:
-        """The next bytes. Raises `TooLarge`."""
+        """The next bytes. Raises `TooLarge`, and `InvalidRequest` for what is not UTF-8: a parser may know others, in
+        whose characters the bytes of quotes and commas mean nothing.
+        """
+        if b"\0" in piece:
+            raise InvalidRequest("the body is no JSON in UTF-8; encode it so")
         text, whole = self._open + piece, 0
         if not self._open or b'"' in piece:  # else it is all of one string, a picture or a long text
             match = _WHOLE.match(text)

@@ -130,12 +130,16 @@ class Body:
 class Visit:
     """What is known of a request so far."""
 
-    __slots__ = ("_guests", "body", "execution_id", "owner", "request_id", "route", "session_id", "started", "status")
+    __slots__ = (
+        "_counts", "_guests", "body", "execution_id", "owner", "request_id", "route", "session_id", "started", "status",
+    )  # fmt: skip
 
     def __init__(self, request_id: str, body: Body, guests: Guests) -> None:
         self.request_id = request_id
         self.body = body
         self._guests = guests
+        self._counts = False
+        """Among its owner's."""
         self.route: str | None = None
         """The template of the route that takes it (`/v1/sessions/{session_id}`)."""
         self.owner: Owner | None = None
@@ -148,14 +152,15 @@ class Visit:
 
     def enter(self, owner: Owner) -> None:
         """It is known whose it is. Raises `Overloaded`."""
-        self._guests.come(owner.id)
         self.owner = owner
+        self._guests.come(owner.id)
+        self._counts = True
         self.body.of(owner)
 
     def leave(self) -> None:
         """It is over."""
         self.body.release()
-        if self.owner is not None:
+        if self._counts and self.owner is not None:
             self._guests.go(self.owner.id)
 
     @property

@@ -24,8 +24,10 @@ MOST = 256
 """Runs that are parked at a time; beyond them the first of the owner who has the most is ended."""
 KEPT_S = 900.0
 """For how long. Each call is given up after `Options.answer_within_s`, which is less."""
-_LEAVING_S = 5.0
-"""How long who comes waits for who reads: it may be the same caller, cut off, and we have not noticed yet."""
+_LEAVING_S = 20.0
+"""How long who comes waits for who reads: it may be the same caller, cut off, and we have not noticed yet, for which a
+stream takes until its next heartbeat.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class _End:
 class Run:
     """A chat that goes on by itself. Use `Parking.run`.
 
-    What happens is kept until it is read and the calls in it are answered: outputs and answers are bounded by
-    themselves.
+    What happens is kept until it is read, and from the first `forget` on until the next one: outputs and answers are
+    bounded by themselves.
     """
 
     def __init__(self, chat: Chat) -> None:
@@ -50,8 +52,10 @@ class Run:
         self._before: dict[str, Called] = {}
         """The calls that were open at the start of what is kept."""
         self._kept: list[Event | _End] = []
-        self._read = 0
-        """How many of these."""
+        self._place = 0
+        """How many of these were read."""
+        self._repeats = False
+        """They stay when they were read."""
         self._happened = Changed()
         self._task = asyncio.create_task(self._go(), name=f"run {chat.trace_id}")
 
@@ -67,8 +71,10 @@ class Run:
         """
         while not self.ended and not (self._open and self._is_all_read()):
             await self._happened.wait_for(lambda: not self._is_all_read())
-            item = self._kept[self._read]
-            self._read += 1
+            item = self._kept[self._place]
+            self._place += 1
+            if not self._repeats and self._is_all_read():
+                self._drop()
             if isinstance(item, _End):
                 self.ended = True
                 self._open.clear()
@@ -82,17 +88,21 @@ class Run:
             yield item
 
     def _is_all_read(self) -> bool:
-        return self._read == len(self._kept)
+        return self._place == len(self._kept)
+
+    def _drop(self) -> None:
+        del self._kept[: self._place]
+        self._place = 0
 
     def forget(self) -> None:
-        """What has been read has reached the caller, who will not want it again."""
-        del self._kept[: self._read]
-        self._read = 0
+        """What has been read has reached the caller, who will not want it again; what comes now may be."""
+        self._drop()
+        self._repeats = True
         self._before = dict(self._open)
 
     def rewind(self) -> None:
         """Read again what has happened since `forget`."""
-        self._read = 0
+        self._place = 0
         self._open = dict(self._before)
         self.ended = False
 
@@ -138,8 +148,8 @@ class Parking(Generic[T]):
         self._kept_s = kept_s
         self._parked: dict[tuple[str, str], _Parked[T]] = {}
         self._closing = Background()
-        self._read = Counter[str]()
-        """The sessions whose runs are being read."""
+        self._readers = Counter[str]()
+        """Of the runs of sessions."""
         self._left = Changed()
 
     @contextlib.asynccontextmanager
@@ -167,11 +177,13 @@ class Parking(Generic[T]):
         # Who has parked it may still be on the way out of the block when the next reader has it.
         reader = run.reader = object()
         session_id = run.chat.session_id or ""
-        self._read[session_id] += 1
+        self._readers[session_id] += 1
         try:
             yield run
         finally:
-            self._read[session_id] -= 1
+            self._readers[session_id] -= 1
+            if not self._readers[session_id]:
+                del self._readers[session_id]
             self._left.notify()
             if run.reader is reader:
                 await run.aclose()
@@ -201,7 +213,7 @@ class Parking(Generic[T]):
         key = owner, session_id
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVING_S):
-                await self._left.wait_for(lambda: key in self._parked or not self._read[session_id])
+                await self._left.wait_for(lambda: key in self._parked or session_id not in self._readers)
         return self.take(owner, session_id)
 
     def _end(self, owner: str, session_id: str) -> None:

@@ -53,21 +53,28 @@ class Breaker:
             return left
         return _PROBE_S if self._probing else 0.0
 
-    def enter(self, *, trying: bool = False) -> int | None:
-        """The number of a try that may go ahead; None when none may. trying: also while it is open."""
-        if self.wait > 0 and not trying:
+    def enter(self) -> int | None:
+        """The number of a try that may go ahead; None when none may."""
+        if self.wait > 0:
             return None
         self._probing = self._opened is not None
         return self._epoch
 
-    def succeeded(self, number: int) -> None:
-        """The upstream is well."""
+    def enter_anyway(self) -> int:
+        """The number of a try that goes ahead although the breaker is open: its success closes it, and all else says
+        nothing new.
+        """
+        return self._epoch
+
+    def succeeded(self, number: int) -> bool:
+        """The upstream is well. Whether that says something of what is now."""
         if number != self._epoch:
-            return
+            return False
         if self._opened is not None:
             self._turn(None)
         self._in_a_row = 0
         self._recent.append(True)
+        return True
 
     def failed(self, number: int) -> None:
         """The upstream is not."""

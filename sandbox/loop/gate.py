@@ -83,6 +83,8 @@ class Gate:
         """The last that counted against it, without its words: they may be about what one caller has asked."""
         self._blaming = set[str]()
         """Whose requests have failed since one went well."""
+        self._trying = set[str]()
+        """Who has a request on its way although the breaker is open."""
 
     @contextlib.asynccontextmanager
     async def passed(
@@ -91,11 +93,11 @@ class Gate:
         """Hold a slot for the block, and judge the upstream by how it ends.
 
         tokens: expected, in and out. limit_s: the most seconds of the patience to wait here. caller: whose turn it is
-        in the line, and who is not shut out for what others' requests have come to: one of theirs may try an open
-        breaker. shadow: must not do harm, so it neither waits nor is a reason to open the breaker. Raises `Closed`.
+        in the line, and who is not shut out for what others' requests have come to: one of theirs may go ahead although
+        the breaker is open. shadow: must not do harm, so it neither waits nor is a reason to open the breaker. Raises
+        `Closed`.
         """
-        trying = not shadow and bool(self._blaming) and caller not in self._blaming
-        self._check(limit_s, trying=trying, shadow=shadow)
+        self._check(limit_s, caller, shadow)
         async with contextlib.AsyncExitStack() as stack:
             with patience.waiting():
                 began = self._clock.now()
@@ -103,7 +105,11 @@ class Gate:
                 stack.callback(self._slots.release)
                 taken = await self._take_rate(tokens, began + limit_s)
             # Last, so that the one try of a half-open breaker never waits in line.
-            number = self.breaker.enter(trying=trying)
+            number, trying = self.breaker.enter(), False
+            if number is None and not shadow and self._may_try(caller):
+                number, trying = self.breaker.enter_anyway(), True
+                self._trying.add(caller)
+                stack.callback(self._trying.discard, caller)
             if number is None:
                 _give_back(taken)
                 raise self._open()
@@ -111,20 +117,24 @@ class Gate:
             try:
                 yield held
             except UpstreamError as error:
-                self._judge(error, number, caller, shadow)
+                self._judge(error, number, caller, shadow=shadow, trying=trying)
                 if self._tokens and not held.usage:  # as far as is known, nothing was used
                     self._tokens.take(-tokens)
                 raise
             except BaseException:  # we left, or are at fault ourselves
-                self.breaker.abandoned(number)
+                if not trying:
+                    self.breaker.abandoned(number)
                 raise
             self._is_well(number)
             if self._tokens and held.usage:
                 self._tokens.take(held.usage.input_tokens + held.usage.output_tokens - tokens)
 
-    def _check(self, limit_s: float, *, trying: bool, shadow: bool) -> None:
+    def _may_try(self, caller: str) -> bool:
+        return caller not in self._blaming and caller not in self._trying
+
+    def _check(self, limit_s: float, caller: str, shadow: bool) -> None:
         """What can be refused without waiting in line."""
-        if (self.breaker.wait > 0 and not trying) or (shadow and self.breaker.state != "closed"):
+        if (self.breaker.wait > 0 and not self._may_try(caller)) or (shadow and self.breaker.state != "closed"):
             raise self._open()
         rest = self._rests_until - self._clock.now()
         if rest > limit_s:
@@ -170,19 +180,22 @@ class Gate:
                 raise Closed("full", f"{self._name} asked to be left alone for {rest:.1f} s more", rest)
             await self._clock.sleep(rest)
 
-    def _judge(self, error: UpstreamError, number: int, caller: str, shadow: bool) -> None:
+    def _judge(self, error: UpstreamError, number: int, caller: str, *, shadow: bool, trying: bool) -> None:
         if isinstance(error, UpstreamBusy) and error.retry_after:
             until = self._clock.now() + min(error.retry_after, _LONGEST_REST_S)
             self._rests_until = max(self._rests_until, until)
-        if shadow or (isinstance(error, UpstreamBusy) and error.status == _TOO_MANY):
-            self.breaker.abandoned(number)  # it is well, and has said that we ask too often
+        limited = isinstance(error, UpstreamBusy) and error.status == _TOO_MANY
+        if limited or shadow:
+            if not trying:
+                self.breaker.abandoned(number)  # it is well, and has said that we ask too often
         elif isinstance(error, UpstreamBusy | UpstreamFailed):
             self._failure = f"HTTP {error.status}" if error.status else "no connection, or no whole answer"
             self._blaming.add(caller)
-            self.breaker.failed(number)
+            if not trying:
+                self.breaker.failed(number)
         else:
             self._is_well(number)  # it has read the request and said no
 
     def _is_well(self, number: int) -> None:
-        self._blaming.clear()
-        self.breaker.succeeded(number)
+        if self.breaker.succeeded(number):
+            self._blaming.clear()

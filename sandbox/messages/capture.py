@@ -25,6 +25,8 @@ class Capture:
         self._node = node
         self._owner = owner
         self._figures = 0
+        self._made: dict[str, Mapping[str, Any]] = {}
+        """What was written into the contents of executions, by their ids: an answer may be told again."""
 
     async def into(self, content: dict[str, Any], name: str, execution: Execution) -> None:
         """Keep them, and write their ids into the content of the call's result block. What cannot be kept is said
@@ -32,6 +34,12 @@ class Capture:
         """
         if "content" not in content or name not in (PYTHON, BASH):
             return
+        if execution.id not in self._made:
+            await self._write(content, name, execution)
+            self._made[execution.id] = {field: content[field] for field in ("stderr", "content")}
+        content.update(self._made[execution.id])
+
+    async def _write(self, content: dict[str, Any], name: str, execution: Execution) -> None:
         paths = [artifact.path for artifact in execution.artifacts if _is_for_caller(artifact.path, name, execution)]
         ids: list[str] = []
         lost: SandboxError | None = None

@@ -75,7 +75,7 @@ class Messages:
 
     async def _give_up(self, owner: Owner, session_id: str) -> None:
         """The caller goes on without what its code waits for."""
-        if (taken := self._parking.take(owner.id, session_id)) is not None:
+        if (taken := await self._parking.take_back(owner.id, session_id)) is not None:
             await taken[0].aclose()
 
     async def count(self, owner: Owner, body: Mapping[str, Any], api: str) -> int:

@@ -10,6 +10,7 @@ from sandbox.errors import ContainerExpired, ContainerMissing, InvalidField, Obj
 from sandbox.execution import MIB
 from sandbox.keys import Owner
 from sandbox.loop import openai_responses
+from sandbox.loop.messages import MOST_MESSAGES
 from sandbox.node import Node
 from sandbox.store.rows import ExecutionRow, ObjectRow
 
@@ -31,15 +32,16 @@ async def chain(node: Node, owner: Owner, response_id: str | None) -> tuple[Obje
     Raises `ObjectMissing`, `InvalidField`.
     """
     rows: list[ObjectRow] = []
-    size = 0
+    size = items = 0
     while response_id is not None:
         row = await _earlier(node, owner, response_id, rows)
         if row.live and not node.objects.is_abandoned(row):
             raise InvalidField("previous_response_id", f"response {response_id} is not finished; wait for it")
         rows.append(row)
         size += row.body["bytes"]
-        if len(rows) > _MOST or size > _MOST_BYTES:
-            most = f"{_MOST} responses or {_MOST_BYTES // MIB} MiB"
+        items += len(row.body["input"]) + len(row.body["response"]["output"])
+        if len(rows) > _MOST or items > MOST_MESSAGES or size > _MOST_BYTES:
+            most = f"{_MOST:,} responses, {MOST_MESSAGES:,} items or {_MOST_BYTES // MIB} MiB"
             raise InvalidField("previous_response_id", f"more than {most} come before; begin a new chain")
         response_id = row.body["response"]["previous_response_id"]
     until = time.time() + LIFETIME_S

@@ -50,7 +50,7 @@ class _Log:
 
     def __init__(self, engine: Engine, threads: ThreadPoolExecutor, writer: Writer) -> None:
         self._engine = engine
-        self._path = Path(f"{engine.url.database}-wal")
+        self._path = Path(f"{Path(engine.url.database or '').resolve()}-wal")  # beside what a link leads to
         self._threads = threads
         self._writer = writer
         self._synced = self._moved = 0
@@ -66,13 +66,13 @@ class _Log:
         while True:
             await asyncio.sleep(again)
             try:
+                if self._writer.commits != self._synced:  # also when a reader holds up checkpoints
+                    await self._sync()
                 if self._writer.commits != self._moved and self._wants_checkpoint(loop.time()):
                     is_left = await self._checkpoint()
                     again = min(_SYNC_EVERY_S, 2 * again if again < _SYNC_EVERY_S else _AGAIN_S)
                     if not is_left:
                         self._next_checkpoint, again = loop.time() + _CHECKPOINT_EVERY_S, _SYNC_EVERY_S
-                elif self._writer.commits != self._synced:
-                    await self._sync()
             except Exception as error:
                 if not self._failed:
                     _logger.warning("checkpoint_failed", why=str(error))
@@ -99,7 +99,7 @@ class _Log:
         """Whether something is left, or has come meanwhile."""
         commits = self._writer.commits
         if await asyncio.get_running_loop().run_in_executor(self._threads, _checkpoint, self._engine):
-            self._synced = self._moved = commits
+            self._moved = commits
         return self._moved != self._writer.commits
 
 

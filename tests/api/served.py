@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from sandbox.config import Settings
 from tests.host import Embedded, stopped_zygote
@@ -25,6 +27,15 @@ from sandbox.api.start import run
 from sandbox.config import Settings
 run(Settings.load(), lambda url: print(url, flush=True))
 """
+
+
+def enough(files: int, stack: contextlib.ExitStack | contextlib.AsyncExitStack) -> None:
+    """Let this process have so many open until the stack ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < files:
+        pytest.skip("this host lets nobody open as many files")
+    stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, files), hard))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sandbox.api.guests import MOST
 from sandbox.keys import digest
 from tests.api.conftest import NewDataDir, add_key
-from tests.api.served import Served, lines_about, logged, problem, serving
+from tests.api.served import Served, enough, lines_about, logged, problem, serving
 from tests.fuzzing import bounded
 
 RUN = b'{"code": "print(1)"}'
@@ -144,6 +144,7 @@ async def test_who_leaves_streams_open_keeps_nobody_else_out(locked: Served, key
             f"GET {session}/executions/{running['id']}/events HTTP/1.1\r\nHost: localhost\r\n"
             f"Authorization: Bearer {key}\r\nConnection: close\r\n\r\n"
         )
+        enough(MOST + 1000, stack)
         for _ in range(MOST):
             stack.enter_context(socket.create_connection(locked.address)).sendall(stream.encode())
         assert (await locked.raw(stream.encode())).startswith(b"HTTP/1.1 503")

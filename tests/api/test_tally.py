@@ -59,6 +59,14 @@ def test_a_long_text_is_one_value_and_counted_in_no_time(text: bytes) -> None:
     assert tally._values == 3
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+async def test_nothing_is_counted_in_another_encoding(served: Served, encoding: str) -> None:
+    body = ('{"code": "\u2200", "functions": [' + "{}," * MOST + "{}]}").encode(encoding)
+    async with served.client() as client:
+        answer = await client.post("/v1/run", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, "UTF-8" in answer.text) == (400, True)
+
+
 @pytest.mark.attack("B23")
 async def test_a_body_of_nothing_but_brackets_is_refused_before_it_is_parsed(served: Served) -> None:
     paths = ("/v1/run", "/v1/responses", "/v1/chat/completions", "/v1/messages", "/v1/threads", "/mcp")

@@ -18,6 +18,7 @@ from openai.types.responses import Response
 from sandbox import reclaim
 from sandbox.image import Image
 from sandbox.keys import LOCAL
+from sandbox.loop.messages import MOST_MESSAGES
 from sandbox.node import Node
 from sandbox.responses.earlier import LIFETIME_S
 from tests.api.conftest import NewDataDir, add_key
@@ -330,6 +331,14 @@ async def test_files_for_the_model_are_bounded_together_and_each_time_they_are_n
 
 
 # Going on.
+
+
+async def test_a_chain_has_as_many_items_as_a_request_may_have(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:
+    upstream.then(Says("Yes."))
+    said: Any = [{"role": "user", "content": "a"}] * MOST_MESSAGES
+    first = await sdk.responses.create(model="scripted", input=said)
+    with pytest.raises(openai.BadRequestError, match="5,000 items"):
+        await sdk.responses.create(model="scripted", input="b", previous_response_id=first.id)
 
 
 async def test_a_chain_goes_on_in_the_same_container(sdk: openai.AsyncOpenAI, upstream: Scripted) -> None:

@@ -215,18 +215,52 @@ async def test_callers_take_turns_at_the_slots() -> None:
     await door.pass_(caller="d")
 
 
+async def fail(door: Door, caller: str) -> None:
+    with pytest.raises(UpstreamFailed):
+        async with door.passed(caller=caller):
+            raise UpstreamFailed("it said: a secret of a", status=500)
+
+
 async def test_nobody_is_shut_out_for_what_somebody_elses_requests_come_to() -> None:
     door = Door(Time(), breaker_failures=2)
-    broken = UpstreamFailed("it said: a secret of a", status=500)
     for caller in ("a", "a", "b"):
-        with pytest.raises(UpstreamFailed):
-            async with door.passed(caller=caller):
-                raise broken
+        await fail(door, caller)
     for caller in ("a", "b"):
         with pytest.raises(Closed, match=r"what failed last: HTTP 500$"):
             await door.pass_(caller=caller)
-    await door.pass_(caller="c")
+    async with door.passed(caller="c"):
+        with pytest.raises(Closed):
+            await door.pass_(caller="c")  # one of theirs at a time
+        await fail(door, "d")
     await door.pass_(caller="a")
+
+
+async def test_what_others_try_while_a_breaker_is_open_makes_its_rest_no_longer() -> None:
+    time = Time()
+    door = Door(time, breaker_failures=1, breaker_rest_s=30)
+    await fail(door, "a")
+    time.pass_(29)
+    await fail(door, "b")
+    assert door.gate.breaker.wait == pytest.approx(1)
+
+
+async def test_who_stands_in_line_while_others_open_the_breaker_gets_in() -> None:
+    door = Door(Time(jumps=False), concurrency=1, breaker_failures=1)
+    with contextlib.suppress(UpstreamFailed):
+        async with door.passed(caller="a"):
+            waiting = asyncio.create_task(door.pass_(caller="b"))
+            await settle()
+            raise UpstreamFailed("broken", status=500)
+    await waiting
+
+
+async def test_what_began_before_a_breaker_opened_says_nothing_of_whom_it_lets_in() -> None:
+    door = Door(Time(), breaker_failures=1)
+    async with door.passed(caller="b"):
+        await fail(door, "a")
+    with pytest.raises(Closed):
+        await door.pass_(caller="a")
+    await door.pass_(caller="b")
 
 
 async def test_who_waits_while_a_breaker_opens_gives_its_rate_back_and_is_told_why() -> None:
