@@ -44,7 +44,7 @@ def test_what_strings_hold_does_not_count_wherever_pieces_end(value: Any, step: 
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" * MOST, b"{},", b'"a",', b'"a"', b'{"a":', b"0,"], ids=["deep", "objects", "texts", "no", "keys", "n"]
+    "body", [b"[", b"{},", b'"a",', b'"a"', b'{"a":', b"0,"], ids=["deep", "objects", "texts", "no", "keys", "n"]
 )
 def test_more_values_than_there_may_be_are_refused_wherever_pieces_end(body: bytes) -> None:
     with pytest.raises(TooLarge):
