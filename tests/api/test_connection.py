@@ -124,7 +124,7 @@ async def test_five_gigabytes_in_chunks_are_refused_early(
     served: Served, client: httpx.AsyncClient, session: str, kind: str
 ) -> None:
     upload = f"PUT {session}/files/endless HTTP/1.1\r\nHost: localhost\r\n".encode()
-    piece = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
+    piece = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
     sent = 0
     async with served.connection() as (reader, writer):
         answer = asyncio.create_task(reader.readline())
