@@ -190,7 +190,9 @@ async def test_code_that_calls_nothing_runs_as_ever(sdk: anthropic.AsyncAnthropi
 async def test_an_answer_that_was_cut_off_can_be_had_again(
     sdk: anthropic.AsyncAnthropic, upstream: Scripted, streams: bool
 ) -> None:
-    upstream.then(python("print(await get_weather('Oslo'))"), Says("It rains.", delay=1.0))
+    code = "print(await get_weather('Oslo'))\nwritten = open('cut.txt', 'w').write('kept once')"
+    upstream.then(python(code), Says("It rains.", delay=1.0))
+    before = len((await sdk.beta.files.list(limit=100)).data)
     first = await ask(sdk)
     given: Any = {"container": first.container.id, "stream": streams}
     more = [said(first), results(first, "rain")]
@@ -210,6 +212,7 @@ async def test_an_answer_that_was_cut_off_can_be_had_again(
     assert kinds(again) == ["code_execution_tool_result", "text"]
     assert (again.content[0].content.stdout, again.content[1].text) == ("rain\n", "It rains.")
     assert (again.content[0].tool_use_id, again.usage.input_tokens) == (first.content[0].id, 10)
+    assert len((await sdk.beta.files.list(limit=100)).data) == before + 1
     assert len(upstream.asked) == 2
 
 
