@@ -45,13 +45,12 @@ class Arrival:
         return size, modified_ns, version if self._is_as_written() else ""
 
     def _is_as_written(self) -> bool:
-        if self._written is None:
+        if self._written is None or (found := _digest()) is None:
             return self._is_empty and fcntl.fcntl(self.fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK
-        found = _digest()
         os.lseek(self.fd, 0, os.SEEK_SET)
-        while found is not None and (data := os.read(self.fd, _PIECE)):
+        while data := os.read(self.fd, _PIECE):
             found.update(data)
-        return found is not None and found.digest() == self._written.digest()
+        return found.digest() == self._written.digest()
 
 
 class _Digest(Protocol):
