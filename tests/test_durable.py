@@ -22,7 +22,8 @@ from tests.host import Embedded, ended
 from tests.test_node import content, execute, opened, paths, pieces, until
 
 SMALL: dict[str, Any] = {"pool_size": 0, "disk_mb": 4, "files": 48, "memory_budget_mb": 1024, "max_wait_s": 1.0}
-MADE = "for n in range(40): open(f'{n}.bin', 'wb').write(bytes([n]) * 90_000)"
+# Of random bytes, so that no file is stored yet: one with the contents of another test would not be received.
+MADE = "import os\nfor n in range(40): open(f'{n}.bin', 'wb').write(os.urandom(90_000))"
 
 
 @pytest.fixture(scope="module")
