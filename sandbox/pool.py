@@ -153,6 +153,7 @@ class Pool:
             self._tire()
             kernel = await self._cold.wait(spec)
         if kernel is not None:
+            kernel.sandbox.on_claimed()
             return kernel
         try:
             kernel = await Kernel.start(self._runtime, spec, awaited=True)

@@ -45,7 +45,11 @@ class Containers:
 
     def inits(self) -> list[int]:
         """See `host.House`."""
-        return [pid for container in self.ids() if (pid := self._inspect(container)["State"]["Pid"])]
+        return [pid for container in self.ids() if (pid := self.init_of(container))]
+
+    def init_of(self, container: str) -> int:
+        """0 for one that does not run."""
+        return int(self._inspect(container)["State"]["Pid"])
 
     def _inspect(self, container: str) -> Any:
         return self.client.inspect_container(container)

@@ -93,6 +93,9 @@ class Impostor:
         await self.measuring.wait()
         return Usage(0, 0, self.oom_kills)
 
+    def on_claimed(self) -> None:
+        pass
+
     def reset_peak(self) -> None:
         pass
 

@@ -2,7 +2,8 @@
 
 A victim runs `print(1)` over HTTP, one call after the other, in a session of its own, alone and beside an attacker in
 turns, so that what changes about the machine meanwhile is in both. A figure is the ratio of the two, taken from the
-same numbers of calls.
+same numbers of calls. The pool is full again before an attack begins: what sandboxes cost that are started to replace
+those that were taken is an attack of its own, and a part of those in which the attacker's own ends.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from sandbox.bench.connection import Connection
 from sandbox.bench.figure import Figure, quantiles, runs
@@ -37,6 +39,8 @@ class Attack:
     code: str
     ends: frozenset[str] = field(default=frozenset({"timeout"}))
     """The statuses that it may have when it ends by itself; then it is run again at once."""
+    anew: bool = False
+    """Whether that is in another session, which takes another sandbox."""
 
 
 def _attack(takes: str, code: str, *ends: str) -> Attack:
@@ -150,6 +154,7 @@ with open("/mnt/data/big", "wb") as file:
         "ok",
     ),
     "deaths": _attack("kernels: it kills its own", "import os; os.kill(os.getpid(), 9)", "killed"),
+    "starts": Attack("sandboxes: a new session for each line of code", "1", frozenset({"ok"}), anew=True),
 }
 
 
@@ -179,10 +184,9 @@ async def _beside(server: Server, attack: Attack, count: int) -> tuple[list[floa
         for _ in range(_ROUNDS):
             await server.settle(sessions=1)
             alone += await _calls(connection, path, -(-count // _ROUNDS))
-            async with _attacked(server, attack) as attacking:
+            async with _Attacker.at_work(server, attack) as attacker:
                 beside += await _calls(connection, path, -(-count // _ROUNDS))
-                if attacking.done():
-                    await attacking  # it should be at it still, and says why it is not
+                await attacker.is_at_it()
         await connection.ask("DELETE", path)
     return alone, beside
 
@@ -198,29 +202,54 @@ async def _calls(connection: Connection, path: str, count: int) -> list[float]:
     return times[_FIRST:]
 
 
-@contextlib.asynccontextmanager
-async def _attacked(server: Server, attack: Attack) -> "AsyncIterator[asyncio.Task[None]]":
-    """Within the block, somebody runs the attack in a session of his own."""
-    async with server.connect(2) as (connection, other):
-        path = await _opened(connection)
-        attacking = asyncio.create_task(_again_and_again(connection, path, attack))
-        try:
-            yield attacking
-        finally:
-            attacking.cancel()
-            await asyncio.gather(attacking, return_exceptions=True)
-            await other.ask("DELETE", path)
+class _Attacker:
+    """Somebody who runs an attack in a session of his own. Use `at_work`."""
 
+    def __init__(self, connection: Connection, attack: Attack, path: str) -> None:
+        self._connection = connection
+        self._attack = attack
+        self._path = path
+        self._leaves = False
+        self._work = asyncio.create_task(self._again_and_again(), name="attack")
 
-async def _again_and_again(connection: Connection, path: str, attack: Attack) -> None:
-    body = json.dumps({"code": attack.code, "timeout_s": _ATTACK_S}).encode()
-    while True:
-        answer = await connection.ask("POST", f"{path}/executions", body)
-        # Never decoded as a whole: it may be tens of megabytes, and the victim's clock is of this process, too.
-        told = _STATUS.search(answer.body, 0, _HEAD)
-        status = told[1].decode() if told else "unknown"
-        if status not in attack.ends:
-            raise SandboxFailed(f"who takes {attack.takes} ended as {status}: {answer.body[:500]!r}")
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def at_work(cls, server: Server, attack: Attack) -> AsyncIterator[Self]:
+        """Within the block he is at it."""
+        async with server.connect(2) as (connection, other):
+            path = await _opened(connection)
+            await server.settle(sessions=2)
+            attacker = cls(connection, attack, path)
+            try:
+                yield attacker
+            finally:
+                await attacker._leave()
+                await other.ask("DELETE", attacker._path)
+
+    async def is_at_it(self) -> None:
+        """He should be; raises why he is not."""
+        if self._work.done():
+            await self._work
+
+    async def _leave(self) -> None:
+        self._leaves = True
+        if not self._attack.anew:  # else he is between two sessions, of which one would stay
+            self._work.cancel()
+        await asyncio.gather(self._work, return_exceptions=True)
+
+    async def _again_and_again(self) -> None:
+        attack = self._attack
+        body = json.dumps({"code": attack.code, "timeout_s": _ATTACK_S}).encode()
+        while not self._leaves:
+            answer = await self._connection.ask("POST", f"{self._path}/executions", body)
+            # Never decoded as a whole: it may be tens of megabytes, and the victim's clock is of this process, too.
+            told = _STATUS.search(answer.body, 0, _HEAD)
+            status = told[1].decode() if told else "unknown"
+            if status not in attack.ends:
+                raise SandboxFailed(f"who takes {attack.takes} ended as {status}: {answer.body[:500]!r}")
+            if attack.anew:
+                await self._connection.ask("DELETE", self._path)
+                self._path = await _opened(self._connection)
 
 
 async def _opened(connection: Connection) -> str:

@@ -71,6 +71,12 @@ class Sandbox(Protocol):
     async def usage(self) -> Usage:
         """What it has used. After its end: the last known."""
 
+    def on_claimed(self) -> None:
+        """Somebody waits from now on for what it does. Before that, one that was not awaited may let others go first.
+
+        May be called again.
+        """
+
     def reset_peak(self) -> None:
         """Start measuring the peak anew, where the meters can be reset."""
 

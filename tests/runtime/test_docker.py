@@ -17,13 +17,16 @@ from sandbox.engine import Engine
 from sandbox.errors import HostUnfit, SandboxFailed, SessionClosed
 from sandbox.execution import Spec, Status, Stream
 from sandbox.kernel import Kernel
+from sandbox.pool import Pool
+from sandbox.runtime.docker import sandbox as sandboxes
 from sandbox.runtime.docker.attachment import Attachment
 from sandbox.runtime.docker.daemon import Daemon, Gone
 from sandbox.runtime.docker.image import Built
 from sandbox.runtime.docker.instance import LABEL, Instance
-from sandbox.runtime.docker.meters import DaemonMeters
+from sandbox.runtime.docker.meters import DaemonMeters, group_of
 from sandbox.runtime.docker.profile import profile
 from sandbox.runtime.docker.runtime import DockerRuntime
+from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
 from tests.containers import Containers
 from tests.docker import Docker
@@ -211,6 +214,48 @@ for directory, _, _ in os.walk("/"):
                 status = end.status
                 assert status in (Status.OK, Status.KILLED)
             assert outputs == [Stream("stdout", "x")]
+
+
+class TestPrecedence:
+    """Who has the processors first, of containers whose control groups we see."""
+
+    async def test_who_was_not_asked_for_lets_others_go_first_until_claimed(
+        self, runtime: DockerRuntime, house: Containers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sandboxes, "_RECEDES_SECONDS", 600.0)
+        others = set(house.ids())
+        async with Pool.open(runtime, SPEC, 1) as pool:
+            await pool.fill()
+            [container] = set(house.ids()) - others
+            unclaimed = shares(house, container)
+            kernel = await pool.claim(SPEC)
+            assert shares(house, container) > unclaimed
+            await kernel.stop()
+
+    @pytest.mark.parametrize(("lasts", "others_first"), [(600.0, True), (0.0, False)])
+    async def test_who_was_asked_for_never_does_and_nobody_for_long(
+        self,
+        runtime: DockerRuntime,
+        house: Containers,
+        monkeypatch: pytest.MonkeyPatch,
+        lasts: float,
+        others_first: bool,
+    ) -> None:
+        monkeypatch.setattr(sandboxes, "_RECEDES_SECONDS", lasts)
+        async with kernel_of(runtime, SPEC, awaited=True) as asked, kernel_of(runtime, SPEC) as unasked:
+            assert isinstance(asked.sandbox, DockerSandbox)
+            assert isinstance(unasked.sandbox, DockerSandbox)
+            usual = shares(house, asked.sandbox.container)
+            assert (shares(house, unasked.sandbox.container) < usual) is others_first
+
+
+def shares(house: Containers, container: str) -> int:
+    """Of the processors, beside others; as the kernel has them."""
+    group = group_of(house.init_of(container), container)
+    assert group is not None
+    file = group.share_file()
+    assert file is not None
+    return int(file.read_text())
 
 
 class TestAttached:

@@ -25,27 +25,27 @@ class Meters(Protocol):
         """Give the descriptors back. May be called twice."""
 
 
+def group_of(pid: int, container: str) -> cgroup.Group | None:
+    """That of the container whose PID 1 is `pid` on this host; None where its groups cannot be seen.
+
+    The container's id must be part of the group's name: else the pid is of another machine.
+    """
+    with contextlib.suppress(OSError, cgroup.NoCgroups):
+        layout = cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text())
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            wanted = "memory" if layout.version == 1 else ""
+            if wanted in controllers.split(",") and container in path:
+                return cgroup.Group(layout, path.lstrip("/"))
+    return None
+
+
 class GroupMeters:
-    """The files of the control group."""
+    """The files of the control group. Raises `OSError` when they cannot be opened."""
 
     def __init__(self, group: cgroup.Group) -> None:
         self._files = cgroup.Meters(group.open_meters())
         self._memory = group.memory_file()
-
-    @classmethod
-    def find(cls, pid: int, container: str) -> "GroupMeters | None":
-        """Those of the container whose PID 1 is `pid` on this host; None where its groups cannot be seen.
-
-        The container's id must be part of the group's name: else the pid is of another machine.
-        """
-        with contextlib.suppress(OSError, cgroup.NoCgroups):
-            layout = cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text())
-            for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-                _, controllers, path = line.split(":", 2)
-                wanted = "memory" if layout.version == 1 else ""
-                if wanted in controllers.split(",") and container in path:
-                    return cls(cgroup.Group(layout, path.lstrip("/")))
-        return None
 
     async def read(self) -> Reading:
         """See `Meters`."""

@@ -29,7 +29,7 @@ from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.docker import image as images
 from sandbox.runtime.docker.daemon import About, Daemon, Found, Gone, Refused, client_for
 from sandbox.runtime.docker.instance import LABEL, Instance
-from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters
+from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters, group_of
 from sandbox.runtime.docker.options import Place, options
 from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
@@ -203,15 +203,19 @@ class DockerRuntime:
         linger_s = 0.0 if awaited or spec.env else random.uniform(*_LINGER_S)
         begin = {"policy": terms.policy(spec, awaited=awaited, linger_s=linger_s), "filter": self._filter}
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
-        await self._find_meters(sandbox)
+        await self._find_group(sandbox, awaited=awaited)
         sandbox.started = True
 
-    async def _find_meters(self, sandbox: DockerSandbox) -> None:
+    async def _find_group(self, sandbox: DockerSandbox, *, awaited: bool) -> None:
         state = await self._daemon.state(sandbox.container)
         if state is None or not state.running:
             raise SandboxFailed("the container ended at once")
-        meters = GroupMeters.find(state.pid, sandbox.container)
-        sandbox.meters = meters or DaemonMeters(self._daemon, sandbox.container)
+        sandbox.meters = DaemonMeters(self._daemon, sandbox.container)
+        if (group := group_of(state.pid, sandbox.container)) is not None:
+            with contextlib.suppress(OSError):  # the daemon's will do
+                sandbox.meters = GroupMeters(group)
+            if not awaited:
+                sandbox.recede(group)
 
     # The way out.
 

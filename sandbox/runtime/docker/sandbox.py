@@ -9,9 +9,11 @@ from sandbox.errors import SandboxFailed
 from sandbox.runtime import Channel, Exit, Usage
 from sandbox.runtime.docker.attachment import Attachment
 from sandbox.runtime.docker.meters import DaemonMeters, Meters
-from sandbox.runtime.embedded.cgroup import Reading
+from sandbox.runtime.embedded.cgroup import Group, Reading
 
 _STOP_SECONDS = 30.0
+_RECEDES_SECONDS = 5.0
+"""For longer nobody recedes who is not claimed: beside programs that compute for ever its start would fail."""
 
 
 class DockerSandbox:
@@ -29,6 +31,7 @@ class DockerSandbox:
         self._ending: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._last = Reading(0, 0, 0)
+        self._receding: Group | None = None
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     @property
@@ -50,6 +53,18 @@ class DockerSandbox:
         """The daemon says that the memory cap killed something in it."""
         if isinstance(self.meters, DaemonMeters):
             self.meters.oom_kills += 1
+
+    def recede(self, group: Group) -> None:
+        """Nobody has asked for it yet, and what it imports takes processor seconds: it lets others go first."""
+        group.recede()
+        self._receding = group
+        asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self.on_claimed)
+
+    def on_claimed(self) -> None:
+        """See `runtime.Sandbox`."""
+        if self._receding is not None:
+            self._receding.advance()
+            self._receding = None
 
     def on_gone(self, reason: str, *, oom_killed: bool = False) -> None:
         """Nothing of it is left, or nothing that we can reach."""

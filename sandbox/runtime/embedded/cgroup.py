@@ -19,8 +19,9 @@ MIB = 1 << 20
 _PERIOD_US = 100_000
 _SOCKETS_SHARE = 8
 """What part of its memory a sandbox may have in sockets besides, with version 1."""
-_RECEDED_SHARES, _RECEDED_WEIGHT = "8", "2"
-"""Of a group that ends, where others have 256 and 50: it still gets done beside programs that compute for ever."""
+_RECEDED_SHARES, _RECEDED_WEIGHT = "8", "1"
+"""Of a group that nobody waits for, where others have 256 and 50 (containers 10): it still gets done beside programs
+that compute for ever."""
 _CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
 SERVER_GROUP = "server"
 """Where processes go that were in a group which has to hand out controllers."""
@@ -171,6 +172,8 @@ class Group:
         self._layout = layout
         self.name = name
         self._paths = {controller: root / name for controller, root in layout.roots.items()}
+        self._usual = ""
+        """What stood where `recede` wrote."""
 
     def create(self, caps: Caps, *, leaf: bool) -> None:
         """Make the directories and write every limit. `leaf` groups hold processes, the others hold groups."""
@@ -277,12 +280,23 @@ class Group:
         return self._paths["memory"] / "memory.usage_in_bytes"
 
     def recede(self) -> None:
-        """Its processes are about to end, which takes them milliseconds of work each: whoever lives goes first."""
-        with contextlib.suppress(OSError):  # it ends all the same
-            if self._layout.version == 1:
-                _write(self._paths["cpu"] / "cpu.shares", _RECEDED_SHARES)
-            elif self._layout.version == 2 and self._layout.cpu:
-                _write(self._paths["unified"] / "cpu.weight", _RECEDED_WEIGHT)
+        """Nobody waits for what its processes do: whoever has to answer somebody goes first, where we may say so."""
+        if (share := self.share_file()) is not None:
+            with contextlib.suppress(OSError):
+                self._usual = share.read_text()
+                _write(share, _RECEDED_SHARES if self._layout.version == 1 else _RECEDED_WEIGHT)
+
+    def advance(self) -> None:
+        """Somebody does, after all."""
+        if (share := self.share_file()) is not None and self._usual:
+            with contextlib.suppress(OSError):
+                _write(share, self._usual)
+
+    def share_file(self) -> Path | None:
+        """Says how much of the processors it gets beside others; None where that cannot be said."""
+        if self._layout.version == 1:
+            return self._paths["cpu"] / "cpu.shares"
+        return self._paths["unified"] / "cpu.weight" if self._layout.cpu else None
 
     def remove(self) -> bool:
         """Remove the directories; False while a process or a dying mount still holds one. May be called again."""

@@ -91,6 +91,9 @@ class EmbeddedSandbox:
             await asked
         return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills)
 
+    def on_claimed(self) -> None:
+        """See `runtime.Sandbox`. Nothing to do: a start is a fork, for which nobody else waits long."""
+
     def reset_peak(self) -> None:
         """See `runtime.Sandbox`."""
         if self._meters is not None:
