@@ -93,12 +93,12 @@ class Kernel:
         self._reader = asyncio.create_task(self._read(), name=f"kernel {sandbox.id}")
 
     @classmethod
-    async def start(cls, runtime: Runtime, spec: Spec, *, awaited: bool = False) -> Self:
-        """A kernel that waits for code. awaited: somebody has some; see `Runtime.start`.
+    async def start(cls, runtime: Runtime, spec: Spec, *, awaited: bool = False, defers: bool = False) -> Self:
+        """A kernel that waits for code. awaited: somebody has some. defers: others go first. See `Runtime.start`.
 
         Raises `SandboxFailed`, `Unready`; leaves nothing behind when it does.
         """
-        kernel = cls(await runtime.start(spec, awaited=awaited), spec, awaited=awaited)
+        kernel = cls(await runtime.start(spec, awaited=awaited, defers=defers), spec, awaited=awaited)
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await asyncio.shield(kernel._ready)

@@ -319,7 +319,8 @@ class Pool:
         """ahead: beyond what is always kept; it will be needed at once, or not at all."""
         while True:
             generation = self._runtime.generation(self._spec.image)
-            kernel = await Kernel.start(self._runtime, self._spec, awaited=ahead)
+            defers = not (ahead or self._warming)  # with the first one we are ready
+            kernel = await Kernel.start(self._runtime, self._spec, awaited=ahead, defers=defers)
             kernel.awaited = False
             if generation == self._runtime.generation(self._spec.image):
                 return kernel

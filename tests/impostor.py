@@ -46,7 +46,7 @@ class Impostor:
 
     # The runtime.
 
-    async def start(self, spec: Spec, *, awaited: bool = False) -> "Impostor":
+    async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> "Impostor":
         return self
 
     async def manifest(self, image: str) -> Manifest:

@@ -62,7 +62,7 @@ async def test_nothing_else_is_started_before_the_first_start_has_succeeded(root
     warming = []
 
     class Watched(EmbeddedRuntime):
-        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+        async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> EmbeddedSandbox:
             warming.append(engine.pool.warming)
             return await super().start(spec, awaited=awaited)
 
@@ -80,7 +80,7 @@ async def test_when_a_start_for_a_claim_succeeds_before_the_pools_own_it_no_long
     claimed = asyncio.Event()
 
     class Unhurried(EmbeddedRuntime):
-        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+        async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> EmbeddedSandbox:
             if not awaited:
                 await claimed.wait()
             return await super().start(spec, awaited=awaited)
@@ -99,7 +99,7 @@ async def test_a_failure_that_nobody_foresaw_is_told_and_the_pool_goes_on(root: 
     left = [OSError(11, "no more processes")] * 3
 
     class Failing(EmbeddedRuntime):
-        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+        async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> EmbeddedSandbox:
             if left:
                 raise left.pop()
             return await super().start(spec, awaited=awaited)
@@ -138,7 +138,7 @@ async def test_when_the_first_start_fails_another_is_tried_at_once(
     failures = [SandboxFailed("the first one fails")]
 
     class Failing(EmbeddedRuntime):
-        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+        async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> EmbeddedSandbox:
             sandbox = await super().start(spec, awaited=awaited)
             if failures:
                 await sandbox.stop()
@@ -275,7 +275,7 @@ async def test_what_cannot_be_started_ahead_is_told_and_the_pool_goes_on(root: N
     refused = asyncio.Event()
 
     class Failing(EmbeddedRuntime):
-        async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
+        async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> EmbeddedSandbox:
             if awaited:
                 refused.set()
                 raise SandboxFailed("no more of them")

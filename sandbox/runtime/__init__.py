@@ -72,10 +72,7 @@ class Sandbox(Protocol):
         """What it has used. After its end: the last known."""
 
     def on_claimed(self) -> None:
-        """Somebody waits from now on for what it does. Before that, one that was not awaited may let others go first.
-
-        May be called again.
-        """
+        """Somebody waits from now on for what it does. May be called again."""
 
     def reset_peak(self) -> None:
         """Start measuring the peak anew, where the meters can be reset."""
@@ -113,11 +110,11 @@ class Runtime(Protocol):
     async def renewed(self, image: str, generation: int) -> None:
         """Until `generation` is another than this one, or `whole` may be. That may be never."""
 
-    async def start(self, spec: "Spec", *, awaited: bool = False) -> Sandbox:
+    async def start(self, spec: "Spec", *, awaited: bool = False, defers: bool = False) -> Sandbox:
         """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`.
 
         awaited: somebody waits, so the kernel leaves out what would make its first execution quicker, and is itself
-        ready sooner.
+        ready sooner. defers: until it is claimed, others may go first where that would cost them much; for a while.
         """
 
     async def stand_by(self, spec: "Spec", count: int) -> bool:

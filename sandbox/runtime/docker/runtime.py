@@ -156,7 +156,7 @@ class DockerRuntime:
 
     # The way in.
 
-    async def start(self, spec: Spec, *, awaited: bool = False) -> DockerSandbox:
+    async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> DockerSandbox:
         """See `runtime.Runtime`."""
         image = await self._image(spec.image)
         if spec.oci_runtime and spec.oci_runtime not in self._about.runtimes:
@@ -167,7 +167,8 @@ class DockerRuntime:
             raise SandboxFailed("every slot is taken" if slot is None else "this runtime is closed; open a new engine")
         sandbox = DockerSandbox(uuid.uuid4().hex, slot, self._bury)
         self._sandboxes[sandbox.id] = sandbox
-        making = asyncio.create_task(self._make(sandbox, spec, image.id, awaited=awaited), name=f"start {sandbox.id}")
+        work = self._make(sandbox, spec, image.id, awaited=awaited, defers=defers)
+        making = asyncio.create_task(work, name=f"start {sandbox.id}")
         try:
             await asyncio.shield(making)
         except BaseException as error:
@@ -182,7 +183,7 @@ class DockerRuntime:
         await asyncio.gather(making, return_exceptions=True)
         await sandbox.stop()
 
-    async def _make(self, sandbox: DockerSandbox, spec: Spec, image: str, *, awaited: bool) -> None:
+    async def _make(self, sandbox: DockerSandbox, spec: Spec, image: str, *, awaited: bool, defers: bool) -> None:
         sockets = None if spec.oci_runtime not in ("", "runc", "crun") else self._sockets
         async with contextlib.AsyncExitStack() as stack:
             shown, listener = None, None
@@ -203,10 +204,10 @@ class DockerRuntime:
         linger_s = 0.0 if awaited or spec.env else random.uniform(*_LINGER_S)
         begin = {"policy": terms.policy(spec, awaited=awaited, linger_s=linger_s), "filter": self._filter}
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
-        await self._find_group(sandbox, awaited=awaited)
+        await self._find_group(sandbox, defers=defers)
         sandbox.started = True
 
-    async def _find_group(self, sandbox: DockerSandbox, *, awaited: bool) -> None:
+    async def _find_group(self, sandbox: DockerSandbox, *, defers: bool) -> None:
         state = await self._daemon.state(sandbox.container)
         if state is None or not state.running:
             raise SandboxFailed("the container ended at once")
@@ -214,7 +215,7 @@ class DockerRuntime:
         if (group := group_of(state.pid, sandbox.container)) is not None:
             with contextlib.suppress(OSError):  # the daemon's will do
                 sandbox.meters = GroupMeters(group)
-            if not awaited:
+            if defers:
                 sandbox.recede(group)
 
     # The way out.

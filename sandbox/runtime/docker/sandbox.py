@@ -13,7 +13,7 @@ from sandbox.runtime.embedded.cgroup import Group, Reading
 
 _STOP_SECONDS = 30.0
 _RECEDES_SECONDS = 5.0
-"""For longer nobody recedes who is not claimed: beside programs that compute for ever its start would fail."""
+"""At most: beside programs that compute for ever its start would fail."""
 
 
 class DockerSandbox:
@@ -55,7 +55,7 @@ class DockerSandbox:
             self.meters.oom_kills += 1
 
     def recede(self, group: Group) -> None:
-        """Nobody has asked for it yet, and what it imports takes processor seconds: it lets others go first."""
+        """What it imports takes processor seconds: until it is claimed, others go first."""
         group.recede()
         self._receding = group
         asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self.on_claimed)

@@ -160,8 +160,8 @@ class EmbeddedRuntime:
         """See `runtime.Runtime`."""
         await self._generations.news(image, generation)
 
-    async def start(self, spec: Spec, *, awaited: bool = False) -> EmbeddedSandbox:
-        """See `runtime.Runtime`."""
+    async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> EmbeddedSandbox:
+        """See `runtime.Runtime`. It is a fork, by which nobody else is kept waiting."""
         await self.prepare(spec.image)
         if awaited and (sandbox := await self._vacant.take(spec)) is not None:
             self._launcher.tell({"verb": "occupy", "sandbox": sandbox.id})

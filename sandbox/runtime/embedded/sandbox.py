@@ -92,7 +92,7 @@ class EmbeddedSandbox:
         return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills)
 
     def on_claimed(self) -> None:
-        """See `runtime.Sandbox`. Nothing to do: a start is a fork, for which nobody else waits long."""
+        """See `runtime.Sandbox`."""
 
     def reset_peak(self) -> None:
         """See `runtime.Sandbox`."""
