@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,8 @@ NETWORK = "host"
 """For builds: a daemon of our own has no other."""
 BUILD_SECONDS = 900
 WAIT_SECONDS = 180
+_SYSTRAP_SINCE = "20230501"
+"""The first month in which gVisor's releases had it as what they use unless told otherwise."""
 
 in_docker = pytest.mark.skipif(not os.environ.get("CI"), reason="builds and runs an image for minutes; set CI=true")
 
@@ -130,9 +133,13 @@ class Daemon:
 
 
 def _runtimes() -> Mapping[str, object]:
-    """gVisor beside the daemon's own, where it is installed; by ptrace, which needs no virtualisation."""
-    runsc = shutil.which("runsc")
-    return {} if runsc is None else {"runsc": {"path": runsc, "runtimeArgs": ["--platform=ptrace", "--network=none"]}}
+    """gVisor beside the daemon's own, where it is installed; by what needs no virtualisation."""
+    if (runsc := shutil.which("runsc")) is None:
+        return {}
+    said = subprocess.run([runsc, "--version"], capture_output=True, text=True, check=True).stdout
+    released = re.search(r"20\d{6}", said)
+    platform = "systrap" if released is None or released[0] >= _SYSTRAP_SINCE else "ptrace"
+    return {"runsc": {"path": runsc, "runtimeArgs": [f"--platform={platform}", "--network=none"]}}
 
 
 def _tell_end(process: "subprocess.Popen[bytes]", address: str) -> None:

@@ -121,7 +121,8 @@ _DETAILS = (
         "A victim",
         "victim",
         "`sandbox bench --strain victim`: `print(1)` over HTTP in a session of its own, again and again, alone and "
-        "beside another session that takes all it can get of one thing, in turns. Ratios of the same quantile.",
+        "beside another session that takes all it can get of one thing, in turns; the pool is full when that begins. "
+        "Ratios of the same quantile.",
     ),
     (
         "Recovery",
