@@ -63,13 +63,14 @@ async def _lives_and_dies(settings: Settings, home: Path, pool: int) -> None:
 
 @contextlib.asynccontextmanager
 async def _busy(server: Server) -> AsyncIterator[None]:
-    """Within the block, sessions compute; what becomes of them is not what is asked here."""
+    """Within the block, sessions compute and the pool is full; what becomes of them is not what is asked here."""
     async with server.connect(_BUSY) as connections:
         computing = []
         for connection in connections:
             opened = await connection.ask("POST", "/v1/sessions", b"{}", wanted=201)
             path = f"/v1/sessions/{json.loads(opened.body)['id']}/executions"
             computing.append(asyncio.ensure_future(connection.request("POST", path, _SPIN)))
+        await server.full()
         yield
         for ended in await asyncio.gather(*computing, return_exceptions=True):
             if isinstance(ended, BaseException) and not isinstance(ended, Unreachable):
