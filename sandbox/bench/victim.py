@@ -181,13 +181,15 @@ async def _beside(server: Server, attack: Attack, count: int) -> tuple[list[floa
     beside: list[float] = []
     async with server.connect(1) as (connection,):
         path = await _opened(connection)
-        for _ in range(_ROUNDS):
-            await server.settle(sessions=1)
-            alone += await _calls(connection, path, -(-count // _ROUNDS))
-            async with _Attacker.at_work(server, attack) as attacker:
-                beside += await _calls(connection, path, -(-count // _ROUNDS))
-                await attacker.is_at_it()
-        await connection.ask("DELETE", path)
+        try:
+            for _ in range(_ROUNDS):
+                await server.settle(sessions=1)
+                alone += await _calls(connection, path, -(-count // _ROUNDS))
+                async with _Attacker.at_work(server, attack) as attacker:
+                    beside += await _calls(connection, path, -(-count // _ROUNDS))
+                    await attacker.is_at_it()
+        finally:
+            await connection.ask("DELETE", path)
     return alone, beside
 
 
