@@ -58,10 +58,13 @@ class DockerSandbox:
         """What it imports takes processor seconds: until it is claimed, others go first."""
         group.recede()
         self._receding = group
-        asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self.on_claimed)
+        asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self._advance)
 
     def on_claimed(self) -> None:
         """See `runtime.Sandbox`."""
+        self._advance()
+
+    def _advance(self) -> None:
         if self._receding is not None:
             self._receding.advance()
             self._receding = None
