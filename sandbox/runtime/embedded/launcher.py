@@ -94,7 +94,6 @@ class Launcher:
         self._removing: list[tuple[Sandbox, float]] = []
         self._free_slots: list[int] = []
         self._rounds = watch.Rounds()
-        self._own_namespaces = {name: os.readlink(f"/proc/self/ns/{name}") for name in [*jail.NAMESPACES, "user"]}
 
     def open(self) -> None:
         """Own mount namespace, our share of the host, signals. Raises `Unfit`."""
@@ -591,9 +590,7 @@ class Launcher:
                 return  # its end is reported by its parent
             try:
                 uid = self._share.first + sandbox.ids.kernel
-                inner_pid = jail.verify(
-                    sandbox.kernel_pid, uid, sandbox.group, self._own_namespaces, groups=self._groups
-                )
+                inner_pid = jail.verify(sandbox.kernel_pid, uid, sandbox.group, groups=self._groups)
             except (OSError, AssertionError, KeyError, IndexError) as error:
                 if jail.lives(sandbox.kernel_pid):  # else a restart has killed it; its end is reported by its parent
                     self._kill(sandbox, f"containment could not be verified: {error}")
