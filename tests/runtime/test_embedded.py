@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from sandbox.config import Settings
 from sandbox.ending import Ending
 from sandbox.engine import Engine
 from sandbox.errors import SessionClosed
-from sandbox.execution import Spec, Status, Stream
+from sandbox.execution import Limits, Spec, Status, Stream
 from sandbox.image import Image
 from sandbox.kernel import Kernel
 from sandbox.runtime.embedded.jail import ZYGOTE_CAPABILITIES
@@ -65,6 +66,27 @@ def _is_after(moment: float) -> bool:
     return time.monotonic() > moment
 
 
+def group_of(pid: int) -> Path:
+    """A file in the control group in which a process has its share of the processors."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    v1 = [path for _, controllers, path in lines if "cpu" in controllers.split(",")]
+    mount, name = ("cpu", "cpu.shares") if v1 else ("", "cpu.weight")
+    return Path("/sys/fs/cgroup", mount, (v1 or [lines[0][2]])[0].lstrip("/"), name)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Of a control group among others."""
+
+    idle: bool
+    share: int
+
+
+def precedence(pid: int) -> Standing:
+    file = group_of(pid)
+    return Standing(file.with_name("cpu.idle").read_text().strip() == "1", int(file.read_text()))
+
+
 def library(pid: int) -> str:
     """Where a process has the C library."""
     return next(line for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "libc.so" in line).split("-")[0]
@@ -88,6 +110,49 @@ async def test_success_that_init_hears_of_too_late_is_none(runtime: EmbeddedRunt
         assert ending is not None
         assert (ending.status, ending.state_lost) == (Status.TIMEOUT, False)
         assert await said(kernel, "print('on')") == "on"
+
+
+class TestPrecedence:
+    """Who has the processors first, where the host's kernel knows such a thing."""
+
+    @pytest.fixture(autouse=True)
+    def knows(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
+        if not group_of(host.launcher).with_name("cpu.idle").exists() or (os.cpu_count() or 1) < 2:
+            pytest.skip("this host's kernel has no cpu.idle, or one processor")
+
+    async def test_who_computes_goes_behind_and_is_as_all_others_afterwards(
+        self, runtime: EmbeddedRuntime, host: Embedded
+    ) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            [init] = host.inits()
+            [process] = host.kernels()
+            before = precedence(init)
+            async with running(kernel, "print(1)\nwhile True: pass"):
+                await until(lambda: precedence(init).idle)
+                await until(lambda: len(os.sched_getaffinity(process)) == len(os.sched_getaffinity(0)) - 1)
+                await kernel.interrupt()
+            await until(lambda: precedence(init) == before)
+            await until(lambda: os.sched_getaffinity(process) == os.sched_getaffinity(0))
+            assert not before.idle
+
+    async def test_who_may_use_all_processors_is_kept_off_none(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
+        spec = Spec(limits=Limits(cpus=float(os.cpu_count() or 1)))
+        async with kernel_of(runtime, spec) as kernel, running(kernel, "print(1)\nwhile True: pass"):
+            [init] = host.inits()
+            await until(lambda: precedence(init).idle)
+            await until(functools.partial(_is_after, time.monotonic() + 0.2))  # it has been looked at again
+            assert os.sched_getaffinity(init) == os.sched_getaffinity(0)
+            await kernel.interrupt()
+
+    async def test_who_sleeps_is_as_all_others(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
+        async with kernel_of(runtime, SPEC) as sleeper, running(sleeper):
+            [sleeps] = host.inits()
+            async with kernel_of(runtime, SPEC) as kernel, running(kernel, "print(1)\nwhile True: pass"):
+                [computes] = set(host.inits()) - {sleeps}
+                await until(lambda: precedence(computes).idle)
+                assert not precedence(sleeps).idle
+                await kernel.interrupt()
+            await sleeper.interrupt()
 
 
 class TestParts:

@@ -19,6 +19,7 @@ MIB = 1 << 20
 _PERIOD_US = 100_000
 _SOCKETS_SHARE = 8
 """What part of its memory a sandbox may have in sockets besides, with version 1."""
+_SHARES, _WEIGHT = "256", "50"
 _RECEDED_SHARES, _RECEDED_WEIGHT = "8", "1"
 """Of a group that nobody waits for, where others have 256 and 50 (containers 10): it still gets done beside programs
 that compute for ever."""
@@ -199,7 +200,7 @@ class Group:
         elif controller == "cpu" and caps.cpus is not None:
             _write(path / "cpu.cfs_period_us", str(_PERIOD_US))
             _write(path / "cpu.cfs_quota_us", str(int(caps.cpus * _PERIOD_US)))
-            _write(path / "cpu.shares", "256")
+            _write(path / "cpu.shares", _SHARES)
 
     def _limit_v2(self, path: Path, caps: Caps, *, leaf: bool) -> None:
         _write(path / "memory.max", str(caps.memory_bytes))
@@ -209,7 +210,7 @@ class Group:
         _write(path / "pids.max", str(caps.processes))
         if caps.cpus is not None and self._layout.cpu:
             _write(path / "cpu.max", f"{int(caps.cpus * _PERIOD_US)} {_PERIOD_US}")
-            _write(path / "cpu.weight", "50")
+            _write(path / "cpu.weight", _WEIGHT)
         if leaf:
             _write(path / "cgroup.max.descendants", "0")
         else:
@@ -292,6 +293,26 @@ class Group:
             with contextlib.suppress(OSError):
                 _write(share, self._usual)
 
+    def set_idle(self, *, idle: bool) -> None:
+        """Whether all others go before it, at once. Raises `OSError`, before Linux 5.15 always."""
+        share = self.share_file()
+        assert share is not None
+        _write(share.with_name("cpu.idle"), "1" if idle else "0")
+        if not idle:  # which has made it as if it had just been created
+            _write(share, _SHARES if self._layout.version == 1 else _WEIGHT)
+
+    def cpu_ns(self) -> int:
+        """Processor time used since it was made, by all below as well. Raises `OSError`."""
+        if self._layout.version == 1:
+            return int((self._paths["cpuacct"] / "cpuacct.usage").read_text())
+        return _cpu_ns((self._paths["unified"] / "cpu.stat").read_text())
+
+    def threads(self) -> set[int]:
+        """Everybody's inside, by host tid. Raises `OSError`."""
+        v1 = self._layout.version == 1
+        file = self._paths["cpu"] / "tasks" if v1 else self._paths["unified"] / "cgroup.threads"
+        return {int(word) for word in file.read_text().split()}
+
     def share_file(self) -> Path | None:
         """Says how much of the processors it gets beside others; None where that cannot be said."""
         if self._layout.version == 1:
@@ -369,6 +390,12 @@ class Reading:
     """Since the group was made."""
 
 
+def _cpu_ns(text: str) -> int:
+    """From `cpuacct.usage`, or from `cpu.stat`."""
+    words = text.split()
+    return int(words[words.index("usage_usec") + 1]) * 1000 if "usage_usec" in words else int(text)
+
+
 class Meters:
     """A group's counters through inherited descriptors."""
 
@@ -385,9 +412,7 @@ class Meters:
 
     def read(self) -> Reading:
         """All three counters. Raises `OSError` (ENODEV) when the group is gone."""
-        cpu = os.pread(self._cpu, 4096, 0).decode()
-        stat = cpu.split()
-        cpu_ns = int(stat[stat.index("usage_usec") + 1]) * 1000 if "usage_usec" in stat else int(cpu)
+        cpu_ns = _cpu_ns(os.pread(self._cpu, 4096, 0).decode())
         peak = int(os.pread(self._peak, 64, 0))
         events = os.pread(self._oom, 4096, 0).decode().split()
         return Reading(cpu_ns, peak, int(events[events.index("oom_kill") + 1]) if "oom_kill" in events else 0)

@@ -36,6 +36,7 @@ from sandbox.runtime import terms
 from sandbox.runtime.embedded import cgroup, entrance, footing, init, jail, linux, mounts, watch, zygotes
 from sandbox.runtime.embedded.footing import Footing, Standing, Unfit
 from sandbox.runtime.embedded.instance import Instance
+from sandbox.runtime.embedded.precedence import Precedence
 from sandbox.runtime.embedded.zygotes import Image, Zygote
 
 _REMOVE_SECONDS = 10.0
@@ -58,6 +59,8 @@ class Sandbox:
     control: socket.socket
     """To init: it reports its progress and asks for kernels here."""
     memory_bytes: int
+    cpus: float
+    """How many processors it may use."""
     vacant: bool
     """Whether a kernel is not wanted yet."""
     setup_pid: int = 0
@@ -104,6 +107,7 @@ class Launcher:
         self._instance.open()
         self._share = self._instance.share
         self._free_slots += range(self._share.slots)
+        self._precedence = Precedence(self._instance.layout, self._instance.group)
         # What moves others' processes into groups: whose zygote's ids they have until they have their own.
         self._mover = self._share.first if self._footing.standing is Standing.SUBORDINATE else 0
         self._groups = jail.status_of(os.getpid())["Groups"] if self._share.single else []
@@ -129,6 +133,9 @@ class Launcher:
                         key.data()
                 self._remove_groups()
                 self._watch()
+                if self._sandboxes and self._precedence.wait() == 0:
+                    living = (sandbox for sandbox in self._sandboxes.values() if not sandbox.stopping)
+                    self._precedence.look({sandbox.group: sandbox.cpus for sandbox in living})
         except _ServerGone:
             self._close()
         os._exit(0)
@@ -149,7 +156,9 @@ class Launcher:
     def _patience(self) -> float | None:
         if self._removing:
             return 0.002
-        return self._rounds.wait() if self._watched() else None
+        if not self._sandboxes:
+            return None
+        return self._rounds.wait() if self._watched() else self._precedence.wait()
 
     def _close(self) -> None:
         for image in self._images.values():
@@ -374,17 +383,17 @@ class Launcher:
         readable = mounts.readable(image.layers)
         soft = "memory" in self._instance.layout.soft
         cell = jail.Cell(ids.kernel, request["file_bytes"], request["processes"], readable, ids.shown, soft)
-        memory_bytes, vacant = request["memory_bytes"], request["vacant"]
+        memory_bytes, cpus, vacant = request["memory_bytes"], request["cpus"], request["vacant"]
         with contextlib.ExitStack() as others, contextlib.ExitStack() as undo:
             control, inner_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.enter_context(control)
             others.enter_context(inner_control)
             channel, inner_channel = (others.enter_context(end) for end in socket.socketpair())
-            sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes, vacant)
+            sandbox = Sandbox(sandbox_id, slot, request["image"], ids, group, cell, control, memory_bytes, cpus, vacant)
             self._selector.register(control, selectors.EVENT_READ, lambda: self._on_init(sandbox))
             undo.callback(self._selector.unregister, control)
             undo.callback(group.remove)
-            group.create(cgroup.Caps(memory_bytes, request["processes"], request["cpus"]), leaf=True)
+            group.create(cgroup.Caps(memory_bytes, request["processes"], cpus), leaf=True)
             if self._mover:
                 group.give(self._mover)
             meters = group.open_meters()
