@@ -1,6 +1,8 @@
 """Long lists a batch at a time: nothing is left out, and others have their turn."""
 
 import asyncio
+import selectors
+import time
 
 import pytest
 
@@ -28,3 +30,32 @@ async def test_a_single_batch_waits_for_nobody() -> None:
     async for batch in in_turns(["only"]):
         order.append(batch)
     assert order == ["only"]
+
+
+def rests_in(parts: list[float]) -> int:
+    """How often the loop's thread waits while parts are worked off that take so many seconds each."""
+    rests = 0
+
+    class Selector(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            nonlocal rests
+            rests += timeout is not None and timeout > 0
+            return super().select(timeout)
+
+    async def work() -> None:
+        async for seconds in in_turns(parts):
+            end = time.thread_time() + seconds
+            while time.thread_time() < end:
+                pass
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Selector())) as runner:
+        runner.run(work())
+    return rests
+
+
+def test_threads_have_their_turn_when_it_takes_long() -> None:
+    assert rests_in([0.001] * 100) >= 5
+
+
+def test_what_takes_a_moment_waits_for_them_once_at_most() -> None:
+    assert rests_in([0.0] * 100) <= 1  # for what others did before

@@ -17,6 +17,7 @@ from sandbox.api import problems
 from sandbox.api.refusal import ALWAYS
 from sandbox.api.unread import Unread
 from sandbox.api.visit import LEAST_RATE, Visit
+from sandbox.batches import in_turns
 from sandbox.errors import Overloaded
 from sandbox.node import Node
 
@@ -91,7 +92,8 @@ class Answer:
             self.release()
 
     async def _send_slices(self, body: memoryview, *, more: bool) -> None:
-        for start in range(0, len(body), _SLICE):
+        # A client that reads as fast as this is sent would else have it all before anybody else is served.
+        async for start in in_turns(range(0, len(body), _SLICE)):
             last = start + _SLICE >= len(body)
             piece = {"type": "http.response.body", "body": body[start : start + _SLICE], "more_body": more or not last}
             try:

@@ -1,5 +1,6 @@
 """Values to the JSON that `schemas` describes."""
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -84,16 +85,16 @@ class _Pieces(Response):
     """JSON that is sent as it was made, a piece at a time."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
-        length = str(sum(map(len, pieces)))
-        super().__init__(headers={"content-length": length}, media_type="application/json")
-        self._pieces = pieces
+        self._length = sum(map(len, pieces))
+        super().__init__(headers={"content-length": str(self._length)}, media_type="application/json")
+        self._pieces = deque(pieces)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        told = {HELD: sum(map(len, self._pieces))}  # with the first
-        for number, piece in enumerate(self._pieces, 1):
-            more = number < len(self._pieces)
-            await send({"type": "http.response.body", "body": piece, "more_body": more, **told})
+        told = {HELD: self._length}  # with the first
+        while self._pieces:  # each is let go when it is sent, because all at once take milliseconds
+            message = {"type": "http.response.body", "body": self._pieces.popleft(), "more_body": bool(self._pieces)}
+            await send(message | told)
             told = {}
 
 

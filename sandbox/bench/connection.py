@@ -5,6 +5,7 @@ httpx takes about a millisecond of processor time for a request; on two cores th
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import time
@@ -22,12 +23,13 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, whole."""
+    """What came back."""
 
     status: int
     raw_headers: list[tuple[bytes, bytes]]
     """As they came."""
     body: bytes
+    """Whole, or as much as was to be kept."""
     ms: float
     """From the request's first byte, on its way to the server, until the answer's last byte was here."""
 
@@ -50,6 +52,8 @@ class Connection(asyncio.Protocol):
         self._start = 0.0
         self._headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
+        self._room: float = math.inf
+        """Bytes of the body that are still to be kept."""
 
     @classmethod
     @asynccontextmanager
@@ -74,11 +78,16 @@ class Connection(asyncio.Protocol):
         *,
         media: str = "application/json",
         wanted: int = 200,
+        keep: float = math.inf,
     ) -> Answer:
-        """The answer, if its status is `wanted`. Raises `SandboxFailed` for any other, but not for 429 and 503."""
+        """The answer, if its status is `wanted`. Raises `SandboxFailed` for any other, but not for 429 and 503.
+
+        keep: about how many bytes of its body, for whom a hundred megabytes in one piece would hold up all others here.
+        """
         if self._transport.is_closing():
             raise Unreachable("the connection is closed; open another")
         self._answer = asyncio.get_running_loop().create_future()
+        self._room = keep
         head = (
             f"{method} {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: {media}\r\n"
             f"content-length: {len(body)}\r\n\r\n"
@@ -115,9 +124,10 @@ class Connection(asyncio.Protocol):
         *,
         media: str = "application/json",
         wanted: int = 200,
+        keep: float = math.inf,
     ) -> Answer:
         """As `request`, where 429 and 503 are failures, too."""
-        answer = await self.request(method, path, body, media=media, wanted=wanted)
+        answer = await self.request(method, path, body, media=media, wanted=wanted, keep=keep)
         if answer.status != wanted:
             raise SandboxFailed(f"{method} {path} was refused with {answer.status}: {answer.body[:500]!r}")
         return answer
@@ -150,7 +160,9 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """From the parser."""
-        self._body.append(body)
+        if self._room > 0:
+            self._body.append(body)
+            self._room -= len(body)
 
     def on_message_complete(self) -> None:
         """From the parser."""

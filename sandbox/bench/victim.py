@@ -243,8 +243,8 @@ class _Attacker:
         attack = self._attack
         body = json.dumps({"code": attack.code, "timeout_s": _ATTACK_S}).encode()
         while not self._leaves:
-            answer = await self._connection.ask("POST", f"{self._path}/executions", body)
-            # Never decoded as a whole: it may be tens of megabytes, and the victim's clock is of this process, too.
+            # Neither kept nor decoded as a whole: it may be a hundred megabytes, and the victim's clock is ours.
+            answer = await self._connection.ask("POST", f"{self._path}/executions", body, keep=_HEAD)
             told = _STATUS.search(answer.body, 0, _HEAD)
             status = told[1].decode() if told else "unknown"
             if status not in attack.ends:
