@@ -8,16 +8,17 @@ from typing import TypeVar
 T = TypeVar("T")
 BATCH = 100
 """Items to which nothing slow is done take well under a millisecond; a request may have to wait for several batches."""
-
-
 _BUSY_S = 0.004
+"""Of processor time, after which the loop's thread rests, if it has done little else meanwhile."""
 _REST_S = 0.001
 
 
 class _Busyness:
-    """Of the loop's thread. What it lets go of for microseconds only, at each message it sends, no other thread gets:
-    whoever waits for the interpreter is woken by that, finds it taken again, and has not waited long enough to ask for
-    it. So the store's writer, for whom everybody waits, may stand still for tens of milliseconds.
+    """Of the loop's thread.
+
+    A thread that wants the interpreter asks for it when nobody has let go of it for a while. A loop that moves
+    megabytes lets go of it at each system call, for microseconds: too short for who has to be woken first, and enough
+    to make it wait anew. So the store's writer, for whom everybody waits, might stand still for tens of milliseconds.
     """
 
     def __init__(self) -> None:

@@ -157,6 +157,7 @@ class Pool:
             return kernel
         try:
             kernel = await Kernel.start(self._runtime, spec, awaited=True)
+            kernel.sandbox.on_claimed()
             if spec.image == self._spec.image:
                 self._warming = False
             return kernel

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -53,6 +54,13 @@ def named(comm: str) -> list[int]:
 async def ended(*waited: int) -> None:
     """Wait until all of these processes have ended. Raises `TimeoutError`."""
     await asyncio.to_thread(wait_for_end, *waited)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that only looking can tell. Raises `TimeoutError`."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 def wait_for_end(*waited: int) -> None:

@@ -18,8 +18,8 @@ from sandbox.image import Image
 from sandbox.keys import LOCAL, KeyLimits, Owner
 from sandbox.node import Node
 from sandbox.store import FileRow
-from tests.host import Embedded, ended
-from tests.test_node import content, execute, opened, paths, pieces, until
+from tests.host import Embedded, ended, until
+from tests.test_node import content, execute, opened, paths, pieces
 
 SMALL: dict[str, Any] = {"pool_size": 0, "disk_mb": 4, "files": 48, "memory_budget_mb": 1024, "max_wait_s": 1.0}
 # Of random bytes, so that no file is stored yet: one with the contents of another test would not be received.

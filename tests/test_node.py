@@ -42,7 +42,7 @@ from sandbox.runtime import Runtime
 from sandbox.runtime.embedded import linux
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.store.rows import SessionRow
-from tests.host import WAIT_SECONDS, Embedded
+from tests.host import WAIT_SECONDS, Embedded, until
 
 OTHER = Owner("other", KeyLimits())
 OpenNode = Callable[..., contextlib.AbstractAsyncContextManager[Node]]
@@ -94,13 +94,6 @@ async def test_who_retires_a_session_waits_until_it_is_written_down_and_not_for_
     finally:
         os.kill(host.launcher, signal.SIGCONT)
     assert (await node.close_session(LOCAL, row.id)).status == "closed"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that happens behind an answer, where nobody outside is told."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def pieces(*data: bytes) -> AsyncIterator[bytes]:

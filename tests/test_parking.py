@@ -19,8 +19,9 @@ from sandbox.loop.events import Event, Finished, Ran, Wants
 from sandbox.loop.messages import Function, Message, Reply, ToolCall, Usage
 from sandbox.node import Node
 from sandbox.traces import Secrets
+from tests.host import until
 from tests.loop.scripted import Scripted, ask, models, plans, said
-from tests.test_node import opened, until
+from tests.test_node import opened
 
 WEATHER = Function("weather", "", {"type": "object", "properties": {"city": {"type": "string"}}})
 

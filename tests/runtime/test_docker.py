@@ -30,7 +30,7 @@ from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
 from tests.containers import Containers
 from tests.docker import Docker
-from tests.host import WAIT_SECONDS, alive, command, ended, named, pids
+from tests.host import WAIT_SECONDS, alive, command, ended, named, pids, until
 from tests.runtime.kernels import endings, kernel_of, run, running
 
 SPEC = Spec(env=(("SECRET", "in no listing"),))
@@ -233,6 +233,21 @@ class TestPrecedence:
                 assert shares(house, container_of(kernel)) == precedence[first]
                 await kernel.stop()
 
+    async def test_who_computes_goes_behind_and_is_as_all_others_afterwards(
+        self, runtime: DockerRuntime, house: Containers
+    ) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            file = share_file(house, container_of(kernel))
+            idle, usual = file.with_name("cpu.idle"), file.read_text()
+            if not idle.exists():
+                pytest.skip("this host's kernel has no cpu.idle")
+            kernel.sandbox.on_claimed()
+            async with running(kernel, "print(1)\nwhile True: pass"):
+                await until(lambda: idle.read_text() == "1\n")
+                await kernel.interrupt()
+            await until(lambda: idle.read_text() == "0\n")
+            await until(lambda: file.read_text() == usual)
+
     async def test_nobody_does_for_long(
         self, runtime: DockerRuntime, house: Containers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -251,11 +266,15 @@ def container_of(kernel: Kernel) -> str:
 
 def shares(house: Containers, container: str) -> int:
     """Of the processors, beside others; as the kernel has them."""
+    return int(share_file(house, container).read_text())
+
+
+def share_file(house: Containers, container: str) -> Path:
     group = group_of(house.init_of(container), container)
     assert group is not None
     file = group.share_file()
     assert file is not None
-    return int(file.read_text())
+    return file
 
 
 class TestAttached:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from sandbox.image import Image
 from sandbox.kernel import Kernel
 from sandbox.runtime.embedded.jail import ZYGOTE_CAPABILITIES
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
-from tests.host import WAIT_SECONDS, Embedded, alive, children, ended, groups, status
+from tests.host import Embedded, alive, children, ended, groups, status, until
 from tests.runtime.kernels import endings, kernel_of, run, running
 
 SPEC = Spec()
@@ -47,13 +47,6 @@ async def runtime(root: None, python_image: Image) -> AsyncIterator[EmbeddedRunt
 def host(runtime: EmbeddedRuntime) -> Embedded:
     """The same runtime as the machine sees it."""
     return Embedded.below(os.getpid())
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that only looking can tell."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 async def said(kernel: Kernel, code: str) -> str:

@@ -33,6 +33,7 @@ from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters, group_of
 from sandbox.runtime.docker.options import Place, options
 from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
+from sandbox.runtime.embedded.precedence import Precedence
 
 ChannelKind = Literal["auto", "socket", "stdio"]
 
@@ -89,14 +90,17 @@ class DockerRuntime:
             runtime = cls(daemon, instance, about, sockets)
             watching = asyncio.Event()
             watcher = asyncio.create_task(runtime._watch(watching), name="docker events")
+            order = asyncio.create_task(runtime._keep_order(), name="precedence")
             try:
                 await watching.wait()
                 yield runtime
             finally:
+                order.cancel()
                 try:
                     await runtime.aclose()
                 finally:
                     await runtime._end(watcher)
+                    await asyncio.wait((order,))
 
     @property
     def name(self) -> str:
@@ -204,10 +208,13 @@ class DockerRuntime:
         linger_s = 0.0 if awaited or spec.env else random.uniform(*_LINGER_S)
         begin = {"policy": terms.policy(spec, awaited=awaited, linger_s=linger_s), "filter": self._filter}
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
-        await self._find_group(sandbox, defers=defers)
+        sandbox.cpus = spec.limits.cpus
+        await self._find_group(sandbox)
+        if defers:
+            sandbox.recede()
         sandbox.started = True
 
-    async def _find_group(self, sandbox: DockerSandbox, *, defers: bool) -> None:
+    async def _find_group(self, sandbox: DockerSandbox) -> None:
         state = await self._daemon.state(sandbox.container)
         if state is None or not state.running:
             raise SandboxFailed("the container ended at once")
@@ -215,8 +222,7 @@ class DockerRuntime:
         if (group := group_of(state.pid, sandbox.container)) is not None:
             with contextlib.suppress(OSError):  # the daemon's will do
                 sandbox.meters = GroupMeters(group)
-            if defers:
-                sandbox.recede(group)
+            sandbox.group = group
 
     # The way out.
 
@@ -259,6 +265,14 @@ class DockerRuntime:
             return reason, False
         words = sandbox.last_words() or f"its container ended with code {state.exit_code}"
         return words, state.oom_killed
+
+    async def _keep_order(self) -> None:
+        """See `Precedence`; of those whose group we see."""
+        precedence = Precedence()
+        while (patience := precedence.wait()) is not None:
+            await asyncio.sleep(patience)
+            seen = {each.group: each.cpus for each in self._sandboxes.values() if each.group and each.claimed}
+            await asyncio.to_thread(precedence.look, seen)
 
     # The daemon.
 

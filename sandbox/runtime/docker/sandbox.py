@@ -31,7 +31,13 @@ class DockerSandbox:
         self._ending: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._last = Reading(0, 0, 0)
-        self._receding: Group | None = None
+        self.group: Group | None = None
+        """Its control group, where we see it."""
+        self.cpus = 0.0
+        """How many processors it may use."""
+        self.claimed = False
+        """Whether somebody has it: what computes until then is its start."""
+        self._recedes = False
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     @property
@@ -54,20 +60,22 @@ class DockerSandbox:
         if isinstance(self.meters, DaemonMeters):
             self.meters.oom_kills += 1
 
-    def recede(self, group: Group) -> None:
-        """What it imports takes processor seconds: until it is claimed, others go first."""
-        group.recede()
-        self._receding = group
-        asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self._advance)
+    def recede(self) -> None:
+        """What it imports takes processor seconds: until it is claimed, others go first, where its group is seen."""
+        if self.group is not None:
+            self.group.recede()
+            self._recedes = True
+            asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self._advance)
 
     def on_claimed(self) -> None:
         """See `runtime.Sandbox`."""
+        self.claimed = True
         self._advance()
 
     def _advance(self) -> None:
-        if self._receding is not None:
-            self._receding.advance()
-            self._receding = None
+        if self.group is not None and self._recedes:
+            self.group.advance()
+            self._recedes = False
 
     def on_gone(self, reason: str, *, oom_killed: bool = False) -> None:
         """Nothing of it is left, or nothing that we can reach."""

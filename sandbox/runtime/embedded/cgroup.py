@@ -19,7 +19,6 @@ MIB = 1 << 20
 _PERIOD_US = 100_000
 _SOCKETS_SHARE = 8
 """What part of its memory a sandbox may have in sockets besides, with version 1."""
-_SHARES, _WEIGHT = "256", "50"
 _RECEDED_SHARES, _RECEDED_WEIGHT = "8", "1"
 """Of a group that nobody waits for, where others have 256 and 50 (containers 10): it still gets done beside programs
 that compute for ever."""
@@ -175,6 +174,9 @@ class Group:
         self._paths = {controller: root / name for controller, root in layout.roots.items()}
         self._usual = ""
         """What stood where `recede` wrote."""
+        self._idle = False
+        self._share = ""
+        """What it had before it was idle."""
 
     def create(self, caps: Caps, *, leaf: bool) -> None:
         """Make the directories and write every limit. `leaf` groups hold processes, the others hold groups."""
@@ -200,7 +202,7 @@ class Group:
         elif controller == "cpu" and caps.cpus is not None:
             _write(path / "cpu.cfs_period_us", str(_PERIOD_US))
             _write(path / "cpu.cfs_quota_us", str(int(caps.cpus * _PERIOD_US)))
-            _write(path / "cpu.shares", _SHARES)
+            _write(path / "cpu.shares", "256")
 
     def _limit_v2(self, path: Path, caps: Caps, *, leaf: bool) -> None:
         _write(path / "memory.max", str(caps.memory_bytes))
@@ -210,7 +212,7 @@ class Group:
         _write(path / "pids.max", str(caps.processes))
         if caps.cpus is not None and self._layout.cpu:
             _write(path / "cpu.max", f"{int(caps.cpus * _PERIOD_US)} {_PERIOD_US}")
-            _write(path / "cpu.weight", _WEIGHT)
+            _write(path / "cpu.weight", "50")
         if leaf:
             _write(path / "cgroup.max.descendants", "0")
         else:
@@ -296,10 +298,14 @@ class Group:
     def set_idle(self, *, idle: bool) -> None:
         """Whether all others go before it, at once. Raises `OSError`, before Linux 5.15 always."""
         share = self.share_file()
-        assert share is not None
+        if share is None or idle == self._idle:
+            return
+        if idle:
+            self._share = share.read_text()
         _write(share.with_name("cpu.idle"), "1" if idle else "0")
+        self._idle = idle
         if not idle:  # which has made it as if it had just been created
-            _write(share, _SHARES if self._layout.version == 1 else _WEIGHT)
+            _write(share, self._share)
 
     def cpu_ns(self) -> int:
         """Processor time used since it was made, by all below as well. Raises `OSError`."""

@@ -107,7 +107,7 @@ class Launcher:
         self._instance.open()
         self._share = self._instance.share
         self._free_slots += range(self._share.slots)
-        self._precedence = Precedence(self._instance.layout, self._instance.group)
+        self._precedence = Precedence(cgroup.Group(self._instance.layout, self._instance.group))
         # What moves others' processes into groups: whose zygote's ids they have until they have their own.
         self._mover = self._share.first if self._footing.standing is Standing.SUBORDINATE else 0
         self._groups = jail.status_of(os.getpid())["Groups"] if self._share.single else []

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sandbox.runtime.embedded.cgroup import Group, Layout
+from sandbox.runtime.embedded.cgroup import Group
 
 _LOOK_SECONDS, _CALM_LOOK_SECONDS = 0.05, 0.1
 _LOOKS_SHARE = 0.02
@@ -55,58 +55,65 @@ class _Load:
 
 
 class Precedence:
-    """Of the sandboxes below one group. For use from one thread."""
+    """Of sandboxes. For use from one thread at a time."""
 
-    def __init__(self, layout: Layout, name: str) -> None:
-        self._whole = Group(layout, name)
-        self._works = layout.cpu
+    def __init__(self, whole: Group | None = None) -> None:
+        """whole: that they are all below, if there is such a group: then one look tells that nobody computes."""
+        self._whole = whole
+        self._works = whole is None or whole.share_file() is not None
         self._processors = os.sched_getaffinity(0)
         self._rest = self._processors - {min(self._processors)}
         self._looked = time.monotonic()
         self._pause = 0.0
         self._used_ns = 0
-        self._loads: dict[str, _Load] = {}
+        self._busy = False
+        """Whether somebody computes, or did a moment ago."""
+        self._loads: dict[Group, _Load] = {}
 
     def wait(self) -> float | None:
         """Seconds until it should look again; None when it never need."""
         if not self._works:
             return None
-        period = _LOOK_SECONDS if self._loads else _CALM_LOOK_SECONDS
+        period = _LOOK_SECONDS if self._busy else _CALM_LOOK_SECONDS
         return max(0.0, self._looked + max(period, self._pause) - time.monotonic())
 
     def look(self, sandboxes: Mapping[Group, float]) -> None:
         """At each of these: its group, and how many processors it may use."""
         now = time.monotonic()
         passed, self._looked = now - self._looked, now
-        try:
-            used_ns = self._whole.cpu_ns()
-        except OSError:
-            self._works = False
-            return
-        busy, self._used_ns = _much(used_ns - self._used_ns, passed), used_ns
-        if busy or any(load.behind or load.is_busy(now) for load in self._loads.values()):
+        computes = self._whole_computes(passed)
+        if self._busy or computes is not False:
             self._judge(sandboxes, now, passed)
-        else:
+            self._busy = bool(computes) or any(load.behind or load.is_busy(now) for load in self._loads.values())
+        else:  # what they have used when they are looked at again says nothing of that moment
             self._loads.clear()
         self._pause = (time.monotonic() - now) / _LOOKS_SHARE
+
+    def _whole_computes(self, passed: float) -> bool | None:
+        """None if that cannot be said."""
+        if self._whole is None:
+            return None
+        used_ns = self._used_ns
+        with contextlib.suppress(OSError):
+            self._used_ns = self._whole.cpu_ns()
+        return _much(self._used_ns - used_ns, passed)
 
     def _judge(self, sandboxes: Mapping[Group, float], now: float, passed: float) -> None:
         loads, self._loads = self._loads, {}
         for group in sandboxes:
             with contextlib.suppress(OSError):  # it ends just now
                 used_ns = group.cpu_ns()
-                load = self._loads[group.name] = loads.get(group.name) or _Load(used_ns)
+                load = self._loads[group] = loads.get(group) or _Load(used_ns)
                 behind = load.judge(used_ns, now, passed)
                 if load.behind != behind:
                     group.set_idle(idle=behind)
                     load.behind = behind
-        self._spread({group: cpus for group, cpus in sandboxes.items() if group.name in self._loads})
+        self._spread(sandboxes)
 
     def _spread(self, sandboxes: Mapping[Group, float]) -> None:
         """Leave one processor to all who are not behind, if that takes nothing from those who are."""
-        loads = {group: self._loads[group.name] for group in sandboxes}
-        wanted = sum(sandboxes[group] for group, load in loads.items() if load.behind)
-        for group, load in loads.items():
+        wanted = sum(sandboxes[group] for group, load in self._loads.items() if load.behind)
+        for group, load in self._loads.items():
             keep_off = load.behind and wanted <= len(self._rest)
             # Again with each look: there are new threads of those that were missed, and a program may move its own.
             if keep_off or load.kept_off:
