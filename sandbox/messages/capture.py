@@ -1,8 +1,10 @@
 """Files that an execution made for the caller, kept as files of the Files API."""
 
+import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sandbox.errors import FileMissing, InvalidPath, SandboxError, TooLarge
@@ -18,6 +20,13 @@ _MOST = 100
 """Files of one call."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    ids: Sequence[str]
+    words: str
+    """About those that are not there."""
+
+
 class Capture:
     """Of one run."""
 
@@ -25,8 +34,8 @@ class Capture:
         self._node = node
         self._owner = owner
         self._figures = 0
-        self._made: dict[str, Mapping[str, Any]] = {}
-        """What was written into the contents of executions, by their ids: an answer may be told again."""
+        self._made: dict[str, asyncio.Task[_Made]] = {}
+        """By the ids of executions: an answer may be told again, also one that was cut off in the midst of this."""
 
     async def into(self, content: dict[str, Any], name: str, execution: Execution) -> None:
         """Keep them, and write their ids into the content of the call's result block. What cannot be kept is said
@@ -35,11 +44,13 @@ class Capture:
         if "content" not in content or name not in (PYTHON, BASH):
             return
         if execution.id not in self._made:
-            await self._write(content, name, execution)
-            self._made[execution.id] = {field: content[field] for field in ("stderr", "content")}
-        content.update(self._made[execution.id])
+            work = self._node.background(self._make(name, execution), f"files of execution {execution.id}")
+            self._made[execution.id] = work
+        made = await asyncio.shield(self._made[execution.id])
+        content["stderr"] += made.words
+        content["content"] = [{"type": f"{name}_output", "file_id": file_id} for file_id in made.ids]
 
-    async def _write(self, content: dict[str, Any], name: str, execution: Execution) -> None:
+    async def _make(self, name: str, execution: Execution) -> _Made:
         paths = [artifact.path for artifact in execution.artifacts if _is_for_caller(artifact.path, name, execution)]
         ids: list[str] = []
         lost: SandboxError | None = None
@@ -55,9 +66,7 @@ class Capture:
                         ids.append(await self._draw(*figure))
         except SandboxError as error:  # the answer is good without them
             lost = error
-        if lost is not None:
-            content["stderr"] += f"\nNot all files could be kept: {lost}"
-        content["content"] = [{"type": f"{name}_output", "file_id": file_id} for file_id in ids]
+        return _Made(ids, "" if lost is None else f"\nNot all files could be kept: {lost}")
 
     async def _keep(self, session_id: str, path: str) -> str:
         row = await self._node.file(self._owner, session_id, path)
