@@ -22,16 +22,18 @@ class _Busyness:
     """
 
     def __init__(self) -> None:
-        self._used = self._began = 0.0
+        self._used = self._began = self._rests_until = 0.0
 
     def wants_rest(self) -> bool:
-        """Whether it has done little else lately."""
-        used, passed = time.thread_time() - self._used, time.monotonic() - self._began
-        if 0 <= used < _BUSY_S:  # else it is another thread, which begins anew
-            return False
-        self._used += used
-        self._began += passed
-        return used >= 0 and passed < 2 * used
+        """Whether it has done little else lately. All are told alike: it is no rest when one of them works on."""
+        now = time.monotonic()
+        used, passed = time.thread_time() - self._used, now - self._began
+        if not 0 <= used < _BUSY_S:  # more, or it is another thread, which begins anew
+            self._used += used
+            self._began = now
+            if used > 0 and passed < 2 * used:
+                self._rests_until = now + _REST_S
+        return now < self._rests_until
 
 
 _busyness = _Busyness()

@@ -32,8 +32,8 @@ async def test_a_single_batch_waits_for_nobody() -> None:
     assert order == ["only"]
 
 
-def rests_in(parts: list[float]) -> int:
-    """How often the loop's thread waits while parts are worked off that take so many seconds each."""
+def rests_in(parts: list[float], *, at_once: int = 1) -> int:
+    """How often the loop's thread waits while parts are worked off that take so many seconds each, by so many."""
     rests = 0
 
     class Selector(selectors.DefaultSelector):
@@ -48,13 +48,17 @@ def rests_in(parts: list[float]) -> int:
             while time.thread_time() < end:
                 pass
 
+    async def all_of_them() -> None:
+        await asyncio.gather(*(work() for _ in range(at_once)))
+
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(Selector())) as runner:
-        runner.run(work())
+        runner.run(all_of_them())
     return rests
 
 
-def test_threads_have_their_turn_when_it_takes_long() -> None:
-    assert rests_in([0.001] * 100) >= 5
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_threads_have_their_turn_when_it_takes_long(at_once: int) -> None:
+    assert rests_in([0.0001] * 1000, at_once=at_once) >= 5
 
 
 def test_what_takes_a_moment_waits_for_them_once_at_most() -> None:

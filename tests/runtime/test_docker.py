@@ -239,14 +239,18 @@ class TestPrecedence:
         async with kernel_of(runtime, SPEC) as kernel:
             file = share_file(house, container_of(kernel))
             idle, usual = file.with_name("cpu.idle"), file.read_text()
-            if not idle.exists():
-                pytest.skip("this host's kernel has no cpu.idle")
+            if not idle.exists() or os.cpu_count() == 1:
+                pytest.skip("this host's kernel has no cpu.idle, or one processor")
+            init = house.init_of(container_of(kernel))
+            processors = os.sched_getaffinity(init)
             kernel.sandbox.on_claimed()
             async with running(kernel, "print(1)\nwhile True: pass"):
                 await until(lambda: idle.read_text() == "1\n")
+                await until(lambda: os.sched_getaffinity(init) < processors)
                 await kernel.interrupt()
             await until(lambda: idle.read_text() == "0\n")
             await until(lambda: file.read_text() == usual)
+            await until(lambda: os.sched_getaffinity(init) == processors)
 
     async def test_nobody_does_for_long(
         self, runtime: DockerRuntime, house: Containers, monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+from sandbox import logs
 from sandbox.errors import HostUnfit, ImageNotBuilt, SandboxFailed, UnknownImage
 from sandbox.execution import Spec
 from sandbox.guest.frames import Frame, encode_json
@@ -35,6 +36,7 @@ from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
 from sandbox.runtime.embedded.precedence import Precedence
 
+_logger = logs.logger(__name__)
 ChannelKind = Literal["auto", "socket", "stdio"]
 
 _DIAL_SECONDS = 30.0
@@ -272,7 +274,11 @@ class DockerRuntime:
         while (patience := precedence.wait()) is not None:
             await asyncio.sleep(patience)
             seen = {each.group: each.cpus for each in self._sandboxes.values() if each.group and each.claimed}
-            await asyncio.to_thread(precedence.look, seen)
+            try:
+                await asyncio.to_thread(precedence.look, seen)
+            except RuntimeError as error:  # no more threads
+                _logger.warning("precedence not kept", why=str(error))
+                await asyncio.sleep(_RECONNECT_MAX_S)
 
     # The daemon.
 

@@ -286,6 +286,7 @@ class Group:
         """Nobody waits for what its processes do: whoever has to answer somebody goes first, where we may say so."""
         if (share := self.share_file()) is not None:
             with contextlib.suppress(OSError):
+                self.set_idle(idle=False)  # or the kernel would refuse
                 self._usual = share.read_text()
                 _write(share, _RECEDED_SHARES if self._layout.version == 1 else _RECEDED_WEIGHT)
 
@@ -296,16 +297,17 @@ class Group:
                 _write(share, self._usual)
 
     def set_idle(self, *, idle: bool) -> None:
-        """Whether all others go before it, at once. Raises `OSError`, before Linux 5.15 always."""
+        """Whether all others beside it go first, at once. Raises `OSError`, before Linux 5.15 always."""
         share = self.share_file()
         if share is None or idle == self._idle:
             return
         if idle:
-            self._share = share.read_text()
-        _write(share.with_name("cpu.idle"), "1" if idle else "0")
-        self._idle = idle
-        if not idle:  # which has made it as if it had just been created
+            self._share = self._share or share.read_text()
+            _write(share.with_name("cpu.idle"), "1")
+        else:  # which makes it as if it had just been created
+            _write(share.with_name("cpu.idle"), "0")
             _write(share, self._share)
+        self._idle = idle
 
     def cpu_ns(self) -> int:
         """Processor time used since it was made, by all below as well. Raises `OSError`."""
@@ -317,7 +319,13 @@ class Group:
         """Everybody's inside, by host tid. Raises `OSError`."""
         v1 = self._layout.version == 1
         file = self._paths["cpu"] / "tasks" if v1 else self._paths["unified"] / "cgroup.threads"
-        return {int(word) for word in file.read_text().split()}
+        return {int(word) for word in file.read_text().split()} - {0}  # who ends while it is listed
+
+    def is_first(self) -> bool:
+        """Of the groups that lie beside it and have numbers for names. Raises `OSError`."""
+        directory, own = os.path.split(self.name)
+        numbers = [int(name) for name in Group(self._layout, directory).children() if name.isdigit()]
+        return bool(numbers) and own == str(min(numbers))
 
     def share_file(self) -> Path | None:
         """Says how much of the processors it gets beside others; None where that cannot be said."""

@@ -134,8 +134,8 @@ class Launcher:
                 self._remove_groups()
                 self._watch()
                 if self._sandboxes and self._precedence.wait() == 0:
-                    living = (sandbox for sandbox in self._sandboxes.values() if not sandbox.stopping)
-                    self._precedence.look({sandbox.group: sandbox.cpus for sandbox in living})
+                    living = (each for each in self._sandboxes.values() if each.kernel_pid and not each.stopping)
+                    self._precedence.look({each.group: each.cpus for each in living})
         except _ServerGone:
             self._close()
         os._exit(0)
