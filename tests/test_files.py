@@ -203,7 +203,7 @@ async def test_memory_does_not_grow_with_the_file(files: Files) -> None:
         assert sum([len(piece) async for piece in files.pieces(digest)]) == 65_536_000
         assert (
             tracemalloc.get_traced_memory()[1] < 10 * PIECE
-        )  # a few are on their way, some of them twice as they grow
+        )  # some on their way, and twice while they grow
     finally:
         tracemalloc.stop()
 
