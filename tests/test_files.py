@@ -201,9 +201,8 @@ async def test_memory_does_not_grow_with_the_file(files: Files) -> None:
     try:
         digest = await kept(files, long())
         assert sum([len(piece) async for piece in files.pieces(digest)]) == 65_536_000
-        assert (
-            tracemalloc.get_traced_memory()[1] < 10 * PIECE
-        )  # some on their way, and twice while they grow
+        # Some are on their way, and there twice while they grow.
+        assert tracemalloc.get_traced_memory()[1] < 10 * PIECE
     finally:
         tracemalloc.stop()
 
