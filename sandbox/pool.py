@@ -2,7 +2,7 @@
 
 One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. What all starts share is
 prepared in the background, and whoever claims before that waits for it. Then replenishing goes on there: one start,
-beside which the pool does nothing else, because the sooner it is over the sooner the pool is ready; from then on two at
+beside which the pool does nothing else, because the sooner it is over the sooner the pool is ready; from then on few at
 a time, so that there is room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
 Whoever knows that a claim may follow says so by `expecting`; then more are kept for a while, if there is memory.
 When sandboxes begin with more than before, those that wait are replaced, one by one.
@@ -13,6 +13,7 @@ and nobody waits, the pool has the runtime do ahead what it can of cold starts t
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
 
 _STARTS_AT_ONCE = 2
+_UNASKED_AT_ONCE = min(_STARTS_AT_ONCE, max(1, (os.cpu_count() or 1) // 2))
+"""Of those, starts that nobody is known to be about to need: half of the processors are left to what runs."""
 _DEFERENCE_S = 2.0
 """How long the pool lets them go first; a stream of them that never ends must not keep it empty."""
 _SPARE_S = 5.0
@@ -238,8 +241,14 @@ class Pool:
         """For one more start. Beyond the size there is none while somebody waits for one."""
         if self._warming and self._failure is None:
             return not self._warm and not self._starting and self._size > 0
+        if not self._failure and not self._is_asked() and self._starting >= _UNASKED_AT_ONCE:
+            return False  # had one failed, it would only wait to be tried again
         may_be_more = self._cold.calm and not self._warming
         return len(self._warm) + self._starting < (self._target() if may_be_more else self._size)
+
+    def _is_asked(self) -> bool:
+        """Whether more are expected to be needed than there will be."""
+        return self._expected > len(self._warm) + self._starting
 
     def _target(self) -> int:
         """How many are to be warm: the size, or more if they are expected and there is memory."""

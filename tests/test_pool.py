@@ -262,6 +262,36 @@ async def test_as_many_are_warm_as_are_expected_and_what_nobody_claims_is_stoppe
         assert engine.pool.warm == 1
 
 
+async def test_two_are_started_at_once_only_for_those_who_are_expected(
+    root: None, python_image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.pool._UNASKED_AT_ONCE", 1)  # as on two processors
+    at_once: list[int] = []
+
+    class Counting(EmbeddedRuntime):
+        starting = 0
+
+        async def start(self, spec: Spec, *, awaited: bool = False, defers: bool = False) -> EmbeddedSandbox:
+            self.starting += 1
+            at_once.append(self.starting)
+            try:
+                return await super().start(spec, awaited=awaited, defers=defers)
+            finally:
+                self.starting -= 1
+
+    async with (
+        Counting.open(Settings().images_dir, shared=False) as runtime,
+        Engine.open(Settings(pool_size=4), runtime=runtime) as engine,
+    ):
+        await engine.pool.fill()
+        assert at_once == [1] * 4
+        with contextlib.ExitStack() as expectations:
+            for _ in range(7):
+                expectations.enter_context(engine.expecting())
+            await engine.pool.fill(7)
+        assert max(at_once) == 2
+
+
 async def test_what_is_expected_before_anything_is_warm_is_started_when_it_can_be(
     root: None, python_image: Image
 ) -> None:
