@@ -2,10 +2,10 @@
 
 One spec is kept warm. A claim takes a kernel for good; there is no way to put one back. What all starts share is
 prepared in the background, and whoever claims before that waits for it. Then replenishing goes on there: one start,
-beside which the pool does nothing else, because the sooner it is over the sooner the pool is ready; from then on few at
-a time, so that there is room for what runs. Both back off when they fail, so that a broken image cannot spin the host.
-Whoever knows that a claim may follow says so by `expecting`; then more are kept for a while, if there is memory.
-When sandboxes begin with more than before, those that wait are replaced, one by one.
+beside which the pool does nothing else, because the sooner it is over the sooner the pool is ready; from then on two at
+a time, or beside what was handed out as many as leave it room. Both back off when they fail, so that a broken image
+cannot spin the host. Whoever knows that a claim may follow says so by `expecting`; then more are kept for a while, if
+there is memory. When sandboxes begin with more than before, those that wait are replaced, one by one.
 
 Claims that find nothing warm start a kernel of their own, or stand in line for that (`cold_starts`). When all is warm
 and nobody waits, the pool has the runtime do ahead what it can of cold starts to come.
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Self
@@ -30,7 +31,7 @@ from sandbox.runtime import Runtime
 
 _STARTS_AT_ONCE = 2
 _UNASKED_AT_ONCE = min(_STARTS_AT_ONCE, max(1, (os.cpu_count() or 1) // 2))
-"""Of those, starts that nobody is known to be about to need: half of the processors are left to what runs."""
+"""Starts beside what was handed out, if nobody is known to be about to need them: half of the processors are its."""
 _DEFERENCE_S = 2.0
 """How long the pool lets them go first; a stream of them that never ends must not keep it empty."""
 _SPARE_S = 5.0
@@ -54,6 +55,7 @@ class Pool:
         """Claims that may follow."""
         self._behind: deque[Kernel] = deque()
         """Those of the warm ones that have less than a new one would."""
+        self._handed_out: weakref.WeakSet[Kernel] = weakref.WeakSet()
         self._burials = Background()
         """Stops of those that were found dead, and of those that nobody wants."""
         self._changed = Changed()
@@ -156,16 +158,19 @@ class Pool:
             self._tire()
             kernel = await self._cold.wait(spec)
         if kernel is not None:
-            kernel.sandbox.on_claimed()
-            return kernel
+            return self._hand_out(kernel)
         try:
-            kernel = await Kernel.start(self._runtime, spec, awaited=True)
-            kernel.sandbox.on_claimed()
+            kernel = self._hand_out(await Kernel.start(self._runtime, spec, awaited=True))
             if spec.image == self._spec.image:
                 self._warming = False
             return kernel
         finally:
             self._cold.pass_on()
+
+    def _hand_out(self, kernel: Kernel) -> Kernel:
+        kernel.sandbox.on_claimed()
+        self._handed_out.add(kernel)
+        return kernel
 
     async def _take_warm(self, spec: Spec) -> Kernel | None:
         while spec == self._spec and self._warm:
@@ -241,14 +246,17 @@ class Pool:
         """For one more start. Beyond the size there is none while somebody waits for one."""
         if self._warming and self._failure is None:
             return not self._warm and not self._starting and self._size > 0
-        if not self._failure and not self._is_asked() and self._starting >= _UNASKED_AT_ONCE:
-            return False  # had one failed, it would only wait to be tried again
+        if self._starting >= _UNASKED_AT_ONCE and self._is_in_no_haste():
+            return False
         may_be_more = self._cold.calm and not self._warming
         return len(self._warm) + self._starting < (self._target() if may_be_more else self._size)
 
-    def _is_asked(self) -> bool:
-        """Whether more are expected to be needed than there will be."""
-        return self._expected > len(self._warm) + self._starting
+    def _is_in_no_haste(self) -> bool:
+        """Whether somebody has a sandbox already, and nobody is expected to find none."""
+        if self._failure:  # who has failed only waits to try again
+            return False
+        is_asked = self._expected > len(self._warm) + self._starting
+        return not is_asked and any(kernel.alive for kernel in self._handed_out)
 
     def _target(self) -> int:
         """How many are to be warm: the size, or more if they are expected and there is memory."""
