@@ -126,6 +126,19 @@ class TestInside:
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == (["1"], ["2"])
         assert set(fields["Groups"]) <= set(fields["Gid"]), "a group of somebody else"
 
+    async def test_what_its_zygote_imports_comes_from_one_file_and_all_else_from_where_it_usually_does(
+        self, kernel: Kernel
+    ) -> None:
+        code = """
+import inspect, pandas, scipy.stats, sys
+print(*(type(module.__loader__).__module__ for module in (pandas, scipy.stats)))
+print(inspect.getsource(pandas.DataFrame.items).split()[0], {type(finder).__module__ for finder in sys.meta_path})
+"""
+        loaders, rest = (await said(kernel, code)).splitlines()
+        assert loaders == "sandbox.guest.pack _frozen_importlib_external"
+        assert rest.startswith("def {")
+        assert "sandbox" not in rest
+
     @pytest.mark.attack("D05")
     @pytest.mark.parametrize(
         "attempt",

@@ -9,11 +9,14 @@ import os
 import signal
 import socket
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from sandbox.guest import process, zygote
+from sandbox.guest import pack, process
 
-PRELOAD = "/opt/image/preload.py"
+if TYPE_CHECKING:
+    from sandbox.guest.kernel import Kernel
+
+PRELOAD, MODULES = "/opt/image/preload.py", "/opt/image/modules"
 
 
 def _contain(request: dict[str, Any], fds: list[int]) -> socket.socket:
@@ -29,6 +32,14 @@ def _contain(request: dict[str, Any], fds: list[int]) -> socket.socket:
     return socket.socket(fileno=fds[0])
 
 
+def prepared(descriptors: set[int]) -> "Kernel":
+    """A kernel, with what is imported for it. Raises what `preload` does: these descriptors may be open."""
+    with pack.importing(MODULES) as ours:
+        from sandbox.guest.preload import preload  # most of what is packed
+
+        return preload(PRELOAD, descriptors | ours, "common")
+
+
 def main(link_fd: int) -> NoReturn:
     """Serve init, at the other end of this descriptor."""
     process.forbid_dumps()
@@ -37,7 +48,10 @@ def main(link_fd: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = socket.socket(fileno=link_fd)
     link.set_inheritable(False)
-    zygote.main(link, PRELOAD, lambda request, fds: None, _contain, extent="common")
+    kernel = prepared({0, 1, 2, link_fd})
+    from sandbox.guest.zygote import Zygote
+
+    Zygote(link, kernel, lambda request, fds: None, _contain).run()
 
 
 if __name__ == "__main__":
