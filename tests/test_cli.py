@@ -70,6 +70,20 @@ def anywhere(request: pytest.FixtureRequest, sandboxes: None, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["docker-refill", "warm"], "docker-refill is measured with --docker; see"),
+        (["--loop", "warm"], "warm is measured without an option; see"),
+        (["tea"], "no measure is called tea; see"),
+        (["--loop", "--strain"], "exclude each other"),
+    ],
+)
+def test_a_measure_that_is_asked_for_in_the_wrong_place_is_told_where_it_is(arguments: list[str], words: str) -> None:
+    ended = command("bench", *arguments)
+    assert (ended.code, words in ended.stderr) == (2, True), ended.stderr
+
+
 class TestRun:
     def test_prints_stdout_and_the_last_value_and_exits_0(self) -> None:
         assert command("run", "-c", "print('a', end='')\n6 * 7") == Ended(0, "a\n42\n", "")

@@ -13,6 +13,14 @@ from sandbox.config import Settings
 from sandbox.errors import InvalidRequest
 
 app = typer.Typer(add_completion=False)
+_MEASURES = {
+    "": benches.MEASURES,
+    "--server": benches.SERVER_MEASURES,
+    "--docker": benches.DOCKER_MEASURES,
+    "--loop": benches.LOOP_MEASURES,
+    "--strain": benches.STRAIN_MEASURES,
+}
+"""By the option that asks for them."""
 
 
 @app.command()
@@ -45,16 +53,10 @@ def bench(
     """Measure this machine: start, call, memory, stop. Takes about three minutes; leave it alone meanwhile."""
     if server + docker + loop + strain > 1:
         raise InvalidRequest("--server, --docker, --loop and --strain exclude each other")
-    known = benches.MEASURES
-    for wanted, measured in (
-        (server, benches.SERVER_MEASURES),
-        (docker, benches.DOCKER_MEASURES),
-        (loop, benches.LOOP_MEASURES),
-        (strain, benches.STRAIN_MEASURES),
-    ):
-        known = measured if wanted else known
-    if unknown := set(measures or ()) - known.keys():
-        raise InvalidRequest(f"no measure is called {', '.join(sorted(unknown))}; see sandbox bench --help")
+    wanted = {"--server": server, "--docker": docker, "--loop": loop, "--strain": strain}
+    known = _MEASURES[next((option for option, given in wanted.items() if given), "")]
+    if strangers := [name for name in measures or () if name not in known]:
+        raise InvalidRequest(f"{'; '.join(map(_where, strangers))}; see sandbox bench --help")
     names = list(measures or known)
     # The client of a server has to be quick; the others run as most callers' programs do.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if server or loop or strain else None) as runner:
@@ -69,3 +71,11 @@ def bench(
         style = {"aim": "green", "must": "yellow", "no": "bold red"}[figure.reached]
         value = (f"{figure.value:9.2f} {figure.unit:<9}", style)
         line(f"{figure.name:<46} ", value, f"  {bounds}  ({figure.runs} runs)")
+
+
+def _where(name: str) -> str:
+    """What to do about a measure that was not found where it was looked for."""
+    for option, measures in _MEASURES.items():
+        if name in measures:
+            return f"{name} is measured {f'with {option}' if option else 'without an option'}"
+    return f"no measure is called {name}"
