@@ -341,6 +341,7 @@ def _settle(manifest: Manifest, root: Path, extract: Callable[[Path], None]) -> 
             raise ImageNotBuilt(f"image {manifest.name!r} cannot be unpacked: its {part} leads out of it")
     (system / INSIDE.removeprefix("/")).rename(root / "venv")
     (system / "opt/image/preload.py").rename(root / "preload.py")
+    (system / "opt/image/modules").unlink(missing_ok=True)  # for who imports in each container
     (root / "manifest.json").write_text(manifest.to_json())
     for path in (root, system):
         path.chmod(0o755)

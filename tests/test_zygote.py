@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.guest.birth import Request
 from sandbox.guest.kernel import Kernel
+from sandbox.guest.rehearsal import check_descriptors
 from sandbox.guest.zygote import Zygote
 
 WAIT_SECONDS = 30.0
@@ -84,3 +85,29 @@ def test_the_death_of_a_zygote_is_heard_of_while_a_fork_of_its_waits(nursery: Nu
     os.kill(nursery.pid, signal.SIGKILL)
     assert nursery.hear() is None
     os.kill(pid, 0)  # it waits still
+
+
+class Held:
+    """A descriptor that is closed with it, which only a collection of garbage finds."""
+
+    def __init__(self, fd: int) -> None:
+        self.itself = self
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def test_a_descriptor_that_every_fork_would_share_is_named_and_one_that_is_garbage_is_closed() -> None:
+    asked = os.open(os.devnull, os.O_RDONLY)
+    allowed = {int(each) for each in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{each}")}
+    check_descriptors(allowed)
+    Held(os.dup(asked))
+    check_descriptors(allowed)
+    left = os.dup(asked)
+    try:
+        with pytest.raises(RuntimeError, match=rf"has descriptors \[{left}\]"):
+            check_descriptors(allowed)
+    finally:
+        os.close(left)
+        os.close(asked)

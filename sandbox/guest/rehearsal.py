@@ -7,7 +7,8 @@ other end, and forgets all they left but the warmth.
 
 import asyncio
 import gc
-import os
+import resource
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PLAIN_CELLS = ("print(1)", "x = 1\nx", "def f(n):\n    return n\nf(2)", "1/0")
 _ROUNDS = 12
 """CPython specialises a function after eight calls."""
+_DESCRIPTORS = 1024
+"""Whoever opens one gets the lowest that is free."""
 
 
 def rehearse(kernel: "Kernel", cells: Sequence[str]) -> None:
@@ -78,12 +81,9 @@ def check_descriptors(allowed: set[int]) -> None:
 
 
 def _others(allowed: set[int]) -> list[int]:
-    found = []
-    for fd in range(1024):
-        try:
-            os.fstat(fd)
-        except OSError:
-            continue
-        if fd not in allowed:
-            found.append(fd)
-    return found
+    possible = range(min(_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    asked = select.poll()  # one call for all of them: in gVisor each costs what ten cost elsewhere
+    for fd in possible:
+        asked.register(fd, 0)
+    closed = {fd for fd, told in asked.poll(0) if told & select.POLLNVAL}
+    return sorted(set(possible) - closed - allowed)

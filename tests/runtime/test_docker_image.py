@@ -171,6 +171,7 @@ def test_an_unpacked_root_is_an_image_like_the_built_ones(unpacked: tuple[Image,
     assert images.built(directory) == [root]
     assert root.manifest == dataclasses.replace(docker_image.manifest, name="same")
     assert root.system == root.root / "system"
+    assert not (root.system / "opt/image/modules").exists(), "only containers import from it"
 
 
 def test_an_unpacked_root_is_returned_at_once(unpacked: tuple[Image, Path], docker_client: APIClient) -> None:
