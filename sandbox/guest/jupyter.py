@@ -53,6 +53,7 @@ class JupyterKernel(Kernel):
         self._control_lock = asyncio.Lock()
         self.control_stream.on_recv(self.dispatch_control, copy=False)
         self.shell_stream.on_recv(self._on_shell, copy=False)
+        self.subscriptions.flush(zmq.POLLIN)  # who listens already is told of that before anything else
         self._publish_status("starting", "shell")
 
     def _on_shell(self, message: Any) -> None:

@@ -1,7 +1,7 @@
 """The modules that a container's zygote imports, in one file.
 
 Each start of a container imports a thousand modules, and for each Python looks into directories, opens a file and reads
-it. In gVisor a system call costs what ten cost elsewhere: with all code in one file the imports take half the time.
+it. In gVisor, where a system call costs many times what it costs elsewhere, that is a large part of a start.
 
     the length of the index (8 bytes) ─ the index: module to what it is and where its code lies ─ the code of each
 

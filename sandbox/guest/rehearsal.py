@@ -82,7 +82,7 @@ def check_descriptors(allowed: set[int]) -> None:
 
 def _others(allowed: set[int]) -> list[int]:
     possible = range(min(_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
-    asked = select.poll()  # one call for all of them: in gVisor each costs what ten cost elsewhere
+    asked = select.poll()  # one call for all of them: in gVisor a thousand take as long as a cell
     for fd in possible:
         asked.register(fd, 0)
     closed = {fd for fd, told in asked.poll(0) if told & select.POLLNVAL}

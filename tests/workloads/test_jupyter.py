@@ -4,14 +4,20 @@ The guest's directory is all that the kernel can see of this package, as in a sa
 """
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import jupyter_kernel_test  # type: ignore[import-untyped]
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.connect import write_connection_file
+from jupyter_client.kernelspec import KernelSpecManager
 
 import sandbox
 from sandbox.image import Image
+from tests.host import WAIT_SECONDS
 
 NAME = "sandbox-under-test"
 
@@ -70,3 +76,36 @@ class TestMessages(jupyter_kernel_test.KernelTests):  # type: ignore[misc]
 class TestWelcome(jupyter_kernel_test.IopubWelcomeTests):  # type: ignore[misc]
     kernel_name = NAME
     support_iopub_welcome = True
+
+
+_LATE = """
+import sys
+from sandbox.guest import jupyter
+
+bind = jupyter._bind
+
+def bind_and_wait(kernel, *rest):
+    bind(kernel, *rest)
+    kernel.subscriptions.socket.poll()  # somebody listens
+
+jupyter._bind = bind_and_wait
+jupyter.main(sys.argv)
+"""
+
+
+def test_who_listens_before_the_kernel_starts_is_welcomed_before_anything_else(
+    python_image: Image, tmp_path: Path
+) -> None:
+    file, _ = write_connection_file(str(tmp_path / "connection.json"))
+    client = BlockingKernelClient(connection_file=file)
+    client.load_connection_file()
+    spec = KernelSpecManager().get_all_specs()[NAME]
+    command = [str(python_image.root / "venv/bin/python"), "-P", "-B", "-c", _LATE, "-f", file]
+    client.start_channels()
+    with subprocess.Popen(command, env={**os.environ, **spec["spec"]["env"]}) as kernel:
+        try:
+            told = [client.get_iopub_msg(timeout=WAIT_SECONDS)["msg_type"] for _ in range(2)]
+        finally:
+            client.stop_channels()
+            kernel.kill()
+    assert told == ["iopub_welcome", "status"]
