@@ -66,10 +66,6 @@ def anywhere(request: pytest.FixtureRequest, sandboxes: None, monkeypatch: pytes
         monkeypatch.setenv("SANDBOX_SERVER", server.url)
 
 
-# run
-
-
-@pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -84,6 +80,10 @@ def test_a_measure_that_is_asked_for_in_the_wrong_place_is_told_where_it_is(argu
     assert (ended.code, words in ended.stderr) == (2, True), ended.stderr
 
 
+# run
+
+
+@pytest.mark.usefixtures("anywhere")
 class TestRun:
     def test_prints_stdout_and_the_last_value_and_exits_0(self) -> None:
         assert command("run", "-c", "print('a', end='')\n6 * 7") == Ended(0, "a\n42\n", "")

@@ -83,6 +83,14 @@ def test_a_parent_group_hands_its_controllers_down(tmp_path: Path) -> None:
     assert (parent / "cpu.max").read_text() == ""
 
 
+def test_of_the_groups_with_numbers_the_lowest_is_first(tmp_path: Path) -> None:
+    layout = Layout.detect(unified(tmp_path))
+    for name in ("10", "9", "server"):
+        (tmp_path / "sandbox" / name).mkdir(parents=True)
+    assert Group(layout, "sandbox/9").is_first()
+    assert not Group(layout, "sandbox/10").is_first()
+
+
 def test_version_2_meters_are_read(tmp_path: Path) -> None:
     layout = Layout.detect(unified(tmp_path))
     leaf = knobs(tmp_path / "box")
