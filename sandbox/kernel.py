@@ -89,6 +89,8 @@ class Kernel:
         self._death_told = False
         """Whether an execution has said itself that its kernel died."""
         self._state_lost = False
+        self._has_run = False
+        """Whether there may be any state."""
         self._stopping = False
         self._reader = asyncio.create_task(self._read(), name=f"kernel {sandbox.id}")
 
@@ -328,7 +330,7 @@ class Kernel:
             self._ready.set_result(None)
         elif not self._death_told:
             # When nobody asked for a new kernel the next result has to say that the state is gone.
-            self._state_lost = done == self._restarts_done
+            self._state_lost = self._has_run and done == self._restarts_done
         self._death_told = False
         self._restarts_done = done
         self._restarted(done)
@@ -342,6 +344,7 @@ class Kernel:
         if kind is Frame.STARTED:
             if running.started is not None:
                 raise BadFrame("it started twice, which would give it more time")
+            self._has_run = True
             running.started = time.monotonic()
             running.deadline.moment = running.started + running.timeout
             running.items.put_nowait(_Started())
@@ -360,6 +363,7 @@ class Kernel:
     async def _on_done(self, running: _Running, body: bytes) -> None:
         value, payload = decode_json(body, MAX_BODY)
         if value["id"] == running.id:
+            self._has_run = True
             account = await Account.read(value, rows_of(payload))
             if account.died is not None:
                 self._death_told = True  # this execution's own result will say it

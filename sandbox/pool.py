@@ -331,6 +331,7 @@ class Pool:
     def _keep(self, kernel: Kernel) -> None:
         if not self._cold.hand_on(kernel, self._spec):
             self._warm.append(kernel)
+            kernel.sandbox.on_warm()
         self._warming = False
 
     async def _newest(self, *, ahead: bool) -> Kernel:

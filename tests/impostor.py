@@ -93,6 +93,9 @@ class Impostor:
         await self.measuring.wait()
         return Usage(0, 0, self.oom_kills)
 
+    def on_warm(self) -> None:
+        pass
+
     def on_claimed(self) -> None:
         pass
 

@@ -58,6 +58,16 @@ async def test_a_restart_waits_for_its_own_kernel_and_is_no_loss() -> None:
         assert (await execution)[1].state_lost
 
 
+async def test_a_kernel_that_is_replaced_before_it_has_run_anything_has_lost_nothing() -> None:
+    async with deceived() as (kernel, impostor):
+        await impostor.say(Frame.READY, {"restarts": 0})
+        await impostor.say(Frame.READY, {"restarts": 0})
+        execution = asyncio.create_task(told(kernel))
+        await impostor.hears(Frame.EXECUTE)
+        await impostor.say_bytes(done())
+        assert not (await execution)[1].state_lost
+
+
 async def ends(*frames: bytes, oom_kills: int = 0) -> Any:
     """How an execution ends whose init says this, and then is gone."""
     async with deceived() as (kernel, impostor):

@@ -60,6 +60,8 @@ class Frame(IntEnum):
     ANSWER = 6
     """{answers: [[number, how, text], …]}: what became of calls of WANTS; `how` is `ok`, `failed`, or `late` for one
     that nobody answers any more."""
+    INHERIT = 7
+    """{}: another engine has the channel now. A sandbox that nobody has used says READY again; any other ends."""
 
     READY = 64
     """{restarts}: a kernel listens that was requested after the restart of this number; 0 for none."""

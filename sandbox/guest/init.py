@@ -273,8 +273,9 @@ class Relay:
             if not self._used and self._kernel is not None and self._kernel.ready:
                 time.sleep(self._policy.linger_s)
             raise EOFError
-        self._used = True
-        for kind, body in self._decoder.feed(data):
+        frames = self._decoder.feed(data)
+        self._used |= not frames or any(kind is not Frame.INHERIT for kind, _ in frames)
+        for kind, body in frames:
             self._on_frame(kind, body)
 
     def _on_frame(self, kind: Frame, body: bytes) -> None:
@@ -293,8 +294,15 @@ class Relay:
             self._call(value, payload)
         elif kind is Frame.ANSWER:
             self._answer(value)
+        elif kind is Frame.INHERIT:
+            self._on_inherited()
         else:
             raise BadFrame(f"the host sent {kind.name}")
+
+    def _on_inherited(self) -> None:
+        if self._used or self._kernel is None or not self._kernel.ready:
+            raise EOFError
+        self._tell_ready()
 
     def _on_interrupt(self) -> None:
         if self._running is not None:
@@ -422,8 +430,11 @@ class Relay:
         os.set_blocking(kernel.acknowledge, False)
         kernel.ready = True
         self._deaths_in_a_row = 0
-        self._send(encode_json(Frame.READY, {"restarts": self._answered}))
+        self._tell_ready()
         self._start_waiting()
+
+    def _tell_ready(self) -> None:
+        self._send(encode_json(Frame.READY, {"restarts": self._answered}))
 
     def _read_pipe(self, kernel: Live, fd: int) -> bool:
         try:

@@ -71,6 +71,9 @@ class Sandbox(Protocol):
     async def usage(self) -> Usage:
         """What it has used. After its end: the last known."""
 
+    def on_warm(self) -> None:
+        """Its kernel is ready, and nobody has it before `on_claimed`: should we be killed, it is the next engine's."""
+
     def on_claimed(self) -> None:
         """Somebody waits from now on for what it does. May be called again."""
 
@@ -114,7 +117,8 @@ class Runtime(Protocol):
         """A new sandbox whose init runs and whose kernel is on its way. Raises `SandboxFailed`, `Unready`.
 
         awaited: somebody waits, so the kernel leaves out what would make its first execution quicker, and is itself
-        ready sooner. defers: until it is claimed, others may go first where that would cost them much; for a while.
+        ready sooner. defers: until it is warm or claimed, others may go first where that would cost them much, for a
+        while.
         """
 
     async def stand_by(self, spec: "Spec", count: int) -> bool:

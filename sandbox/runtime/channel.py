@@ -24,6 +24,10 @@ class SocketChannel:
         """What `read` waits for."""
         self._is_watched = False
 
+    def fileno(self) -> int:
+        """Of the socket; -1 when it is closed."""
+        return self._socket.fileno()
+
     async def read(self) -> bytes:
         """See `Channel`."""
         if self._socket.fileno() < 0:

@@ -232,19 +232,35 @@ for directory, _, _ in os.walk("/"):
 class TestPrecedence:
     """Who has the processors first, of containers whose control groups we see."""
 
-    async def test_all_but_the_first_let_others_go_first_until_they_are_claimed(
+    async def test_all_but_the_pools_first_let_others_go_first_until_they_are_warm(
         self, runtime: DockerRuntime, house: Containers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sandboxes, "_RECEDES_SECONDS", 600.0)
-        others = set(house.ids())
+        before, on_warm = list[int](), DockerSandbox.on_warm
+
+        def note(sandbox: DockerSandbox) -> None:
+            before.append(shares(house, sandbox.container))
+            on_warm(sandbox)
+
+        monkeypatch.setattr(DockerSandbox, "on_warm", note)
         async with Pool.open(runtime, SPEC, 2) as pool:
             await pool.fill()
-            precedence = {container: shares(house, container) for container in set(house.ids()) - others}
-            first, second = sorted(precedence, key=lambda container: precedence[container], reverse=True)
-            assert precedence[first] > precedence[second]
+            first, second = before
+            assert first > second
             for kernel in (await pool.claim(SPEC), await pool.claim(SPEC)):
-                assert shares(house, container_of(kernel)) == precedence[first]
+                assert shares(house, container_of(kernel)) == first
                 await kernel.stop()
+
+    async def test_who_is_claimed_on_its_way_does_so_no_longer(
+        self, runtime: DockerRuntime, house: Containers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sandboxes, "_RECEDES_SECONDS", 600.0)
+        async with kernel_of(runtime, SPEC) as other:
+            kernel = await Kernel.start(runtime, SPEC, defers=True)
+            assert shares(house, container_of(kernel)) < shares(house, container_of(other))
+            kernel.sandbox.on_claimed()
+            assert shares(house, container_of(kernel)) == shares(house, container_of(other))
+            await kernel.stop()
 
     async def test_who_computes_goes_behind_and_is_as_all_others_afterwards(
         self, runtime: DockerRuntime, house: Containers

@@ -53,6 +53,20 @@ class Attachment:
             raise ConnectionError(f"the Docker daemon refused to attach: {status.decode(errors='replace')}")
         return cls(reader, writer)
 
+    @classmethod
+    async def inherit(cls, sock: socket.socket) -> Self:
+        """One that another engine has opened, and read whole pieces of. The socket is ours from now on."""
+        sock.setblocking(False)
+        if sock.family == socket.AF_UNIX:
+            return cls(*await asyncio.open_unix_connection(sock=sock))
+        return cls(*await asyncio.open_connection(sock=sock))
+
+    def fileno(self) -> int:
+        """Of the connection; -1 where it is closed, or says nothing without the keys that we have."""
+        if self._writer.is_closing() or self._writer.get_extra_info("ssl_object") is not None:
+            return -1
+        return int(self._writer.get_extra_info("socket").fileno())
+
     @property
     def complaints(self) -> str:
         """The end of what was written to stderr: init's and the zygote's last words."""

@@ -20,6 +20,7 @@ from typing import Self
 
 from sandbox.errors import Unready
 from sandbox.runtime import locks
+from sandbox.runtime.docker import fdstore
 
 LABEL = "sandbox.owner"
 MAX_SANDBOXES = 16_384
@@ -40,6 +41,8 @@ class Instance:
         self._secret = secret
         self.owner = hashlib.sha256(b"owner" + secret).hexdigest()[:32]
         self._free = list(range(MAX_SANDBOXES - 1, -1, -1))
+        self.inheritance = dict[str, int]()
+        """By sandbox, the descriptors of the channels that a dead engine with our number had and nobody has used."""
 
     @classmethod
     @contextlib.contextmanager
@@ -55,11 +58,14 @@ class Instance:
             raise Unready(f"{_MAX_INSTANCES} engines use {directory} already; choose another data_dir")
         number, lock = taken
         instance = cls(directory, secret, number)
+        instance.inheritance = fdstore.inherit(instance.directory)
         shutil.rmtree(instance.directory, ignore_errors=True)  # of a dead engine with our number
         instance.directory.mkdir(mode=0o700)
         try:
             yield instance
         finally:
+            for fd in instance.inheritance.values():
+                os.close(fd)
             shutil.rmtree(instance.directory, ignore_errors=True)
             os.close(lock)
 
@@ -96,6 +102,10 @@ class Instance:
     def take_slot(self) -> int | None:
         """A number that no other live sandbox of this engine has; None when all are taken."""
         return self._free.pop() if self._free else None
+
+    def inherit_slot(self, slot: int) -> None:
+        """Its sandbox lives. Raises `ValueError` when another one has it."""
+        self._free.remove(slot)
 
     def free_slot(self, slot: int) -> None:
         """Its sandbox is gone."""

@@ -25,10 +25,12 @@ from sandbox.errors import HostUnfit, ImageNotBuilt, SandboxFailed, UnknownImage
 from sandbox.execution import Spec
 from sandbox.guest.frames import Frame, encode_json
 from sandbox.image import Manifest, sources
-from sandbox.runtime import Channel, terms
+from sandbox.runtime import terms
 from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.docker import image as images
+from sandbox.runtime.docker import legacy
 from sandbox.runtime.docker.daemon import About, Daemon, Found, Gone, Refused, client_for
+from sandbox.runtime.docker.fdstore import FdStore
 from sandbox.runtime.docker.instance import LABEL, Instance
 from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters, group_of
 from sandbox.runtime.docker.options import Place, options
@@ -46,6 +48,8 @@ _LINGER_S = 4.0, 8.0
 every core, from the next engine's first ones. That one removes them one by one."""
 _CLEAR_AFTER_S = 2.0
 """When what the dead left begins to be removed: by then our first sandbox is on its own way."""
+_RENOUNCE_AFTER_S = 10.0
+"""When what was inherited is ended: there is more of it than the pool wants, or it is of another kind."""
 _LEAVE_SECONDS = 5.0
 """How long a removal waits for a daemon that does not answer; what is left then is removed when it is back."""
 
@@ -53,9 +57,11 @@ _LEAVE_SECONDS = 5.0
 class DockerRuntime:
     """Sandboxes of a Docker daemon. Use `open`."""
 
-    def __init__(self, daemon: Daemon, instance: Instance, about: About, sockets: Path | None) -> None:
+    def __init__(self, daemon: Daemon, instance: Instance, about: About, sockets: Path | None, store: FdStore) -> None:
         self._daemon = daemon
         self._instance = instance
+        self._store = store
+        self._legacy = legacy.Legacy(instance, self._sandbox)
         self._about = about
         self._sockets = sockets
         """What the daemon's host calls the instance's directory; None where it cannot be shown to containers."""
@@ -89,12 +95,15 @@ class DockerRuntime:
             sockets = None if channel == "stdio" else await _shown(daemon, instance.directory)
             if sockets is None and channel == "socket":
                 raise HostUnfit(f"the daemon cannot show {directory} to containers; set docker_channel to stdio")
-            runtime = cls(daemon, instance, about, sockets)
+            store = await stack.enter_async_context(FdStore.open(instance.directory))
+            runtime = cls(daemon, instance, about, sockets, store)
             watching = asyncio.Event()
             watcher = asyncio.create_task(runtime._watch(watching), name="docker events")
             order = asyncio.create_task(runtime._keep_order(), name="precedence")
             try:
                 await watching.wait()
+                renounced = asyncio.get_running_loop().call_later(_RENOUNCE_AFTER_S, runtime._legacy.renounce)
+                stack.callback(renounced.cancel)
                 yield runtime
             finally:
                 order.cancel()
@@ -168,11 +177,14 @@ class DockerRuntime:
         if spec.oci_runtime and spec.oci_runtime not in self._about.runtimes:
             known = ", ".join(self._about.runtimes)
             raise HostUnfit(f"the Docker daemon has no runtime {spec.oci_runtime!r}; it has {known}")
+        kind = legacy.kind(spec, image.id, self._filter)
+        if (left := await self._inherited(kind, spec)) is not None:
+            return left
         slot = self._instance.take_slot()
         if slot is None or self._closed:
             raise SandboxFailed("every slot is taken" if slot is None else "this runtime is closed; open a new engine")
-        sandbox = DockerSandbox(uuid.uuid4().hex, slot, self._bury)
-        self._sandboxes[sandbox.id] = sandbox
+        sandbox = self._sandbox(uuid.uuid4().hex, slot)
+        sandbox.kind = kind
         work = self._make(sandbox, spec, image.id, awaited=awaited, defers=defers)
         making = asyncio.create_task(work, name=f"start {sandbox.id}")
         try:
@@ -184,6 +196,23 @@ class DockerRuntime:
                 raise SandboxFailed(f"a sandbox could not be made: {error}") from error
             raise
         return sandbox
+
+    def _sandbox(self, sandbox_id: str, slot: int) -> DockerSandbox:
+        sandbox = self._sandboxes[sandbox_id] = DockerSandbox(sandbox_id, slot, self._bury, self._store)
+        return sandbox
+
+    async def _inherited(self, kind: str, spec: Spec) -> DockerSandbox | None:
+        while not self._closed and (sandbox := await self._legacy.take(kind)) is not None:
+            sandbox.cpus = spec.limits.cpus
+            try:
+                await self._find_group(sandbox)
+                return sandbox
+            except (SandboxFailed, Refused, Gone):
+                self._legacy.refuse(sandbox)
+            except BaseException:
+                self._legacy.refuse(sandbox)
+                raise
+        return None
 
     async def _undo(self, sandbox: DockerSandbox, making: "asyncio.Task[None]") -> None:
         await asyncio.gather(making, return_exceptions=True)
@@ -199,7 +228,7 @@ class DockerRuntime:
                 stack.callback(listener.close)
                 shown = sockets / directory.name
             user = self._instance.user(sandbox.slot, mapped=self._about.maps_ids)
-            labels = self._instance.labels(sandbox.id)
+            labels = self._instance.labels(sandbox.id) | legacy.labels(sandbox, attached=listener is None)
             place = Place(image, user, labels, shown, self._about.cgroup_version)
             sandbox.container = await self._daemon.create(f"sandbox-{sandbox.id}", options(spec, place))
             if listener is None:
@@ -314,6 +343,7 @@ class DockerRuntime:
     async def _reconcile(self) -> None:
         """End what the daemon no longer has, and begin to remove what the dead left."""
         found = await self._daemon.labelled(f"{LABEL}={self._instance.owner}")
+        await self._legacy.receive(found)
         if self._clearing is not None:
             self._clearing.cancel()
         self._cleared.clear()
@@ -375,9 +405,10 @@ class DockerRuntime:
         self._closed = True
         stops = (sandbox.stop() for sandbox in list(self._sandboxes.values()))
         await asyncio.gather(*stops, return_exceptions=True)
+        await self._legacy.settle()
 
 
-async def _accept(listener: socket.socket, sandbox: DockerSandbox) -> Channel:
+async def _accept(listener: socket.socket, sandbox: DockerSandbox) -> SocketChannel:
     """The first to dial is init: nothing else runs in the container before it has."""
     listener.setblocking(False)
     loop = asyncio.get_running_loop()

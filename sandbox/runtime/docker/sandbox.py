@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from sandbox.errors import SandboxFailed
-from sandbox.runtime import Channel, Exit, Usage
+from sandbox.runtime import Exit, Usage
+from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.docker.attachment import Attachment
+from sandbox.runtime.docker.fdstore import FdStore
 from sandbox.runtime.docker.meters import DaemonMeters, Meters
 from sandbox.runtime.embedded.cgroup import Group, Reading
 
@@ -19,17 +21,22 @@ _RECEDES_SECONDS = 5.0
 class DockerSandbox:
     """A container from its creation to its removal."""
 
-    def __init__(self, sandbox_id: str, slot: int, end: Callable[["DockerSandbox", str], Awaitable[None]]) -> None:
+    def __init__(
+        self, sandbox_id: str, slot: int, end: Callable[["DockerSandbox", str], Awaitable[None]], store: FdStore
+    ) -> None:
         self.id = sandbox_id
         self.slot = slot
+        self._store = store
         self.container = ""
         """Its id, once it is created."""
+        self.kind = ""
+        """What it says of others that they are as good, also to another engine; empty for one that nobody inherits."""
         self.meters: Meters | None = None
         self.started = False
         """Whether it was handed out: what ends before has not ended, it has failed to start."""
         self._end = end
         self._ending: asyncio.Task[None] | None = None
-        self._channel: Channel | None = None
+        self._channel: SocketChannel | Attachment | None = None
         self._last = Reading(0, 0, 0)
         self.group: Group | None = None
         """Its control group, where we see it."""
@@ -41,12 +48,12 @@ class DockerSandbox:
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     @property
-    def channel(self) -> Channel:
+    def channel(self) -> SocketChannel | Attachment:
         """See `runtime.Sandbox`."""
         assert self._channel is not None, "`start` hands out what has started only"
         return self._channel
 
-    def connect(self, channel: Channel) -> None:
+    def connect(self, channel: SocketChannel | Attachment) -> None:
         """Init is at the other end."""
         self._channel = channel
 
@@ -61,14 +68,21 @@ class DockerSandbox:
             self.meters.oom_kills += 1
 
     def recede(self) -> None:
-        """What it imports takes processor seconds: until it is claimed, others go first, where its group is seen."""
+        """What it imports takes processor seconds: until it is warm, others go first, where its group is seen."""
         if self.group is not None:
             self.group.recede()
             self._recedes = True
             asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self._advance)
 
+    def on_warm(self) -> None:
+        """See `runtime.Sandbox`."""
+        self._advance()  # whose heir would not know
+        if self.kind and (fd := self.channel.fileno()) >= 0:
+            self._store.keep(self.id, fd)
+
     def on_claimed(self) -> None:
         """See `runtime.Sandbox`."""
+        self._store.drop(self.id)  # what may compute must not outlive us
         self.claimed = True
         self._advance()
 
@@ -79,6 +93,7 @@ class DockerSandbox:
 
     def on_gone(self, reason: str, *, oom_killed: bool = False) -> None:
         """Nothing of it is left, or nothing that we can reach."""
+        self._store.drop(self.id)
         if self._exit.done():
             return
         if oom_killed and not self._last.oom_kills:

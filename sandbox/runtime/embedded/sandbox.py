@@ -91,6 +91,9 @@ class EmbeddedSandbox:
             await asked
         return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills)
 
+    def on_warm(self) -> None:
+        """See `runtime.Sandbox`. It ends with the launcher, which ends with us; another one is there in no time."""
+
     def on_claimed(self) -> None:
         """See `runtime.Sandbox`."""
 
