@@ -404,6 +404,7 @@ class TestKilled:
         self, runtime: Runtime, spec: Spec, house: House, sees_processes: None
     ) -> None:
         async with kernel_of(runtime, spec) as kernel:
+            await run(kernel, "x = 1")
             [victim] = house.kernels()
             os.kill(victim, signal.SIGKILL)
             await ended(victim)

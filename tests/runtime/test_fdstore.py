@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.runtime.docker.fdstore import FdStore, inherit
-from tests.host import WAIT_SECONDS
+from tests import systemd
+from tests.docker import ROOT
+from tests.host import WAIT_SECONDS, until
 
 ENGINE = """
 import asyncio, os, signal, sys
@@ -123,14 +126,9 @@ async def test_a_store_that_hears_nothing_any_more_is_ended(tmp_path: Path, pipe
         assert store._starting is not None
         process = await store._starting
         process.send_signal(signal.SIGSTOP)
-        for number in range(10_000):  # what each takes of its socket is the kernel's to say
-            name = f"other{number}"
-            store.keep(name, other.kept)
-            if name not in store._held:
-                break
-            store.drop(name)
-            if not store._held:
-                break
+        for _ in range(2_000):  # more than its socket has room for
+            store.keep("other", other.kept)
+            store.drop("other")
         await pipe.closed()
         assert await process.wait() == -signal.SIGKILL
         store.keep("other", other.kept)
@@ -159,3 +157,44 @@ async def test_a_process_that_cannot_be_started_keeps_nothing(
         store.keep("pipe", pipe.kept)
         await pipe.closed()
         store.drop("pipe")
+
+
+ONE_OF_THREE = """
+import asyncio, os, signal
+from pathlib import Path
+from sandbox.runtime.docker.fdstore import FdStore, inherit
+
+async def main():
+    directory = Path({directory!r})
+    inherited = inherit(directory)
+    with (directory / "lives").open("a") as lives:
+        print(*inherited, file=lives)
+    for fd in inherited.values():
+        os.write(fd, b"inherited")
+    if len((directory / "lives").read_text().splitlines()) == 3:
+        return
+    (directory / "fdstore").unlink(missing_ok=True)
+    async with FdStore.open(directory) as store:
+        if not inherited:
+            for name in ("kept", "dropped"):
+                store.keep(name, os.open(directory / name, os.O_WRONLY | os.O_CREAT))
+            store.drop("dropped")
+            await store._starting
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_systemd_keeps_them_where_all_of_a_dead_servers_processes_are_killed(root: None, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(ONE_OF_THREE.format(directory=str(tmp_path)))
+    unit = (ROOT / "deploy" / "sandbox.service").read_text()
+    as_deployed = [line for line in unit.splitlines() if re.match("(FileDescriptorStoreMax|KillMode|Restart)=", line)]
+    assert len(as_deployed) == 3
+    service = ["Type=exec", f"ExecStart={sys.executable} {program}", f"Environment=PYTHONPATH={ROOT}", "RestartSec=0"]
+    lives = tmp_path / "lives"
+    with systemd.booted(tmp_path, [*service, *as_deployed]):
+        await until(lambda: lives.exists() and len(lives.read_text().splitlines()) == 3)
+    assert lives.read_text().splitlines() == ["", "kept", ""], "nothing, then what was kept; it is inherited once"
+    assert [(tmp_path / name).read_text() for name in ("kept", "dropped")] == ["inherited", ""]

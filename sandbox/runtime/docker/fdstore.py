@@ -1,12 +1,14 @@
-"""Descriptors that outlive an engine for a few seconds, for the next one to go on with.
+"""Descriptors that outlive an engine, for the next one to go on with.
 
-What a service manager's file descriptor store is, of our own: a process that has a copy of each descriptor it was
-given. The way of one: `keep` ─ either `drop`, before anybody may use what it leads to, or the engine is gone: then the
-next one in this directory comes for all there are, or they are closed after `HOLD_S`.
+Two have a copy of each: systemd, where it started us and its unit has a file descriptor store (sd_notify(3),
+`FDSTORE=1`), and a process of our own that is the same for everybody else. The way of a descriptor: `keep` ─ either
+`drop`, before anybody may use what it leads to, or the engine is gone. Then the next one gets it: from systemd with its
+environment (sd_listen_fds(3)), from the process by asking in its directory, within `HOLD_S`, or it is closed there.
 
 Where it can fail: the process cannot be started, or its socket is full (nothing is kept that the engine did not have
-anyway); it dies (so do its copies, and only those); a `drop` cannot be told (it is killed, with all that it has: what
-is in use must not outlive us); nobody comes in time.
+anyway); it dies, or is killed with us (so are its copies, and only those); a `drop` cannot be told (the process is
+killed, with all that it has: what is in use must not outlive us; systemd gives it to nobody but our successor);
+nobody comes in time.
 
 The process is this file, run by itself: standard library only.
 """
@@ -29,6 +31,9 @@ _PATIENCE_S = 1.0
 _NAME = "fdstore"
 _KEEP, _DROP = b"+", b"-"
 _PACKET = 256
+_OURS = "sandbox-"
+"""What systemd has may be somebody else's, too."""
+_FIRST_GIVEN = 3
 
 
 class FdStore:
@@ -40,6 +45,7 @@ class FdStore:
         self._listener = listener
         self._held = set[str]()
         self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
+        self._manager = os.environ.get("NOTIFY_SOCKET")
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -61,9 +67,10 @@ class FdStore:
         """Hold a copy of `fd`. Does nothing where that is not possible."""
         if len(self._held) >= _MOST:
             return
+        self._held.add(name)
+        self._tell_manager(_stored(name), fd)
         with contextlib.suppress(OSError):
             socket.send_fds(self._ours, [_KEEP + name.encode()], [fd])
-            self._held.add(name)
             if self._starting is None:
                 self._starting = asyncio.create_task(self._start(), name="start the fd store")
                 self._starting.add_done_callback(_seen)
@@ -73,12 +80,17 @@ class FdStore:
         if name not in self._held:
             return
         self._held.remove(name)
+        self._tell_manager(_removed(name))
         try:
             self._ours.send(_DROP + name.encode())
         except BlockingIOError:
             self._kill()
         except OSError:
             pass  # it is dead, and its copies with it
+
+    def _tell_manager(self, words: str, *fds: int) -> None:
+        if self._manager is not None:
+            _notify(self._manager, words, *fds)
 
     async def _start(self) -> asyncio.subprocess.Process:
         passed = (self._theirs.fileno(), self._listener.fileno())
@@ -97,7 +109,6 @@ class FdStore:
             self._listener.close()
 
     def _kill(self) -> None:
-        self._held.clear()
         if self._starting is not None and not self._starting.done():
             self._starting.add_done_callback(lambda _: self._kill())
         elif (process := self._process()) is not None:
@@ -112,6 +123,8 @@ class FdStore:
     async def _close(self) -> None:
         if self._starting is not None:
             await asyncio.wait((self._starting,))
+        for name in self._held:
+            self._tell_manager(_removed(name))
         self._kill()
         self._theirs.close()
         self._ours.close()
@@ -139,18 +152,56 @@ def _seen(starting: "asyncio.Task[asyncio.subprocess.Process]") -> None:
 
 
 def inherit(directory: Path) -> dict[str, int]:
-    """What a dead engine's store in `directory` holds, by name; the descriptors are the caller's from now on.
+    """What a dead engine has left, by name: all that systemd gave to this process, and what the store in `directory`
+    holds. The descriptors are the caller's from now on, and nobody else has them.
 
-    The store has nothing after that. Empty when there is none. Blocks for a second, at most.
+    Empty when there is nothing. Blocks for a second, at most.
     """
-    found = dict[str, int]()
+    found = _given()
     store = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with contextlib.suppress(OSError), store, _Place(directory) as place:
         store.settimeout(_PATIENCE_S)
         store.connect(place)
         while received := _receive(store):
-            found[received[0][1:].decode()] = received[1]
+            name, fd = received[0][1:].decode(), received[1]
+            if name in found:
+                os.close(fd)
+            else:
+                found[name] = fd
     return found
+
+
+def _given() -> dict[str, int]:
+    """What systemd has kept of ours, once; it has nothing of it then."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    del os.environ["LISTEN_PID"]
+    found = dict[str, int]()
+    for fd, name in enumerate(os.environ.pop("LISTEN_FDNAMES", "").split(":"), _FIRST_GIVEN):
+        if name.startswith(_OURS):
+            os.set_inheritable(fd, False)
+            found[name.removeprefix(_OURS)] = fd
+    if (manager := os.environ.get("NOTIFY_SOCKET")) is not None:
+        for name in found:
+            _notify(manager, _removed(name))
+    return found
+
+
+def _stored(name: str) -> str:
+    return f"FDSTORE=1\nFDNAME={_OURS}{name}\nFDPOLL=0"
+
+
+def _removed(name: str) -> str:
+    return f"FDSTOREREMOVE=1\nFDNAME={_OURS}{name}"
+
+
+def _notify(manager: str, words: str, *fds: int) -> None:
+    """Tell systemd. One that does not read has no more of ours than our successor will be given."""
+    address = f"\0{manager[1:]}" if manager.startswith("@") else manager
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.connect(address)
+        socket.send_fds(sock, [words.encode()], fds)
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, int] | None:
