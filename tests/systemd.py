@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.docker import ROOT
 from tests.host import WAIT_SECONDS
 from tests.needs import missing
@@ -28,8 +30,10 @@ done
 mount -t proc proc /mnt/proc
 mount --bind /mnt/proc/sys /mnt/proc/sys
 mount -o remount,ro,bind /mnt/proc/sys
-mount --rbind /dev /mnt/dev
-mount --rbind /sys /mnt/sys
+mount -t sysfs -o ro sysfs /mnt/sys
+mount -t cgroup2 cgroup2 /mnt/sys/fs/cgroup
+mount -t tmpfs tmpfs /mnt/dev
+for each in null zero full random urandom; do touch /mnt/dev/$each; mount --bind /dev/$each /mnt/dev/$each; done
 mkdir -p /mnt/run/lock /mnt/run/systemd/system
 cp "$directory"/one.service "$directory"/one.target /mnt/run/systemd/system/
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -48,12 +52,9 @@ def booted(directory: Path, service: Sequence[str]) -> Iterator[None]:
     (directory / "boot").write_text(_BOOT)
     boot = ["unshare", *_NAMESPACES, "--fork", "--kill-child", "sh"]
     boot += [f"{directory}/boot", str(directory), str(ROOT), _SYSTEMD]
-    with _groups(f"systemd-{os.getpid()}") as groups, (directory / "log").open("wb") as log:
-        # It takes those for the root of all groups. A hierarchy that it cannot enter (cpuset) it does without.
-        enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
-        process = subprocess.Popen(
-            ["sh", "-c", f'{enter} exec "$@"', "sh", *boot], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+    with _group(f"systemd-{os.getpid()}") as group, (directory / "log").open("wb") as log:
+        enter = f'echo $$ > {group}/cgroup.procs; exec "$@"'  # which it takes for the root of all groups
+        process = subprocess.Popen(["sh", "-c", enter, "sh", *boot], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             yield
         finally:
@@ -62,18 +63,18 @@ def booted(directory: Path, service: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _groups(name: str) -> Iterator[list[Path]]:
-    """Control groups of that name, one in each hierarchy, gone at the end with all that was made below them."""
-    place = Path("/sys/fs/cgroup")
-    versions = [each for each in place.iterdir() if (each / "cgroup.procs").exists() and not each.is_symlink()]
-    hierarchies = [place] if (place / "cgroup.procs").exists() else versions
-    groups = [hierarchy / name for hierarchy in hierarchies]
-    for group in groups:
-        group.mkdir()
+def _group(name: str) -> Iterator[Path]:
+    """A control group of version 2, gone at the end with all that was made below it."""
+    places = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+    place = next((place for place in places if (place / "cgroup.controllers").exists()), None)
+    if place is None:
+        pytest.skip("this host has no control groups of version 2")
+    group = place / name
+    group.mkdir()
     try:
-        yield groups
+        yield group
     finally:
-        for below in (below for group in groups for below, _, _ in os.walk(group, topdown=False)):
+        for below, _, _ in os.walk(group, topdown=False):
             _remove(below)
 
 

@@ -83,10 +83,14 @@ class Server:
         async with AsyncExitStack() as stack:
             yield [await stack.enter_async_context(Connection.open(*self._address)) for _ in range(count)]
 
-    async def kill(self) -> None:
-        """`kill -9`; until it is dead."""
+    async def kill(self, *, alone: bool = True) -> None:
+        """`kill -9`; until it is dead. alone: its processes are left to themselves."""
         self.killed = True
+        children = [] if alone else self._children()
         self._process.kill()
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await self._process.wait()
 
     async def ready(self) -> None:
@@ -121,9 +125,11 @@ class Server:
             raise SandboxFailed(f"the server did not come to rest within {_SETTLE_S:g} s") from None
 
     def memory(self) -> int:
-        """Resident bytes of the server and of its launcher; what sandboxes hold is not theirs."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return sum(_resident(pid) for pid in (self.pid, *map(int, children)))
+        """Resident bytes of the server and of its processes; what sandboxes hold is not theirs."""
+        return sum(_resident(pid) for pid in (self.pid, *self._children()))
+
+    def _children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 
 @contextlib.contextmanager

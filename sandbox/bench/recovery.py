@@ -14,6 +14,8 @@ from sandbox.errors import Unreachable
 
 _POOL = 20
 _BUSY = 4
+_ANY = 1 << 20
+"""Sessions: the dead left theirs."""
 _SPIN = json.dumps({"code": "while True: pass"}).encode()
 
 
@@ -25,6 +27,7 @@ async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[
     readies: list[float] = []
     fulls: list[float] = []
     wholes: list[float] = []
+    bare: list[float] = []
     with home_of(settings) as home:
         await _lives_and_dies(settings, home, pool)
         for _ in range(runs(10, scale)):
@@ -35,10 +38,16 @@ async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[
                 readies.append(time.perf_counter() - began)
                 await server.full()
                 fulls.append(time.perf_counter() - began)
-                await server.settle(sessions=1 << 20)
+                await server.settle(_ANY)
                 wholes.append(time.perf_counter() - began)
                 async with _busy(server):
                     await server.kill()
+        for _ in range(runs(4, scale)):
+            await _lives_and_dies(settings, home, pool, alone=False)
+            began = time.perf_counter()
+            async with Server.within(home, settings, pool=pool, room=_BUSY) as server:
+                await server.ready()
+                bare.append(time.perf_counter() - began)
         async with Server.within(home, settings, pool=pool, room=_BUSY) as server:
             # Who comes next removes the last one's containers, while it fills its pool, and nobody else can tell whose
             # they are.
@@ -51,14 +60,15 @@ async def recovery(settings: Settings, scale: float, pool: int = _POOL) -> list[
         Figure(f"kill -9 to {pool} warm, p50", quantiles(fulls)[0], "s", 4, 2, count),
         Figure(f"kill -9 to {pool} warm, longest", max(fulls), "s", 8, 4, count),
         Figure(f"kill -9 to {pool} warm with every library, p50", quantiles(wholes)[0], "s", 15, 10, count),
+        Figure("kill -9 of all its processes to ready, p50", quantiles(bare)[0], "s", 4, 2, len(bare)),
     ]
 
 
-async def _lives_and_dies(settings: Settings, home: Path, pool: int) -> None:
+async def _lives_and_dies(settings: Settings, home: Path, pool: int, *, alone: bool = True) -> None:
     async with Server.within(home, settings, pool=pool, room=_BUSY) as server:
-        await server.settle()
+        await server.settle(_ANY)
         async with _busy(server):
-            await server.kill()
+            await server.kill(alone=alone)
 
 
 @contextlib.asynccontextmanager

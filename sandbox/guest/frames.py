@@ -61,10 +61,11 @@ class Frame(IntEnum):
     """{answers: [[number, how, text], …]}: what became of calls of WANTS; `how` is `ok`, `failed`, or `late` for one
     that nobody answers any more."""
     INHERIT = 7
-    """{}: another engine has the channel now. A sandbox that nobody has used says READY again; any other ends."""
+    """{number}: another engine has the channel now. A sandbox that nobody has used says READY again; any other ends."""
 
     READY = 64
-    """{restarts}: a kernel listens that was requested after the restart of this number; 0 for none."""
+    """{restarts, inherit?}: a kernel listens that was requested after the restart of this number; 0 for none. `inherit`
+    is the number of the INHERIT that it answers."""
     STARTED = 65
     """{id}: the code has been handed to the kernel."""
     STDOUT = 66

@@ -295,14 +295,14 @@ class Relay:
         elif kind is Frame.ANSWER:
             self._answer(value)
         elif kind is Frame.INHERIT:
-            self._on_inherited()
+            self._on_inherited(value["number"])
         else:
             raise BadFrame(f"the host sent {kind.name}")
 
-    def _on_inherited(self) -> None:
+    def _on_inherited(self, number: int) -> None:
         if self._used or self._kernel is None or not self._kernel.ready:
             raise EOFError
-        self._tell_ready()
+        self._send(encode_json(Frame.READY, {"restarts": self._answered, "inherit": number}))
 
     def _on_interrupt(self) -> None:
         if self._running is not None:
@@ -430,11 +430,8 @@ class Relay:
         os.set_blocking(kernel.acknowledge, False)
         kernel.ready = True
         self._deaths_in_a_row = 0
-        self._tell_ready()
-        self._start_waiting()
-
-    def _tell_ready(self) -> None:
         self._send(encode_json(Frame.READY, {"restarts": self._answered}))
+        self._start_waiting()
 
     def _read_pipe(self, kernel: Live, fd: int) -> bool:
         try:

@@ -4,14 +4,17 @@ import asyncio
 import contextlib
 import os
 import re
+import select
 import signal
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from sandbox.runtime.docker.fdstore import FdStore, inherit
+from sandbox.runtime.docker.fdstore import FdStore
+from sandbox.runtime.docker.systemd import Systemd
 from tests import systemd
 from tests.docker import ROOT
 from tests.host import WAIT_SECONDS, until
@@ -26,6 +29,7 @@ async def main():
     async with fdstore.FdStore.open(Path(sys.argv[1])) as store:
         for name, fd in (each.split("=") for each in sys.argv[3:]):
             store.keep(name, int(fd))
+        await store._starting
         {then}
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -42,14 +46,16 @@ class Pipe:
     def is_where(self, fd: int) -> bool:
         """Whether what is written to `fd` comes out of it."""
         os.write(fd, b".")
-        return os.read(self.end, 1) == b"."
+        readable, _, _ = select.select([self.end], [], [], 0)
+        return readable == [self.end] and os.read(self.end, 1) == b"."
 
     async def closed(self) -> None:
         """Until nobody can write any more; we can no longer from now on."""
         os.close(self.kept)
         self.kept = -1
-        async with asyncio.timeout(WAIT_SECONDS):
-            assert await asyncio.to_thread(os.read, self.end, 1) == b""
+        readable, _, _ = await asyncio.to_thread(select.select, [self.end], [], [], WAIT_SECONDS)
+        assert readable
+        assert os.read(self.end, 1) == b""
 
     def close(self) -> None:
         os.close(self.end)
@@ -69,59 +75,74 @@ def other() -> Iterator[Pipe]:
         yield pipe
 
 
-async def died(directory: Path, *kept: str, hold: float = 60.0, then: str = "await store._starting") -> None:
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """With a name that no address of a socket has room for."""
+    directory = tmp_path / ("long" * 50)
+    directory.mkdir()
+    return directory / "fdstore"
+
+
+async def died(place: Path, *kept: str, hold: float = 60.0, then: str = "") -> None:
     """An engine has kept these, then did as told, and was killed."""
     fds = [int(each.partition("=")[2]) for each in kept]
     engine = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ENGINE.format(then=then), str(directory), str(hold), *kept), pass_fds=fds
+        *(sys.executable, "-c", ENGINE.format(then=then), str(place), str(hold), *kept), pass_fds=fds
     )
     assert await engine.wait() == -signal.SIGKILL
 
 
-async def test_what_a_killed_engine_kept_is_the_next_ones(tmp_path: Path, pipe: Pipe, other: Pipe) -> None:
-    await died(tmp_path, f"pipe={pipe.kept}", f"other={other.kept}")
-    inherited = inherit(tmp_path)
-    assert sorted(inherited) == ["other", "pipe"]
-    assert pipe.is_where(inherited["pipe"])
-    assert other.is_where(inherited["other"])
-    assert not any(os.get_inheritable(fd) for fd in inherited.values())
-    assert inherit(tmp_path) == {}, "it is one engine's"
-    for fd in inherited.values():
-        os.close(fd)
+@contextlib.asynccontextmanager
+async def inherited(place: Path) -> AsyncIterator[dict[str, int]]:
+    """What the next engine is left."""
+    async with FdStore.open(place) as store:
+        yield store.inherited
+
+
+async def test_what_a_killed_engine_kept_is_the_next_ones(place: Path, pipe: Pipe, other: Pipe) -> None:
+    await died(place, f"pipe={pipe.kept}", f"other={other.kept}")
+    async with inherited(place) as left:
+        assert sorted(left) == ["other", "pipe"]
+        assert pipe.is_where(left["pipe"])
+        assert other.is_where(left["other"])
+        assert not any(os.get_inheritable(fd) for fd in left.values())
+        async with inherited(place) as nothing:
+            assert nothing == {}, "it is one engine's"
     await pipe.closed()
     await other.closed()
 
 
-async def test_what_was_dropped_at_the_last_moment_is_nobodys(tmp_path: Path, pipe: Pipe, other: Pipe) -> None:
-    await died(tmp_path, f"pipe={pipe.kept}", f"other={other.kept}", then="store.drop('pipe'); await store._starting")
+async def test_what_was_dropped_at_the_last_moment_is_nobodys(place: Path, pipe: Pipe, other: Pipe) -> None:
+    await died(place, f"pipe={pipe.kept}", f"other={other.kept}", then="store.drop('pipe')")
     await pipe.closed()
-    inherited = inherit(tmp_path)
-    assert [*inherited] == ["other"]
-    os.close(inherited["other"])
+    async with inherited(place) as left:
+        assert [*left] == ["other"]
 
 
-async def test_what_nobody_comes_for_is_closed(tmp_path: Path, pipe: Pipe) -> None:
-    await died(tmp_path, f"pipe={pipe.kept}", hold=0.1)
+async def test_what_nobody_comes_for_is_closed(place: Path, pipe: Pipe) -> None:
+    await died(place, f"pipe={pipe.kept}", hold=0.1)
     await pipe.closed()
-    assert inherit(tmp_path) == {}
+    async with inherited(place) as left:
+        assert left == {}
 
 
-async def test_an_engine_that_ends_leaves_nothing(tmp_path: Path, pipe: Pipe) -> None:
-    async with FdStore.open(tmp_path) as store:
+async def test_an_engine_that_ends_leaves_nothing(place: Path, pipe: Pipe) -> None:
+    async with FdStore.open(place) as store:
         store.keep("pipe", pipe.kept)
-        assert pipe.kept >= 0
-    assert inherit(tmp_path) == {}
+    async with inherited(place) as left:
+        assert left == {}
     await pipe.closed()
+    assert [*place.parent.iterdir()] == []
 
 
-async def test_where_nothing_is_kept_there_is_no_process(tmp_path: Path) -> None:
-    async with FdStore.open(tmp_path) as store:
+async def test_where_nothing_is_kept_there_is_no_process(place: Path) -> None:
+    async with FdStore.open(place) as store:
         store.drop("nothing")
         assert store._starting is None
 
 
-async def test_a_store_that_hears_nothing_any_more_is_ended(tmp_path: Path, pipe: Pipe, other: Pipe) -> None:
-    async with FdStore.open(tmp_path) as store:
+async def test_a_process_that_hears_nothing_any_more_is_ended(place: Path, pipe: Pipe, other: Pipe) -> None:
+    async with FdStore.open(place) as store:
         store.keep("pipe", pipe.kept)
         assert store._starting is not None
         process = await store._starting
@@ -136,8 +157,8 @@ async def test_a_store_that_hears_nothing_any_more_is_ended(tmp_path: Path, pipe
         await other.closed()
 
 
-async def test_its_death_is_nobodys_trouble(tmp_path: Path, pipe: Pipe, other: Pipe) -> None:
-    async with FdStore.open(tmp_path) as store:
+async def test_the_death_of_its_process_is_nobodys_trouble(place: Path, pipe: Pipe, other: Pipe) -> None:
+    async with FdStore.open(place) as store:
         store.keep("pipe", pipe.kept)
         assert store._starting is not None
         process = await store._starting
@@ -150,36 +171,81 @@ async def test_its_death_is_nobodys_trouble(tmp_path: Path, pipe: Pipe, other: P
 
 
 async def test_a_process_that_cannot_be_started_keeps_nothing(
-    tmp_path: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+    place: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
-    async with FdStore.open(tmp_path) as store:
+    monkeypatch.setattr(sys, "executable", str(place / "none"))
+    async with FdStore.open(place) as store:
         store.keep("pipe", pipe.kept)
         await pipe.closed()
         store.drop("pipe")
 
 
+async def test_where_there_can_be_no_socket_nothing_is_kept(place: Path, pipe: Pipe) -> None:
+    async with FdStore.open(place.with_name("x" * 250)) as store:  # a name that a file may have, and a socket may not
+        store.keep("pipe", pipe.kept)
+        await pipe.closed()
+
+
+async def test_systemd_is_told_again_what_it_had_no_room_for(tmp_path: Path, pipe: Pipe) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(tmp_path / "notify"))
+        deaf.setblocking(False)
+        said = Systemd(str(tmp_path / "notify"))
+        said.keep("kept", pipe.kept)
+        for number in range(1_000):  # more than there is room for
+            said.drop(str(number))
+        said.keep("too late", pipe.kept)
+        heard = list[str]()
+
+        def hear() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    words, fds, _, _ = socket.recv_fds(deaf, 4096, 1)
+                    heard.append(words.decode())
+                    for fd in fds:
+                        os.close(fd)
+            return len(heard) == 1_001
+
+        await until(hear)
+        assert [heard[0], heard[-1]] == [
+            "FDSTORE=1\nFDNAME=sandbox-kept\nFDPOLL=0",
+            "FDSTOREREMOVE=1\nFDNAME=sandbox-999",
+        ]
+
+
+async def test_what_systemd_keeps_of_others_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+    monkeypatch.setattr("sandbox.runtime.docker.systemd._FIRST", fds[0])
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDNAMES", "theirs:sandbox-ours:http")
+    assert fds == list(range(fds[0], fds[0] + 3))
+    assert Systemd(None).inherit() == {"ours": fds[1]}
+    assert os.environ["LISTEN_FDNAMES"] == "theirs::http"
+    assert Systemd(None).inherit() == {}
+    for fd in fds:
+        os.close(fd)
+
+
 ONE_OF_THREE = """
 import asyncio, os, signal
 from pathlib import Path
-from sandbox.runtime.docker.fdstore import FdStore, inherit
+from sandbox.runtime.docker.fdstore import FdStore
 
 async def main():
     directory = Path({directory!r})
-    inherited = inherit(directory)
-    with (directory / "lives").open("a") as lives:
-        print(*inherited, file=lives)
-    for fd in inherited.values():
-        os.write(fd, b"inherited")
-    if len((directory / "lives").read_text().splitlines()) == 3:
-        return
-    (directory / "fdstore").unlink(missing_ok=True)
-    async with FdStore.open(directory) as store:
-        if not inherited:
+    (directory / "fdstore").unlink(missing_ok=True)  # nobody comes to the process any more, should it live
+    async with FdStore.open(directory / "fdstore") as store:
+        with (directory / "lives").open("a") as lives:
+            print(*store.inherited, file=lives)
+        for fd in store.inherited.values():
+            os.write(fd, b"inherited")
+        if len((directory / "lives").read_text().splitlines()) == 3:
+            return
+        if not store.inherited:
             for name in ("kept", "dropped"):
                 store.keep(name, os.open(directory / name, os.O_WRONLY | os.O_CREAT))
-            store.drop("dropped")
             await store._starting
+            store.drop("dropped")
         os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())

@@ -129,7 +129,8 @@ _DETAILS = (
         "recovery",
         "`sandbox bench --strain recovery`: a server with a full pool and four sessions that compute is killed, and "
         "the next one is started at once over the same data. Ready is what `/health` calls so: a sandbox has "
-        "started, and what is asked begins at once.",
+        "started, and what is asked begins at once. On Docker the next server has the warm sandboxes of the dead one "
+        "([runtimes.md](runtimes.md#docker)), unless all of its processes are killed, as when a container is.",
     ),
     (
         "Timeouts",

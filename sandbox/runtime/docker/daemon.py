@@ -45,6 +45,7 @@ class About:
 
     version: str
     runtimes: tuple[str, ...]
+    default_runtime: str
     cgroup_version: int
     maps_ids: bool
     """Whether containers live in a user namespace of the daemon, which has few ids."""
@@ -175,6 +176,7 @@ class Daemon:
         return About(
             str(info.get("ServerVersion", "")),
             tuple(sorted(info.get("Runtimes") or ())),
+            str(info.get("DefaultRuntime", "")),
             int(info.get("CgroupVersion") or 1),
             "name=userns" in options or "name=rootless" in options,
         )

@@ -1,16 +1,13 @@
-"""Descriptors that outlive an engine, for the next one to go on with.
+"""Descriptors that outlive an engine, for the next one in the same place to go on with.
 
-Two have a copy of each: systemd, where it started us and its unit has a file descriptor store (sd_notify(3),
-`FDSTORE=1`), and a process of our own that is the same for everybody else. The way of a descriptor: `keep` ─ either
-`drop`, before anybody may use what it leads to, or the engine is gone. Then the next one gets it: from systemd with its
-environment (sd_listen_fds(3)), from the process by asking in its directory, within `HOLD_S`, or it is closed there.
+Two have a copy of each: systemd, where it has started us, and a process of our own, which is the same for everybody
+else. The way of a descriptor: `keep` ─ either `drop`, before anybody may use what it leads to, or the engine is gone;
+then the next one has it from the start, unless that comes too late.
 
-Where it can fail: the process cannot be started, or its socket is full (nothing is kept that the engine did not have
-anyway); it dies, or is killed with us (so are its copies, and only those); a `drop` cannot be told (the process is
-killed, with all that it has: what is in use must not outlive us; systemd gives it to nobody but our successor);
-nobody comes in time.
-
-The process is this file, run by itself: standard library only.
+Where it can fail: the process cannot be started, or there is no room for a socket of its own (then it keeps nothing);
+it dies, or is killed with us (so are its copies, and only those); a `drop` cannot be told (the process is killed, with
+all that it has, because what is in use must not outlive us; systemd is told again until it listens, and gives what it
+has to nobody but our successor); nobody comes in time (all is closed).
 """
 
 import asyncio
@@ -18,46 +15,53 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Self
 
+from sandbox import logs
+from sandbox.runtime.docker import holder
+from sandbox.runtime.docker.systemd import Systemd
+
+_logger = logs.logger(__name__)
 HOLD_S = 5.0
-"""For who starts a dead server again at once, which takes a second or two."""
+"""How long the process holds them without an engine: who starts a dead server again at once does so in a second or two.
+"""
 _MOST = 64
 """Descriptors that are held at a time, so that there is always room to tell of one more."""
-_PATIENCE_S = 1.0
-"""How long a heir and the store wait for each other's next word."""
-_NAME = "fdstore"
-_KEEP, _DROP = b"+", b"-"
-_PACKET = 256
-_OURS = "sandbox-"
-"""What systemd has may be somebody else's, too."""
-_FIRST_GIVEN = 3
+_INHERIT_S = 1.0
 
 
 class FdStore:
     """An engine's side. Use `open`."""
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, inherited: dict[str, int], systemd: Systemd, listener: socket.socket | None) -> None:
+        self.inherited = inherited
+        """What the engine before this one has left here, by name. Whoever takes one out of it has to close it."""
+        self._systemd = systemd
+        self._listener = listener
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.setblocking(False)
-        self._listener = listener
         self._held = set[str]()
         self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
-        self._manager = os.environ.get("NOTIFY_SOCKET")
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, directory: Path) -> AsyncIterator[Self]:
-        """One that the next engine finds in `directory`; its process is started when there is something to keep.
+    async def open(cls, path: Path) -> AsyncIterator[Self]:
+        """The engine at `path`, whose own it is and where the next one looks, too. At the end nothing is kept.
 
-        At the end nothing is kept. Raises `OSError`.
+        Waits for a dead engine's process for a second, at most.
         """
-        with _Place(directory) as place, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(place)
-            listener.listen(1)
-            store = cls(listener)
+        systemd = Systemd.of_environment()
+        inherited = systemd.inherit()
+        for name, fd in (await asyncio.to_thread(_inherit, path)).items():
+            if name in inherited:
+                os.close(fd)
+            else:
+                inherited[name] = fd
+        with _listening(path) as listener:
+            store = cls(inherited, systemd, listener)
             try:
                 yield store
             finally:
@@ -68,35 +72,33 @@ class FdStore:
         if len(self._held) >= _MOST:
             return
         self._held.add(name)
-        self._tell_manager(_stored(name), fd)
+        self._systemd.keep(name, fd)
+        if self._listener is None:
+            return
         with contextlib.suppress(OSError):
-            socket.send_fds(self._ours, [_KEEP + name.encode()], [fd])
+            holder.send(self._ours, holder.KEEP, name.encode(), fd)
             if self._starting is None:
-                self._starting = asyncio.create_task(self._start(), name="start the fd store")
-                self._starting.add_done_callback(_seen)
+                self._starting = asyncio.create_task(self._start(self._listener), name="start the fd store")
+                self._starting.add_done_callback(_tell)
 
     def drop(self, name: str) -> None:
         """Close the copy, if there is one. It is as good as done: what is told is read even if we die now."""
         if name not in self._held:
             return
         self._held.remove(name)
-        self._tell_manager(_removed(name))
+        self._systemd.drop(name)
         try:
-            self._ours.send(_DROP + name.encode())
-        except BlockingIOError:
-            self._kill()
-        except OSError:
+            holder.send(self._ours, holder.DROP, name.encode())
+        except ConnectionError:
             pass  # it is dead, and its copies with it
+        except OSError:
+            self._kill()
 
-    def _tell_manager(self, words: str, *fds: int) -> None:
-        if self._manager is not None:
-            _notify(self._manager, words, *fds)
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        passed = (self._theirs.fileno(), self._listener.fileno())
+    async def _start(self, listener: socket.socket) -> asyncio.subprocess.Process:
+        passed = (self._theirs.fileno(), listener.fileno())
         try:
             return await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", __file__, *map(str, (*passed, HOLD_S))),
+                *(sys.executable, "-I", "-S", holder.__file__, *map(str, (*passed, HOLD_S))),
                 pass_fds=passed,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
@@ -106,7 +108,7 @@ class FdStore:
             )
         finally:
             self._theirs.close()  # with no process, what was sent is closed now
-            self._listener.close()
+            listener.close()
 
     def _kill(self) -> None:
         if self._starting is not None and not self._starting.done():
@@ -124,117 +126,61 @@ class FdStore:
         if self._starting is not None:
             await asyncio.wait((self._starting,))
         for name in self._held:
-            self._tell_manager(_removed(name))
+            self._systemd.drop(name)
         self._kill()
+        for fd in self.inherited.values():
+            os.close(fd)
         self._theirs.close()
         self._ours.close()
         if (process := self._process()) is not None:
             await process.wait()
 
 
-class _Place:
-    """A path by which the store's socket in a directory can be bound and dialled: a socket's own has to be short."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def __enter__(self) -> str:
-        self._fd = os.open(self._directory, os.O_PATH | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._fd}/{_NAME}"
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+def _tell(starting: "asyncio.Task[asyncio.subprocess.Process]") -> None:
+    if not starting.cancelled() and (error := starting.exception()) is not None:
+        _logger.warning("what is warm would not outlive this engine", why=str(error))
 
 
-def _seen(starting: "asyncio.Task[asyncio.subprocess.Process]") -> None:
-    if not starting.cancelled():
-        starting.exception()  # where there is no process nothing is kept, and that is all
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """The same path in words that a socket's address has room for."""
+    fd = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)
 
 
-def inherit(directory: Path) -> dict[str, int]:
-    """What a dead engine has left, by name: all that systemd gave to this process, and what the store in `directory`
-    holds. The descriptors are the caller's from now on, and nobody else has them.
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket | None]:
+    """The next engine's way to the process; None where the file system has none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        path.unlink(missing_ok=True)
+        bound = False
+        try:
+            with _short(path) as address:
+                listener.bind(address)
+            listener.listen(1)
+            bound = True
+        except OSError as error:
+            _logger.warning("what is warm would not outlive this engine", why=str(error))
+        try:
+            yield listener if bound else None
+        finally:
+            path.unlink(missing_ok=True)
 
-    Empty when there is nothing. Blocks for a second, at most.
-    """
-    found = _given()
-    store = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with contextlib.suppress(OSError), store, _Place(directory) as place:
-        store.settimeout(_PATIENCE_S)
-        store.connect(place)
-        while received := _receive(store):
-            name, fd = received[0][1:].decode(), received[1]
-            if name in found:
-                os.close(fd)
-            else:
-                found[name] = fd
-    return found
 
-
-def _given() -> dict[str, int]:
-    """What systemd has kept of ours, once; it has nothing of it then."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return {}
-    del os.environ["LISTEN_PID"]
+def _inherit(path: Path) -> dict[str, int]:
+    """What a dead engine's process at `path` holds, by name; it has nothing after that."""
     found = dict[str, int]()
-    for fd, name in enumerate(os.environ.pop("LISTEN_FDNAMES", "").split(":"), _FIRST_GIVEN):
-        if name.startswith(_OURS):
-            os.set_inheritable(fd, False)
-            found[name.removeprefix(_OURS)] = fd
-    if (manager := os.environ.get("NOTIFY_SOCKET")) is not None:
-        for name in found:
-            _notify(manager, _removed(name))
+    until = time.monotonic() + _INHERIT_S
+    store = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.suppress(OSError), store, _short(path) as address:
+        store.settimeout(_INHERIT_S)
+        store.connect(address)
+        while received := holder.receive(store):
+            _, name, fd = received
+            if fd >= 0:
+                found[name.decode()] = fd
+            store.settimeout(max(until - time.monotonic(), 0.001))
     return found
-
-
-def _stored(name: str) -> str:
-    return f"FDSTORE=1\nFDNAME={_OURS}{name}\nFDPOLL=0"
-
-
-def _removed(name: str) -> str:
-    return f"FDSTOREREMOVE=1\nFDNAME={_OURS}{name}"
-
-
-def _notify(manager: str, words: str, *fds: int) -> None:
-    """Tell systemd. One that does not read has no more of ours than our successor will be given."""
-    address = f"\0{manager[1:]}" if manager.startswith("@") else manager
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        sock.connect(address)
-        socket.send_fds(sock, [words.encode()], fds)
-
-
-def _receive(sock: socket.socket) -> tuple[bytes, int] | None:
-    """A packet and its descriptor, -1 for none; None at the end."""
-    packet, fds, _, _ = socket.recv_fds(sock, _PACKET, 1)
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return (packet, fds[0] if fds else -1) if packet else None
-
-
-def _hold(link: socket.socket, listener: socket.socket, seconds: float) -> None:
-    held = dict[bytes, int]()
-    with contextlib.suppress(ConnectionError):
-        while received := _receive(link):
-            packet, fd = received
-            name = packet[1:]
-            if name in held:
-                os.close(held.pop(name))
-            if packet[:1] == _KEEP and fd >= 0:
-                held[name] = fd
-    if held:
-        _hand_over(held, listener, seconds)
-
-
-def _hand_over(held: dict[bytes, int], listener: socket.socket, seconds: float) -> None:
-    listener.settimeout(seconds)
-    with contextlib.suppress(OSError):
-        heir, _ = listener.accept()
-        with heir:
-            heir.settimeout(_PATIENCE_S)
-            for name, fd in held.items():
-                socket.send_fds(heir, [_KEEP + name], [fd])
-
-
-if __name__ == "__main__":
-    _hold(socket.socket(fileno=int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2])), float(sys.argv[3]))

@@ -20,7 +20,6 @@ from typing import Self
 
 from sandbox.errors import Unready
 from sandbox.runtime import locks
-from sandbox.runtime.docker import fdstore
 
 LABEL = "sandbox.owner"
 MAX_SANDBOXES = 16_384
@@ -38,11 +37,11 @@ class Instance:
         self._locks = directory
         self.directory = directory / str(number)
         """Where the sockets are."""
+        self.fdstore = directory / f"{number}.fdstore"
+        """Where the next engine with our number looks for what we have left."""
         self._secret = secret
         self.owner = hashlib.sha256(b"owner" + secret).hexdigest()[:32]
         self._free = list(range(MAX_SANDBOXES - 1, -1, -1))
-        self.inheritance = dict[str, int]()
-        """By sandbox, the descriptors of the channels that a dead engine with our number had and nobody has used."""
 
     @classmethod
     @contextlib.contextmanager
@@ -58,14 +57,11 @@ class Instance:
             raise Unready(f"{_MAX_INSTANCES} engines use {directory} already; choose another data_dir")
         number, lock = taken
         instance = cls(directory, secret, number)
-        instance.inheritance = fdstore.inherit(instance.directory)
         shutil.rmtree(instance.directory, ignore_errors=True)  # of a dead engine with our number
         instance.directory.mkdir(mode=0o700)
         try:
             yield instance
         finally:
-            for fd in instance.inheritance.values():
-                os.close(fd)
             shutil.rmtree(instance.directory, ignore_errors=True)
             os.close(lock)
 

@@ -7,6 +7,8 @@ The way of a sandbox:
 
 A failure at any step removes the container. The daemon may go away at any moment and come back: then all that it has
 with our label is looked at, what no live sandbox of ours is is removed, and what it no longer has is told gone.
+
+(Long for one file: it is the seam, and what it asks of the daemon is easier to follow in one place.)
 """
 
 import asyncio
@@ -28,7 +30,7 @@ from sandbox.image import Manifest, sources
 from sandbox.runtime import terms
 from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.docker import image as images
-from sandbox.runtime.docker import legacy
+from sandbox.runtime.docker import inheritance as inheritances
 from sandbox.runtime.docker.daemon import About, Daemon, Found, Gone, Refused, client_for
 from sandbox.runtime.docker.fdstore import FdStore
 from sandbox.runtime.docker.instance import LABEL, Instance
@@ -48,8 +50,6 @@ _LINGER_S = 4.0, 8.0
 every core, from the next engine's first ones. That one removes them one by one."""
 _CLEAR_AFTER_S = 2.0
 """When what the dead left begins to be removed: by then our first sandbox is on its own way."""
-_RENOUNCE_AFTER_S = 10.0
-"""When what was inherited is ended: there is more of it than the pool wants, or it is of another kind."""
 _LEAVE_SECONDS = 5.0
 """How long a removal waits for a daemon that does not answer; what is left then is removed when it is back."""
 
@@ -61,7 +61,7 @@ class DockerRuntime:
         self._daemon = daemon
         self._instance = instance
         self._store = store
-        self._legacy = legacy.Legacy(instance, self._sandbox)
+        self._inheritance = inheritances.Inheritance(store.inherited, instance, self._sandbox)
         self._about = about
         self._sockets = sockets
         """What the daemon's host calls the instance's directory; None where it cannot be shown to containers."""
@@ -95,15 +95,13 @@ class DockerRuntime:
             sockets = None if channel == "stdio" else await _shown(daemon, instance.directory)
             if sockets is None and channel == "socket":
                 raise HostUnfit(f"the daemon cannot show {directory} to containers; set docker_channel to stdio")
-            store = await stack.enter_async_context(FdStore.open(instance.directory))
+            store = await stack.enter_async_context(FdStore.open(instance.fdstore))
             runtime = cls(daemon, instance, about, sockets, store)
             watching = asyncio.Event()
             watcher = asyncio.create_task(runtime._watch(watching), name="docker events")
             order = asyncio.create_task(runtime._keep_order(), name="precedence")
             try:
                 await watching.wait()
-                renounced = asyncio.get_running_loop().call_later(_RENOUNCE_AFTER_S, runtime._legacy.renounce)
-                stack.callback(renounced.cancel)
                 yield runtime
             finally:
                 order.cancel()
@@ -177,7 +175,7 @@ class DockerRuntime:
         if spec.oci_runtime and spec.oci_runtime not in self._about.runtimes:
             known = ", ".join(self._about.runtimes)
             raise HostUnfit(f"the Docker daemon has no runtime {spec.oci_runtime!r}; it has {known}")
-        kind = legacy.kind(spec, image.id, self._filter)
+        kind = self._kind(spec, image.id)
         if (left := await self._inherited(kind, spec)) is not None:
             return left
         slot = self._instance.take_slot()
@@ -201,16 +199,27 @@ class DockerRuntime:
         sandbox = self._sandboxes[sandbox_id] = DockerSandbox(sandbox_id, slot, self._bury, self._store)
         return sandbox
 
+    def _kind(self, spec: Spec, image: str) -> str:
+        """Empty for one with secrets, which ends with its engine."""
+        if spec.env:
+            return ""
+        # Whatever is not the same for all of a kind: its number, its names, its directory.
+        place = Place(image, 0, {}, None, self._about.cgroup_version)
+        made = options(spec, place), self._about.default_runtime
+        return inheritances.kind(*made, terms.policy(spec, awaited=False), self._filter)
+
     async def _inherited(self, kind: str, spec: Spec) -> DockerSandbox | None:
-        while not self._closed and (sandbox := await self._legacy.take(kind)) is not None:
+        while not self._closed and (sandbox := await self._inheritance.take(kind)) is not None:
             sandbox.cpus = spec.limits.cpus
             try:
                 await self._find_group(sandbox)
                 return sandbox
-            except (SandboxFailed, Refused, Gone):
-                self._legacy.refuse(sandbox)
-            except BaseException:
-                self._legacy.refuse(sandbox)
+            except (SandboxFailed, Refused):
+                self._inheritance.refuse(sandbox)
+            except BaseException as error:
+                self._inheritance.refuse(sandbox)
+                if isinstance(error, Gone):  # the others may be taken when it is back
+                    raise SandboxFailed(f"a sandbox could not be taken over: {error}") from error
                 raise
         return None
 
@@ -228,7 +237,7 @@ class DockerRuntime:
                 stack.callback(listener.close)
                 shown = sockets / directory.name
             user = self._instance.user(sandbox.slot, mapped=self._about.maps_ids)
-            labels = self._instance.labels(sandbox.id) | legacy.labels(sandbox, attached=listener is None)
+            labels = self._instance.labels(sandbox.id) | inheritances.labels(sandbox, attached=listener is None)
             place = Place(image, user, labels, shown, self._about.cgroup_version)
             sandbox.container = await self._daemon.create(f"sandbox-{sandbox.id}", options(spec, place))
             if listener is None:
@@ -343,7 +352,7 @@ class DockerRuntime:
     async def _reconcile(self) -> None:
         """End what the daemon no longer has, and begin to remove what the dead left."""
         found = await self._daemon.labelled(f"{LABEL}={self._instance.owner}")
-        await self._legacy.receive(found)
+        await self._inheritance.receive(found)
         if self._clearing is not None:
             self._clearing.cancel()
         self._cleared.clear()
@@ -405,7 +414,7 @@ class DockerRuntime:
         self._closed = True
         stops = (sandbox.stop() for sandbox in list(self._sandboxes.values()))
         await asyncio.gather(*stops, return_exceptions=True)
-        await self._legacy.settle()
+        await self._inheritance.aclose()
 
 
 async def _accept(listener: socket.socket, sandbox: DockerSandbox) -> SocketChannel:

@@ -33,7 +33,7 @@ class DockerSandbox:
         """What it says of others that they are as good, also to another engine; empty for one that nobody inherits."""
         self.meters: Meters | None = None
         self.started = False
-        """Whether it was handed out: what ends before has not ended, it has failed to start."""
+        """Whether its start has succeeded: what ends before has not ended, it has failed to start."""
         self._end = end
         self._ending: asyncio.Task[None] | None = None
         self._channel: SocketChannel | Attachment | None = None
@@ -77,7 +77,7 @@ class DockerSandbox:
     def on_warm(self) -> None:
         """See `runtime.Sandbox`."""
         self._advance()  # whose heir would not know
-        if self.kind and (fd := self.channel.fileno()) >= 0:
+        if self.kind and not self._exit.done() and (fd := self.channel.fileno()) >= 0:
             self._store.keep(self.id, fd)
 
     def on_claimed(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -28,9 +29,11 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from sandbox.execution import Spec
 from sandbox.kernel import Kernel
+from sandbox.runtime.docker import fdstore, inheritance
 from sandbox.runtime.docker.runtime import DockerRuntime
 
 async def main(directory, address, oci_runtime, *ways):
+    fdstore.HOLD_S = inheritance._PROOF_S = 60.0
     async with DockerRuntime.open(Path(directory), address=address or None) as runtime:
         for way in ways:
             kernel = await Kernel.start(runtime, Spec(oci_runtime=oci_runtime))
@@ -76,6 +79,11 @@ async def stopped(client: APIClient, container: str) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while any(each["Id"] == container for each in client.containers()):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandbox.runtime.docker.inheritance._PROOF_S", 60.0)
 
 
 @pytest.fixture(params=["runc", "runsc"])
@@ -131,10 +139,22 @@ async def test_a_sandbox_that_somebody_has_used_refuses_to_be_inherited(
 async def test_whoever_wants_another_kind_gets_a_new_one_and_what_nobody_wants_is_removed(
     docker: Docker, docker_client: APIClient, runc: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sandbox.runtime.docker.runtime._RENOUNCE_AFTER_S", 0.1)
+    monkeypatch.setattr("sandbox.runtime.docker.inheritance._RENOUNCE_AFTER_S", 0.1)
     [warm] = await killed(docker, tmp_path, runc, "warm")
     larger = replace(runc, limits=Limits(memory_mb=768))
     async with heir(docker, tmp_path) as runtime, kernel_of(runtime, larger) as kernel:
+        assert container_of(kernel) != warm
+        await stopped(docker_client, warm)
+
+
+async def test_one_that_does_not_answer_is_replaced(
+    docker: Docker, docker_client: APIClient, runc: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.runtime.docker.inheritance._PROOF_S", 0.1)
+    [warm] = await killed(docker, tmp_path, runc, "warm")
+    init = int(docker_client.inspect_container(warm)["State"]["Pid"])
+    os.kill(init, signal.SIGSTOP)
+    async with heir(docker, tmp_path) as runtime, kernel_of(runtime, runc) as kernel:
         assert container_of(kernel) != warm
         await stopped(docker_client, warm)
 
