@@ -72,8 +72,9 @@ async def test_an_attacker_that_attacks_nothing_fails_the_measure(server: Server
 
 async def test_a_killed_server_is_measured_until_the_next_one_is_back(settings: Settings) -> None:
     figures = await recovery(settings, TINY, pool=2)
-    answered, ready, slowest, full, _, whole = [figure.value for figure in figures]
+    answered, ready, slowest, full, _, whole, bare = [figure.value for figure in figures]
     assert 0 < answered <= ready <= slowest
+    assert bare > 0
     assert ready <= full <= whole
     assert {figure.runs for figure in figures} == {2}
 
