@@ -9,9 +9,9 @@ another one is made instead: what is inherited saves time, and nothing else depe
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import json
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -118,15 +118,12 @@ class Inheritance:
         await self._background.aclose()
 
 
-_numbers = itertools.count(1)
-
-
 async def _prove(sandbox: DockerSandbox) -> None:
     """Returns when its init has answered us that it is ready and nobody has used it; it will say so once more.
 
     Raises `ConnectionError`, `BadFrame`.
     """
-    decoder, number = Decoder(), next(_numbers)
+    decoder, number = Decoder(), secrets.randbits(32)
     inherit = encode_json(Frame.INHERIT, {"number": number})
     await sandbox.channel.write(inherit)
     answered = False
