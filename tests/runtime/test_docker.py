@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -228,6 +229,38 @@ for directory, _, _ in os.walk("/"):
                 assert status in (Status.OK, Status.KILLED)
             assert outputs == [Stream("stdout", "x")]
 
+    @pytest.mark.attack("A13")
+    async def test_nobody_who_lives_can_write_into_the_next_zygote(self, runtime: DockerRuntime) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            _, end = await run(kernel, INTO_THE_NEXT, 50.0)
+            assert end.status is Status.KILLED
+            assert await said(kernel, "import os; print(os.listdir())") == "[]"
+
+
+INTO_THE_NEXT = """
+import os, signal, time
+
+zygote = os.getppid()
+newest, watchers = int(open("/proc/loadavg").read().split()[-1]), 16
+for number in range(watchers):
+    if os.fork() == 0:
+        if number == 0:
+            time.sleep(0.3)
+            os.kill(zygote, signal.SIGKILL)
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            for pid in range(newest + watchers + 1, newest + watchers + 8):
+                try:
+                    os.close(os.open(f'/proc/{pid}/mem', os.O_RDWR))
+                except OSError:
+                    continue
+                os.close(os.open('/mnt/data/written', os.O_CREAT | os.O_WRONLY))
+                os._exit(0)
+        os._exit(0)
+time.sleep(30)
+"""
+"""Kills its zygote, and tries to open the memory of whoever is started next."""
+
 
 class TestPrecedence:
     """Who has the processors first, of containers whose control groups we see."""
@@ -343,8 +376,10 @@ SERVER = """
 import asyncio, os, sys
 from sandbox.config import Settings
 from sandbox.engine import Engine
+from sandbox.runtime.docker import fdstore
 
 async def main():
+    fdstore.HOLD_S = 0.1
     settings = Settings(runtime="docker", data_dir=sys.argv[1], pool_size=1)
     async with Engine.open(settings) as engine, engine.session() as session:
         await engine.pool.fill()
@@ -401,7 +436,7 @@ class TestLeft:
             container: str = unused.sandbox.container  # type: ignore[attr-defined]
             at_rest: int = docker_client.inspect_container(container)["State"]["Pid"]
             for kernel in (unused, used, awaited, told_secrets):
-                await kernel.sandbox.channel.aclose()  # what init hears of an engine that was killed
+                hang_up(kernel)  # what init hears of an engine that was killed
             async with asyncio.timeout(WAIT_SECONDS):
                 await asyncio.gather(*(each.sandbox.wait() for each in (used, awaited, told_secrets)))
             assert alive(at_rest)
@@ -452,6 +487,12 @@ class TestLeft:
             assert endings.pop(kernel).status is Status.KILLED
             with pytest.raises(SessionClosed):
                 await run(kernel, "1")
+
+
+def hang_up(kernel: Kernel) -> None:
+    assert isinstance(kernel.sandbox, DockerSandbox)
+    with socket.socket(fileno=os.dup(kernel.sandbox.channel.fileno())) as channel:
+        channel.shutdown(socket.SHUT_RDWR)
 
 
 def _stock(client: APIClient) -> set[str]:

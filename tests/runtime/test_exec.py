@@ -156,6 +156,7 @@ class TestNext:
         async with kernel_of(runtime, Spec()) as kernel:
             [before] = house.kernels()
             marks = Marks.of(before)
+            await run(kernel, "x = 1")
             os.kill(before, signal.SIGKILL)
             await ended(before)
             _, end = await run(kernel, "1")

@@ -93,6 +93,10 @@ class ZygoteSpawner:
         # One that never became ready would be started for ever; without it there will be no kernel.
         if not self._ready:
             raise EOFError
+        # Whoever lives could write into the next one before that forbids it, for all have one uid; and then what runs
+        # without a kernel's filter is the program's. With the zygote the kernel's state is lost in any case.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
         self._link.close()
         self._link, self._ready = self._start(), False
         if not self._kernel:
