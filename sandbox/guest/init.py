@@ -536,9 +536,8 @@ class Relay:
             return
         if not _lives(kernel.pid):
             # The news of its death is on its way, and then a kernel that this can run on. But where only its first
-            # thread has ended there is no news before the others have.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(kernel.pid, signal.SIGKILL)
+            # thread has ended there is no news before the others have, and none at all from a zygote that was stopped.
+            self._kill_all()
             return
         self._waiting = None
         self._discard_leftovers(kernel)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
 from tests.containers import Containers
 from tests.docker import Docker
-from tests.host import WAIT_SECONDS, alive, command, ended, named, pids, until
+from tests.host import WAIT_SECONDS, alive, command, ended, named, pids, status, until
 from tests.runtime.kernels import endings, kernel_of, run, running
 
 SPEC = Spec(env=(("SECRET", "in no listing"),))
@@ -152,16 +153,27 @@ print(inspect.getsource(pandas.DataFrame.items).split()[0], {type(finder).__modu
             "os.setpriority(os.PRIO_PROCESS, 1, 19)",
             "os.setpriority(os.PRIO_USER, os.getuid(), 19)",
             "open('/proc/1/oom_score_adj', 'w').write('1000')",
+            "os.kill(1, 19)",
+            "fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, 1)",
+            "fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 19)",
+            "fcntl.ioctl(os.pipe()[0], 0x8901, (1).to_bytes(4, 'little'))",
         ],
     )
     async def test_init_is_out_of_its_reach(self, kernel: Kernel, attempt: str) -> None:
-        code = f"import os, resource\ntry:\n    {attempt}\nexcept PermissionError:\n    print('refused')"
+        code = f"import fcntl, os, resource\ntry:\n    {attempt}\nexcept PermissionError:\n    print('refused')"
         assert await said(kernel, code) == "refused"
 
     @pytest.mark.attack("D04", "D05")
     async def test_no_signal_stops_init(self, kernel: Kernel) -> None:
-        code = "import os, signal\nfor number in signal.valid_signals() - {32, 33}: os.kill(1, number)\nprint('sent')"
-        assert await said(kernel, code) == "sent"
+        code = """
+import os, signal
+for number in signal.valid_signals() - {32, 33}:
+    try:
+        os.kill(1, number)
+    except PermissionError:
+        print(end=".")
+"""
+        assert await said(kernel, code) == "." * len(signal.valid_signals() - {32, 33})
         assert await said(kernel, "print('alive')") == "alive"
 
     async def test_nobody_listens_where_init_dialled(self, kernel: Kernel) -> None:
@@ -229,6 +241,29 @@ for directory, _, _ in os.walk("/"):
                 assert status in (Status.OK, Status.KILLED)
             assert outputs == [Stream("stdout", "x")]
 
+    async def test_what_a_program_left_for_it_to_read_does_not_keep_it_from_starting(
+        self, runtime: DockerRuntime
+    ) -> None:
+        code = "import os, time\nos.symlink('/dev/ptmx', 'matplotlibrc')\nos.kill(os.getppid(), 9)\ntime.sleep(30)"
+        async with kernel_of(runtime, SPEC) as kernel:
+            _, end = await run(kernel, code, 50.0)
+            assert end.status is Status.KILLED
+            assert await said(kernel, "import os; print(os.getcwd())") == "/mnt/data"
+
+    @pytest.mark.attack("D05")
+    async def test_who_stops_it_and_kills_the_kernel_keeps_nobody_waiting(
+        self, runtime: DockerRuntime, house: Containers
+    ) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            init = house.init_of(container_of(kernel))
+            [zygote] = [pid for pid in house.zygotes() if status(pid)["PPid"] == [str(init)]]
+            [victim] = [pid for pid in house.kernels() if status(pid)["PPid"] == [str(zygote)]]
+            _, end = await run(kernel, STOPPED_AND_KILLED)
+            assert end.status is Status.OK
+            await until(lambda: status(victim)["State"][0] == "Z")
+            _, end = await run(kernel, "print('on')")
+            assert (end.status, end.state_lost) == (Status.OK, True)
+
     @pytest.mark.attack("A13")
     async def test_nobody_who_lives_can_write_into_the_next_zygote(self, runtime: DockerRuntime) -> None:
         async with kernel_of(runtime, SPEC) as kernel:
@@ -236,6 +271,19 @@ for directory, _, _ in os.walk("/"):
             assert end.status is Status.KILLED
             assert await said(kernel, "import os; print(os.listdir())") == "[]"
 
+
+STOPPED_AND_KILLED = """
+import os, signal, time
+
+kernel, zygote = os.getpid(), os.getppid()
+if os.fork() == 0:
+    time.sleep(0.5)
+    os.kill(zygote, signal.SIGSTOP)
+    os.kill(kernel, signal.SIGKILL)
+    while True:
+        pass
+"""
+"""Once this has ended: nobody tells of the kernel's death, and its link is still open."""
 
 INTO_THE_NEXT = """
 import os, signal, time

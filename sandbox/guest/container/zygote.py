@@ -48,7 +48,11 @@ def main(link_fd: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     link = socket.socket(fileno=link_fd)
     link.set_inheritable(False)
+    # Imports read settings from where they are, which is the program's directory by the time of a second zygote.
+    workspace = os.getcwd()
+    os.chdir("/")
     kernel = prepared({0, 1, 2, link_fd})
+    os.chdir(workspace)
     from sandbox.guest.zygote import Zygote
 
     Zygote(link, kernel, lambda request, fds: None, _contain).run()

@@ -70,6 +70,10 @@ _TYPING = (0x5412, 0x541C)
 _PR_SET_SECCOMP = 22
 _WATCHING = (1024, 1026)
 """F_SETLEASE, with which a program could keep init from its files; F_NOTIFY, which tells of other files' uses."""
+_OWNING = (8, 10, 15)
+"""F_SETOWN, F_SETSIG, F_SETOWN_EX: a descriptor that sends signals, also to whom the program could send none."""
+_OWNING_BY_IOCTL = (0x8901, 0x8902)
+"""FIOSETOWN, SIOCSPGRP."""
 _OPTIONS = {
     0: (1, 2, 8, 10, 11, 12, 13, 24, 32, 33, 34),
     1: (2, 5, 6, 7, 8, 9, 10, 12, 13, 15, 16, 18, 19, 20, 21, 29, 35, 66, 67),
@@ -86,6 +90,7 @@ _SENDS = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 """Which argument the flags are."""
 _PRIO_PROCESS = 0
 _SCHEDULING = ("sched_setaffinity", "sched_setparam", "sched_setscheduler")
+_SIGNALLING = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open")
 _X32_BIT = 0x40000000
 
 
@@ -163,16 +168,18 @@ def _argument_rules(free: Container[int]) -> list[_Instruction]:
     # libzmq aborts the process on EAFNOSUPPORT for netlink and tolerates EINVAL.
     no_family = [_equals(AF_NETLINK, 0, 1), _return(_ERRNO | _EINVAL), _return(_ERRNO | _EAFNOSUPPORT)]
     setsockopt = [instruction for level in _OPTIONS for instruction in _allowed_options(level)]
-    # Where init has the program's uid, its limits and its priority would be the program's to change.
+    # Where init has the program's uid, its limits and its priority would be the program's to change; and in gVisor it
+    # can be stopped, and then hears neither of a deadline nor of the host's end.
     setpriority = [_load(_argument(0)), _equals(_PRIO_PROCESS, 1, 0), deny]
     rules = {name: _allowed_if(CONDITIONS[name], [deny]) for name in ("clone", "personality")}
     rules |= {"socket": [*_protocol(), *_allowed_if(CONDITIONS["socket"], no_family)]}
-    rules |= {"ioctl": [*_refused(1, _TYPING), allow], "prctl": [*_refused(0, (_PR_SET_SECCOMP,)), allow]}
-    rules |= {"fcntl": [*_refused(1, _WATCHING), allow]}
+    rules |= {"ioctl": [*_refused(1, (*_TYPING, *_OWNING_BY_IOCTL)), allow]}
+    rules |= {"prctl": [*_refused(0, (_PR_SET_SECCOMP,)), allow]}
+    rules |= {"fcntl": [*_refused(1, (*_WATCHING, *_OWNING)), allow]}
     rules |= {"setsockopt": [*setsockopt, deny]}
     rules |= {name: _allowed_if([Condition(flags, 0, _MSG_MORE)], [deny]) for name, flags in _SENDS.items()}
     rules |= {"setpriority": [*setpriority, *_but_for_init(1)]}
-    rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING)}
+    rules |= {name: _but_for_init(0) for name in ("prlimit64", *_SCHEDULING, *_SIGNALLING)}
     bound = [(ALLOWED[name], block) for name, block in rules.items() if ALLOWED[name] not in free]
     return [instruction for number, block in bound for instruction in _only_for(number, block)]
 

@@ -80,11 +80,6 @@ LACKS = {
             "by all who lock it; gVisor locks none",
         ),
         Lack(
-            "an init that no signal stops",
-            (RUNSC,),
-            "in gVisor a program can end its own PID 1, and with it its own sandbox, which is told as `killed`",
-        ),
-        Lack(
             "an init that cannot be looked into",
             (RUNSC, SINGLE),
             "gVisor shows the environment and the memory map of its PID 1, in which nothing is; with one id its "

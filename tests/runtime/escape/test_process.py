@@ -188,7 +188,6 @@ async def test_init_cannot_be_signalled(onlooker: Session) -> None:
 
 
 @pytest.mark.attack("D05")
-@pytest.mark.needs_wall("an init that no signal stops")
 async def test_no_signal_stops_init(onlooker: Session) -> None:
     probe = """
         for number in signal.valid_signals() - {32, 33}:
