@@ -125,7 +125,10 @@ class Embedded:
     def instance(self) -> str:
         """The number that its lock, groups and ids have."""
         links = (os.readlink(fd) for fd in Path(f"/proc/{self.launcher}/fd").iterdir())
-        return next(Path(link).stem for link in links if link.endswith(".lock"))
+        for link in links:
+            if link.endswith(".lock"):
+                return Path(link).stem
+        raise ProcessLookupError("the launcher has none yet, or is on its way out")
 
     def zygotes(self) -> list[int]:
         """One for each image."""
