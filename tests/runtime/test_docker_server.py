@@ -75,7 +75,6 @@ def test_killed_it_has_the_files_and_no_container_of_its_last_life(
             time.sleep(0.1)
 
 
-@pytest.mark.nightly
 async def test_a_bench_that_kills_servers_leaves_no_container_of_the_last(
     docker: Docker, docker_client: APIClient, docker_image: Built, tmp_path: Path
 ) -> None:

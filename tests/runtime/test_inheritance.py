@@ -1,12 +1,11 @@
 """What a killed engine leaves to the next one: warm containers, and no other."""
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,10 +67,8 @@ def container_of(kernel: Kernel) -> str:
     return kernel.sandbox.container
 
 
-@contextlib.asynccontextmanager
-async def heir(docker: Docker, directory: Path) -> AsyncIterator[DockerRuntime]:
-    async with DockerRuntime.open(directory, address=docker.address) as runtime:
-        yield runtime
+def heir(docker: Docker, directory: Path) -> AbstractAsyncContextManager[DockerRuntime]:
+    return DockerRuntime.open(directory, address=docker.address)
 
 
 async def stopped(client: APIClient, container: str) -> None:

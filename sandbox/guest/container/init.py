@@ -6,7 +6,7 @@ only what tells init from the program, for both have one uid: init cannot be dum
 sent what it does not handle, and the kernels' filter of system calls keeps a program from changing its limits.
 
 Where it can fail: the host does not speak (the container ends, as when the host goes away later); the zygote dies,
-which a program can bring about (its kernel is gone with it, and another zygote is started).
+which a program can bring about (all that runs is ended with it, and another zygote is started).
 """
 
 import contextlib

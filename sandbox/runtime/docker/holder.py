@@ -1,8 +1,8 @@
 """A process that holds copies of descriptors, and gives them to who comes for them once their owner is dead.
 
-Run as a file, by `fdstore.FdStore`: a hundredth of a second and a few megabytes, because it needs next to nothing. Its
-owner's packets say `+name` with a descriptor or `-name`. When there is no owner any more, one heir is sent all that is
-left in the same way, if one comes in time; then it ends, and what nobody else has is closed.
+Run as a file, by `fdstore.FdStore`, so that it loads next to nothing. Its owner's packets say `+name` with a descriptor
+or `-name`. When there is no owner any more, one heir is sent all that is left in the same way, if one comes in time;
+then it ends, and what nobody else has is closed.
 """
 
 import os

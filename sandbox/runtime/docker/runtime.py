@@ -205,8 +205,8 @@ class DockerRuntime:
             return ""
         # Whatever is not the same for all of a kind: its number, its names, its directory.
         place = Place(image, 0, {}, None, self._about.cgroup_version)
-        made = options(spec, place), self._about.default_runtime
-        return inheritances.kind(*made, terms.policy(spec, awaited=False), self._filter)
+        policy = terms.policy(spec, awaited=False)
+        return inheritances.kind(options(spec, place), self._about.default_runtime, policy, self._filter)
 
     async def _inherited(self, kind: str, spec: Spec) -> DockerSandbox | None:
         while not self._closed and (sandbox := await self._inheritance.take(kind)) is not None:

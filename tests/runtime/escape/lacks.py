@@ -41,12 +41,6 @@ LACKS = {
             "secret",
         ),
         Lack(
-            "an init of another user",
-            (RUNC, RUNSC),
-            "init has the program's uid; as PID 1 it is deaf to signals, cannot be looked into, and its limits are "
-            "behind the filter",
-        ),
-        Lack(
             "a zygote that no program can reach",
             (RUNC, RUNSC),
             "each container has a zygote of its own; who kills it loses variables, and another is started",

@@ -172,7 +172,6 @@ async def test_the_memory_and_the_descriptors_of_init_are_out_of_reach(onlooker:
 
 
 @pytest.mark.attack("D05")
-@pytest.mark.needs_wall("an init of another user")
 async def test_init_cannot_be_signalled(onlooker: Session) -> None:
     probe = """
         answers = set()
