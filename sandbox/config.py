@@ -114,6 +114,16 @@ class Settings(BaseSettings):
         description="How the server talks into containers: a socket shown to each, or their stdin and stdout through "
         "the daemon; `auto` takes the socket where daemon and server share a file system.",
     )
+    docker_cgroup_parent: str = Field(
+        default="",
+        pattern=r"^(/?[A-Za-z0-9][A-Za-z0-9._/:-]{0,255})?$",
+        description="The control group that all containers are in, for a server that cannot make one itself because it "
+        "is not root or not on the daemon's host. Its caps are yours to set.",
+        json_schema_extra={
+            "default": "`/sandbox/docker` or `sandboxes.slice`, made by the server where it may",
+            "allowed": "a path, or where the daemon leaves control groups to systemd a slice",
+        },
+    )
     oci_runtime: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from sandbox.batches import in_turns
-from sandbox.execution import Artifact, Spec, Status, Truncated, mime_of
+from sandbox.execution import MIB, Artifact, Spec, Status, Truncated, mime_of
 from sandbox.runtime import Exit, Usage
 
 _SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 6: "SIGABRT", 15: "SIGTERM", 7: "SIGBUS", 8: "SIGFPE", 31: "SIGSYS"}
+_FULL = 0.9
+"""Of its memory: who dies with less need not have died of its own limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +119,12 @@ class Account:
         )
 
     def _status(self, measured: Measured, spec: Spec) -> tuple[Status, str]:
-        if self.died is not None and measured.memory_ran_out:
-            return Status.OOM, _oom_words(spec)
-        killed = f"{_oom_words(spec)}, and a process of the program's was killed" if measured.memory_ran_out else ""
+        killed = ""
+        if measured.memory_ran_out:
+            why = _oom_words(measured, spec)
+            if self.died is not None:
+                return Status.OOM, why
+            killed = f"{why}, and a process of the program's was killed"
         if self.timed_out:
             return Status.TIMEOUT, killed if self.died is None else "it ignored the interrupt and was killed"
         if self.died is not None:
@@ -138,7 +143,7 @@ def exit_judged(end: Exit, measured: Measured, spec: Spec, *, closed: bool) -> E
     elif closed:
         status, reason = Status.CANCELLED, "its session was closed"
     elif measured.memory_ran_out:
-        status, reason = Status.OOM, f"{_oom_words(spec)}; the sandbox died of it, with its files"
+        status, reason = Status.OOM, f"{_oom_words(measured, spec)}; the sandbox died of it, with its files"
     else:
         status, reason = Status.KILLED, f"the sandbox ended: {end.reason}"
     return Ending(
@@ -177,8 +182,12 @@ def _artifact(path: str, size: object, change: object) -> Artifact:
     return Artifact(path, _bounded(size), mime_of(path), "created" if change == "created" else "changed")
 
 
-def _oom_words(spec: Spec) -> str:
-    return f"the memory limit of {spec.limits.memory_mb} MB was reached"
+def _oom_words(measured: Measured, spec: Spec) -> str:
+    limit = f"the memory limit of {spec.limits.memory_mb} MB"
+    if measured.after.peak_bytes >= _FULL * spec.limits.memory_mb * MIB:
+        return f"{limit} was reached"
+    # Not where the meters are coarse, or were last read some time before its end.
+    return f"{limit} was reached, or that of all sandboxes together"
 
 
 def _exit_words(status: int) -> str:

@@ -223,7 +223,10 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bo
     from sandbox.runtime.docker.runtime import DockerRuntime  # its libraries take 0.1 s, and few need them
 
     opening = DockerRuntime.open(
-        settings.data_dir / "docker", address=settings.docker_host, channel=settings.docker_channel
+        settings.data_dir / "docker",
+        address=settings.docker_host,
+        channel=settings.docker_channel,
+        cgroup_parent=settings.docker_cgroup_parent,
     )
     try:
         docker = await stack.enter_async_context(opening)

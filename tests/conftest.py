@@ -1,7 +1,6 @@
 """What tests share: one engine for many, a fresh session for each, and a look at what is left when all is over."""
 
 import contextlib
-import fcntl
 import os
 import select
 import time
@@ -25,6 +24,7 @@ from sandbox.session import Session
 from tests import docker as daemons
 from tests.docker import Docker
 from tests.halves import HALVES, half_of
+from tests.host import locked
 from tests.needs import missing
 from tests.postgresql import Cluster, programs
 
@@ -209,24 +209,13 @@ def _describe(pid: int) -> str:
 
 
 def _living_engines() -> set[str]:
-    return {lock.stem for lock in Path("/run/sandbox").glob("*.lock") if _locked(lock.stem)}
+    return {lock.stem for lock in Path("/run/sandbox").glob("*.lock") if locked(lock.stem)}
 
 
 def _ownerless_groups() -> set[str]:
     """Control groups of engines that have ended. Those of a living one, ours or not, are locked."""
     groups = (*Path("/sys/fs/cgroup").glob("*/sandbox/*/"), *Path("/sys/fs/cgroup").glob("sandbox/*/"))
-    return {str(group) for group in groups if group.name.isdigit() and not _locked(group.name)}
-
-
-def _locked(instance: str) -> bool:
-    try:
-        with open(f"/run/sandbox/{instance}.lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except PermissionError:  # another user's engines cannot be ours
-        return True
-    return False
+    return {str(group) for group in groups if not locked(group.name)}
 
 
 def _mounts() -> set[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -207,6 +208,25 @@ async def stopped_zygote(server: int) -> tuple[Embedded, int]:
 
 def groups(instance: str, parent_group: str = "") -> list[Path]:
     """The control groups of an instance's sandboxes, whether or not it lives."""
-    name, top = f"{parent_group}/sandbox/{instance}".lstrip("/"), Path("/sys/fs/cgroup")
-    roots = (*top.glob(f"*/{name}"), *top.glob(name))
+    roots = groups_named(f"{parent_group}/sandbox/{instance}".lstrip("/"))
     return [group for root in roots for group in root.iterdir() if group.is_dir()]
+
+
+def groups_named(group: str) -> list[Path]:
+    """The control group of this name, in each hierarchy that has it."""
+    top = Path("/sys/fs/cgroup")
+    return [*top.glob(f"*/{group}"), *top.glob(group)]
+
+
+def locked(instance: str) -> bool:
+    """Whether somebody's engine lives that has this number; "docker" is any that makes containers."""
+    try:
+        with open(f"/run/sandbox/{instance}.lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's engines cannot be ours
+        return True
+    return False

@@ -297,6 +297,16 @@ def test_a_daemon_is_graded_with_its_image_and_what_runs_containers(
     assert "privileges" not in found, "what the daemon does is not asked of us"
 
 
+def test_caps_of_all_containers_together_are_made_or_asked_for(tmp_path: Path, docker: Docker) -> None:
+    settings = Settings(data_dir=tmp_path, runtime="docker", docker_host=docker.address)
+    chosen = settings.model_copy(update={"docker_cgroup_parent": "/mine"})
+    ours, theirs = (
+        next(found for found in examine(each) if found.name == "all sandboxes together") for each in (settings, chosen)
+    )
+    assert (ours.grade, "/sandbox/docker" in ours.found) == (Grade.A, True)
+    assert (theirs.grade, "/mine" in theirs.found) == (Grade.A, True)
+
+
 def test_a_runtime_that_the_daemon_does_not_have_fails(tmp_path: Path, docker: Docker) -> None:
     settings = Settings(data_dir=tmp_path, runtime="docker", docker_host=docker.address, oci_runtime="kata")
     found = next(found for found in examine(settings) if found.name == "oci runtime")

@@ -93,6 +93,9 @@ CODE: Mapping[str, str] = {
     "pending signals": str(rlimit("SIGPENDING")),
     "stack": size(rlimit("STACK")),
     "system calls allowed": str(len(seccomp.ALLOWED)),
+    "memory that all sandboxes leave to others": f"{cgroup.SPARED_PERCENT} % of the machine's, "
+    f"{size(cgroup.SPARED_MIB * MIB)} at least",
+    "processes and threads of all sandboxes": f"{cgroup.MOST_PROCESSES:,}",
     "timeout": seconds(default("timeout_s")),
     "longest timeout": seconds(default("max_timeout_s")),
     "from interrupt to kill": seconds(init.GRACE_S),

@@ -12,8 +12,11 @@ from sandbox import image as images
 from sandbox.config import Settings
 from sandbox.doctor.finding import Finding, Grade, Host, Probe
 from sandbox.errors import HostUnfit, ImageNotBuilt, NotFound
+from sandbox.execution import MIB
+from sandbox.runtime.docker import aggregate
 from sandbox.runtime.docker import image as docker_images
-from sandbox.runtime.docker.daemon import DEFAULT_ADDRESS, client_for
+from sandbox.runtime.docker.daemon import DEFAULT_ADDRESS, About, address_of, client_for
+from sandbox.runtime.embedded import cgroup
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -26,6 +29,7 @@ def _daemon(host: Host, settings: Settings) -> Iterator[Finding]:
         with contextlib.closing(client_for(settings.docker_host)) as client:
             info, version = client.info(), client.version()
             yield from _containers(info, version, settings)
+            yield _aggregate(About.of(info), settings)
             yield from _docker_image(client, settings)
     except HostUnfit as error:
         yield Finding("docker", Grade.FAIL, str(error), "start a daemon, or set SANDBOX_RUNTIME=embedded")
@@ -52,6 +56,17 @@ def _containers(info: Mapping[str, Any], version: Mapping[str, Any], settings: S
     else:
         fix = 'set "userns-remap": "default" in daemon.json, which gives containers ids of their own'
         yield Finding("user namespace", Grade.B, "containers share the host's ids, though no two use the same", fix)
+
+
+def _aggregate(about: About, settings: Settings) -> Finding:
+    name, chosen = "all sandboxes together", settings.docker_cgroup_parent
+    if chosen:
+        return Finding(name, Grade.A, f"in the control group {chosen}, with the caps that it was given")
+    if not (why := aggregate.obstacle(about, address_of(settings.docker_host))):
+        most = cgroup.aggregate_caps().memory_bytes // MIB
+        return Finding(name, Grade.A, f"in the control group {aggregate.named(about)}, of at most {most} MiB")
+    fix = "make a control group with a cap of memory and set SANDBOX_DOCKER_CGROUP_PARENT to it"
+    return Finding(name, Grade.B, f"in the daemon's own control group, with no cap of ours: {why}", fix)
 
 
 def _dated(name: str, found: str, good: tuple[int, int, int], why: str) -> Finding:

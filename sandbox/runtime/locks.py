@@ -10,6 +10,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+DIRECTORY = Path("/run/sandbox")
+"""Of root's engines: what they share is the host's."""
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Nobody else is in such a block with the same file."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
 
 def take(directory: Path, most: int) -> tuple[int, int] | None:
     """The lowest free number below `most` and the descriptor that holds it; None when all are taken."""

@@ -14,7 +14,7 @@ from docker import APIClient
 
 from sandbox.runtime.docker.instance import Instance
 from tests.containers import Containers
-from tests.host import Embedded, alive, groups, pids, status
+from tests.host import Embedded, alive, groups, groups_named, locked, pids, status
 
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -142,7 +142,8 @@ class ContainerTraces:
         cgroups = [str(path) for path in _GROUPS.rglob("*/") if any(each in path.name for each in self._ids)]
         sockets = [str(path) for path in self._directory.iterdir() if path.is_dir()]
         mounts = [line for line in _mounts() if any(each in line for each in self._ids)]
-        return [*self._processes.left(), *self._house.left(), *cgroups, *sockets, *mounts]
+        above = [] if locked("docker") else [str(path) for path in groups_named("sandbox/docker")]
+        return [*self._processes.left(), *self._house.left(), *cgroups, *above, *sockets, *mounts]
 
 
 def _mounts() -> set[str]:

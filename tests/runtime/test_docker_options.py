@@ -15,7 +15,8 @@ SOURCES = sorted(Path(str(sandbox.runtime.docker.__file__)).parent.glob("*.py"))
 
 @pytest.fixture(params=[Path("/run/x"), None], ids=["socket", "stdio"])
 def asked(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return options(Spec(env=(("SECRET", "word"),)), Place("sha256:" + "0" * 64, 20_001, {}, request.param, 2))
+    place = Place("sha256:" + "0" * 64, 20_001, {}, request.param, cgroup_version=2, cgroup_parent="/all")
+    return options(Spec(env=(("SECRET", "word"),)), place)
 
 
 @pytest.mark.attack("J02")
@@ -49,6 +50,7 @@ def test_nothing_is_left_to_the_daemons_defaults(asked: dict[str, Any]) -> None:
     host = asked["HostConfig"]
     assert (host["CapDrop"], host.get("CapAdd"), host["Privileged"]) == (["ALL"], None, False)
     assert (host["NetworkMode"], host["IpcMode"], host["CgroupnsMode"]) == ("none", "private", "private")
+    assert host["CgroupParent"] == "/all"
     assert (host["LogConfig"], host["Memory"]) == ({"Type": "none"}, host["MemorySwap"])
     assert {option.partition("=")[0] for option in host["SecurityOpt"]} == {"no-new-privileges:true", "seccomp"}
     masked = {"/proc/kcore", "/proc/keys", "/proc/kallsyms", "/proc/sysrq-trigger", "/proc/timer_list", "/sys/firmware"}
@@ -63,7 +65,8 @@ def test_nothing_is_left_to_the_daemons_defaults(asked: dict[str, Any]) -> None:
 @pytest.mark.attack("J01")
 def test_limits_are_passed_on_as_they_are() -> None:
     limits = Limits(memory_mb=300, cpus=0.5, processes=20, disk_mb=100, files=50)
-    host = options(Spec(limits=limits), Place("sha256:0", 1, {}, None, 1))["HostConfig"]
+    place = Place("sha256:0", 1, {}, None, cgroup_version=1, cgroup_parent="")
+    host = options(Spec(limits=limits), place)["HostConfig"]
     assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (300 << 20, 500_000_000, 20)
     assert f"size={100 << 20},nr_inodes=50" in host["Tmpfs"]["/mnt/data"]
     assert host["MemorySwappiness"] == 0

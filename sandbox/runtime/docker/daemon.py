@@ -47,8 +47,30 @@ class About:
     runtimes: tuple[str, ...]
     default_runtime: str
     cgroup_version: int
+    cgroup_driver: str
+    """Who makes a container's control group: `cgroupfs` is the OCI runtime, `systemd`, or `none`."""
+    rootless: bool
+    """Whether it runs as an ordinary user."""
     maps_ids: bool
     """Whether containers live in a user namespace of the daemon, which has few ids."""
+    host: str
+    """Its host's name and kernel."""
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> "About":
+        """From what the daemon answers to `/info`."""
+        options = " ".join(info.get("SecurityOptions") or ())
+        rootless = "name=rootless" in options
+        return cls(
+            version=str(info.get("ServerVersion", "")),
+            runtimes=tuple(sorted(info.get("Runtimes") or ())),
+            default_runtime=str(info.get("DefaultRuntime", "")),
+            cgroup_version=int(info.get("CgroupVersion") or 1),
+            cgroup_driver=str(info.get("CgroupDriver", "")),
+            rootless=rootless,
+            maps_ids=rootless or "name=userns" in options,
+            host=f"{info.get('Name')} {info.get('KernelVersion')}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +193,7 @@ class Daemon:
 
     async def about(self) -> About:
         """Versions and ways of the daemon."""
-        info = await self._ask("GET", "/info")
-        options = " ".join(info.get("SecurityOptions") or ())
-        return About(
-            str(info.get("ServerVersion", "")),
-            tuple(sorted(info.get("Runtimes") or ())),
-            str(info.get("DefaultRuntime", "")),
-            int(info.get("CgroupVersion") or 1),
-            "name=userns" in options or "name=rootless" in options,
-        )
+        return About.of(await self._ask("GET", "/info"))
 
     async def create(self, name: str, options: dict[str, Any]) -> str:
         """A container that is not started; its id."""

@@ -81,6 +81,8 @@ class Place:
     socket_directory: Path | None
     """As the daemon's host names it; None for a channel over stdin and stdout."""
     cgroup_version: int
+    cgroup_parent: str
+    """See `aggregate`; empty for the daemon's own choice."""
 
 
 def options(spec: Spec, place: Place) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def _host_config(spec: Spec, place: Place) -> dict[str, Any]:
         "NetworkMode": "none",
         "Sysctls": {"net.core.somaxconn": str(terms.UNACCEPTED)},
         "IpcMode": "private",
+        "CgroupParent": place.cgroup_parent,
         "CgroupnsMode": "private",
         "Privileged": False,
         "CapDrop": ["ALL"],

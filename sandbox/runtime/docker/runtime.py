@@ -15,7 +15,6 @@ import asyncio
 import base64
 import contextlib
 import random
-import re
 import socket
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from sandbox.guest.frames import Frame, encode_json
 from sandbox.image import Manifest, sources
 from sandbox.runtime import terms
 from sandbox.runtime.channel import SocketChannel
+from sandbox.runtime.docker import aggregate, vicinity
 from sandbox.runtime.docker import image as images
 from sandbox.runtime.docker import inheritance as inheritances
 from sandbox.runtime.docker.daemon import About, Daemon, Found, Gone, Refused, client_for
@@ -57,7 +57,9 @@ _LEAVE_SECONDS = 5.0
 class DockerRuntime:
     """Sandboxes of a Docker daemon. Use `open`."""
 
-    def __init__(self, daemon: Daemon, instance: Instance, about: About, sockets: Path | None, store: FdStore) -> None:
+    def __init__(
+        self, daemon: Daemon, instance: Instance, about: About, sockets: Path | None, store: FdStore, parent: str
+    ) -> None:
         self._daemon = daemon
         self._instance = instance
         self._store = store
@@ -65,6 +67,8 @@ class DockerRuntime:
         self._about = about
         self._sockets = sockets
         """What the daemon's host calls the instance's directory; None where it cannot be shown to containers."""
+        self._parent = parent
+        """The control group of all containers; empty for the daemon's own choice."""
         self._sandboxes: dict[str, DockerSandbox] = {}
         self._left: dict[str, int] = {}
         """The slots of containers that could not be removed yet."""
@@ -81,22 +85,29 @@ class DockerRuntime:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, directory: Path, *, address: str | None = None, channel: ChannelKind = "auto"
+        cls,
+        directory: Path,
+        *,
+        address: str | None = None,
+        channel: ChannelKind = "auto",
+        cgroup_parent: str = "",
     ) -> AsyncIterator[Self]:
         """Connect, and begin to remove what dead engines left; at the end, end everything.
 
         directory: where this runtime keeps its locks and sockets; engines that use the same one clean up after each
-        other. address: of the daemon. channel: how inits are talked to. Raises `HostUnfit`, `Unready`.
+        other. address: of the daemon. channel: how inits are talked to. cgroup_parent: what containers' control groups
+        are made below; empty is `aggregate`'s. Raises `HostUnfit`, `Unready`.
         """
         async with contextlib.AsyncExitStack() as stack:
             daemon = await stack.enter_async_context(Daemon.open(address))
             instance = stack.enter_context(Instance.open(directory))
             about = await daemon.about()
-            sockets = None if channel == "stdio" else await _shown(daemon, instance.directory)
+            sockets = None if channel == "stdio" else await vicinity.shown(daemon, instance.directory)
             if sockets is None and channel == "socket":
                 raise HostUnfit(f"the daemon cannot show {directory} to containers; set docker_channel to stdio")
+            parent = cgroup_parent or await stack.enter_async_context(aggregate.made(about, daemon.address))
             store = await stack.enter_async_context(FdStore.open(instance.fdstore))
-            runtime = cls(daemon, instance, about, sockets, store)
+            runtime = cls(daemon, instance, about, sockets, store, parent)
             watching = asyncio.Event()
             watcher = asyncio.create_task(runtime._watch(watching), name="docker events")
             order = asyncio.create_task(runtime._keep_order(), name="precedence")
@@ -204,7 +215,7 @@ class DockerRuntime:
         if spec.env:
             return ""
         # Whatever is not the same for all of a kind: its number, its names, its directory.
-        place = Place(image, 0, {}, None, self._about.cgroup_version)
+        place = Place(image, 0, {}, None, self._about.cgroup_version, self._parent)
         policy = terms.policy(spec, awaited=False)
         return inheritances.kind(options(spec, place), self._about.default_runtime, policy, self._filter)
 
@@ -238,7 +249,7 @@ class DockerRuntime:
                 shown = sockets / directory.name
             user = self._instance.user(sandbox.slot, mapped=self._about.maps_ids)
             labels = self._instance.labels(sandbox.id) | inheritances.labels(sandbox, attached=listener is None)
-            place = Place(image, user, labels, shown, self._about.cgroup_version)
+            place = Place(image, user, labels, shown, self._about.cgroup_version, self._parent)
             sandbox.container = await self._daemon.create(f"sandbox-{sandbox.id}", options(spec, place))
             if listener is None:
                 sandbox.connect(await self._daemon.attach(sandbox.container))
@@ -451,25 +462,3 @@ def _filter() -> str | None:
         return base64.b64encode(seccomp.program()).decode()
     except NotImplementedError:
         return None
-
-
-async def _shown(daemon: Daemon, directory: Path) -> Path | None:
-    """What the daemon's host calls a directory of ours; None where that is not to be known."""
-    if not daemon.address.startswith("unix://"):
-        return None
-    container = _own_container()
-    if container is None:
-        return directory
-    with contextlib.suppress(Refused):
-        return await daemon.mounted_at(container, directory)
-    return None
-
-
-def _own_container() -> str | None:
-    """The id of the container that we run in, if Docker made it; it mounts files that bear the id."""
-    found = re.search(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ", _mounts())
-    return found[1] if found else None
-
-
-def _mounts() -> str:
-    return Path("/proc/self/mountinfo").read_text()

@@ -23,6 +23,10 @@ _RECEDED_SHARES, _RECEDED_WEIGHT = "8", "1"
 """Of a group that nobody waits for, where others have 256 and 50 (containers 10): it still gets done beside programs
 that compute for ever."""
 _CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
+SPARED_PERCENT, SPARED_MIB = 15, 1024
+"""How much of the machine's memory, the larger of both, all sandboxes together leave to others."""
+MOST_PROCESSES = 32_768
+"""All sandboxes together."""
 SERVER_GROUP = "server"
 """Where processes go that were in a group which has to hand out controllers."""
 
@@ -375,16 +379,25 @@ def _kill(pids: Iterable[int]) -> None:
             continue
 
 
-def open_parent(layout: Layout, name: str) -> Group:
-    """Make the groups above all instances, `name` like `sandbox/3`, capped so that the host keeps breathing.
+def hierarchies(mountinfo: str) -> list[Path]:
+    """Where each is mounted, whatever its controllers, from the text of `/proc/self/mountinfo`."""
+    split = (line.partition(" - ") for line in mountinfo.splitlines())
+    return [Path(before.split()[4]) for before, _, after in split if after.split()[0] in ("cgroup", "cgroup2")]
 
-    Memory is what the machine has less 15 %, at least 1 GiB less; processes 32,768 in all.
-    """
+
+def aggregate_caps() -> Caps:
+    """For all sandboxes together, so that the host keeps breathing."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    spared = max(SPARED_MIB * MIB, total * SPARED_PERCENT // 100)
+    return Caps(max(total - spared, 256 * MIB), MOST_PROCESSES)
+
+
+def open_parent(layout: Layout, name: str) -> Group:
+    """Make the groups above all sandboxes of an instance, `name` like `sandbox/3`, with the aggregate caps."""
     if layout.version == 2:
         root = layout.roots["unified"]
         _write(root / "cgroup.subtree_control", layout.handed_down)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    caps = Caps(max(total - max(1024 * MIB, total * 15 // 100), 256 * MIB), 32_768)
+    caps = aggregate_caps()
     parent = Group(layout, name.split("/")[0])
     parent.create(caps, leaf=False)
     group = Group(layout, name)

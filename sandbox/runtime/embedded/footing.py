@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn, Self
 
+from sandbox.runtime import locks
 from sandbox.runtime.embedded import linux, mounts
 
 FIRST_HOST_ID = 0x70000000
@@ -98,7 +99,7 @@ def take() -> Footing:
     """Stand on what there is; an ordinary user's process is root of a new user namespace after it. Raises `Unfit`."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        return Footing(Standing.ROOT, Path("/run/sandbox"), MAX_INSTANCES)
+        return Footing(Standing.ROOT, locks.DIRECTORY, MAX_INSTANCES)
     if (forbidden := forbids_user_namespaces(_read)) is not None:
         raise Unfit(f"{forbidden[0]}; {forbidden[1]}. Or run as root, or use the docker runtime")
     run_directory = _run_directory(uid)

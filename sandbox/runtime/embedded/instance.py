@@ -5,11 +5,9 @@ record that a crash could have lost: whose lock is free is dead.
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from sandbox.runtime import locks
@@ -117,12 +115,9 @@ class Instance:
             ours.close()
             os.waitpid(pid, 0)
 
-    @contextlib.contextmanager
-    def _groups_locked(self) -> Iterator[None]:
+    def _groups_locked(self) -> contextlib.AbstractContextManager[None]:
         """No other engine makes or removes the common parent groups meanwhile."""
-        with open(self._run_directory / "groups.lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return locks.held(self._run_directory / "groups.lock")
 
     def _find_layout(self) -> tuple[cgroup.Layout, str]:
         """The control groups that are ours to use; for an ordinary user maybe none, and why."""

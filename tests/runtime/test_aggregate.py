@@ -1,0 +1,156 @@
+"""The caps of all containers together, which keep the host breathing when more was promised than there is."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docker import APIClient
+
+from sandbox.config import Settings
+from sandbox.execution import Limits, Spec, Status
+from sandbox.image import Image
+from sandbox.runtime.docker import aggregate
+from sandbox.runtime.docker.daemon import About, Daemon
+from sandbox.runtime.docker.image import Built
+from sandbox.runtime.docker.runtime import DockerRuntime
+from sandbox.runtime.embedded import cgroup
+from sandbox.runtime.embedded.runtime import EmbeddedRuntime
+from tests import systemd
+from tests.containers import Containers
+from tests.docker import ROOT, Docker
+from tests.host import Embedded, groups_named, locked, until
+from tests.needs import missing
+from tests.runtime.kernels import endings, kernel_of, run, running
+
+MIB = 1 << 20
+PAGE = os.sysconf("SC_PAGE_SIZE")
+LIMITS = {"memory.limit_in_bytes", "memory.max", "pids.max"}
+TOGETHER = 1200 * MIB
+HOLD = "held = bytearray(600 << 20); held[::4096] = bytes(len(held[::4096])); print('held')"
+
+
+@pytest.fixture(params=["runc", "runsc"])
+def oci_runtime(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    if shutil.which(name) is None:
+        missing(f"needs {name}: apt-get install {name}")
+    return name
+
+
+@pytest.fixture
+def group(root: None) -> Iterator[cgroup.Group]:
+    """For all sandboxes of a test, with little for all of them."""
+    name = f"together-{os.getpid()}"
+    mountinfo = Path("/proc/self/mountinfo").read_text()
+    group = cgroup.Group(cgroup.Layout.detect(mountinfo), name)
+    group.create(cgroup.Caps(TOGETHER, 1000), leaf=False)
+    yield group
+    for hierarchy in cgroup.hierarchies(mountinfo):
+        with contextlib.suppress(FileNotFoundError):
+            (hierarchy / name).rmdir()
+
+
+@pytest.mark.attack("C02")
+async def test_what_all_take_together_has_a_bound_and_who_dies_of_it_is_told(
+    docker: Docker, docker_image: Built, group: cgroup.Group, oci_runtime: str, tmp_path: Path
+) -> None:
+    spec = Spec(oci_runtime=oci_runtime, limits=Limits(memory_mb=1024))
+    opening = DockerRuntime.open(tmp_path, address=docker.address, cgroup_parent=f"/{group.name}")
+    async with opening as runtime, kernel_of(runtime, spec) as one, kernel_of(runtime, spec) as other:
+        async with running(one, f"{HOLD}; import time; time.sleep(60)"):
+            _, end = await run(other, HOLD)
+            await one.stop()
+        with contextlib.closing(cgroup.Meters(group.open_meters())) as meters:
+            assert TOGETHER // 2 < meters.read().peak_bytes <= TOGETHER
+    [killed] = [ending for ending in (end, endings[one]) if ending.status is Status.OOM]
+    assert "or that of all sandboxes together" in killed.reason
+    assert {end.status, endings[one].status} <= {Status.OOM, Status.OK, Status.CANCELLED}
+
+
+async def test_a_container_is_below_the_aggregate_group_which_goes_with_the_last_engine(
+    docker: Docker, docker_client: APIClient, docker_image: Built, root: None, tmp_path: Path
+) -> None:
+    async with DockerRuntime.open(tmp_path / "neighbour", address=docker.address):
+        async with DockerRuntime.open(tmp_path / "one", address=docker.address) as runtime, kernel_of(runtime, Spec()):
+            [init] = Containers.of(docker_client, runtime).inits()
+            assert aggregate.GROUP in _parents(init)
+        assert groups_named("sandbox/docker"), "another engine lives"
+        assert _limits("sandbox/docker") == {str(_memory() // PAGE * PAGE), "32768"}
+    if not locked("docker"):  # somebody else's engine, beside these tests
+        assert groups_named("sandbox/docker") == []
+
+
+def _parents(pid: int) -> set[str]:
+    """Of its groups, in all hierarchies."""
+    return {os.path.dirname(line.split(":", 2)[2]) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+
+
+def _limits(group: str) -> set[str]:
+    """In all hierarchies."""
+    return {(each / name).read_text().strip() for each in groups_named(group) for name in LIMITS & {*os.listdir(each)}}
+
+
+def _memory() -> int:
+    """Most that all may have."""
+    total = os.sysconf("SC_PHYS_PAGES") * PAGE
+    return total - max(1 << 30, total * 15 // 100)
+
+
+async def test_the_embedded_runtime_has_the_same_caps_above_its_sandboxes(root: None, python_image: Image) -> None:
+    async with EmbeddedRuntime.open(Settings.load().images_dir, shared=False):
+        instance = Embedded.below(os.getpid()).instance
+        assert _limits(f"sandbox/{instance}") == _limits("sandbox") == {str(_memory() // PAGE * PAGE), "32768"}
+
+
+async def test_where_it_cannot_be_made_it_says_why(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Daemon.open(docker.address) as daemon:
+        here = await daemon.about()
+    assert aggregate.obstacle(here, "unix:///run/docker.sock") == ""
+    elsewhere = dataclasses.replace(here, host="other 6.1")
+    assert "another one (other 6.1)" in aggregate.obstacle(elsewhere, "unix:///run/docker.sock")
+    assert "another host" in aggregate.obstacle(here, "tcp://127.0.0.1:1")
+    assert "ordinary user" in aggregate.obstacle(dataclasses.replace(here, rootless=True), "unix:///run/docker.sock")
+    assert "no control groups" in aggregate.obstacle(dataclasses.replace(here, cgroup_driver="none"), "unix:///x")
+    async with aggregate.made(elsewhere, "unix:///run/docker.sock") as parent:
+        assert parent == ""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "only root" in aggregate.obstacle(here, "unix:///run/docker.sock")
+
+
+TELL_SYSTEMD = """
+import asyncio, os, subprocess
+from sandbox.runtime.docker import aggregate
+from sandbox.runtime.docker.daemon import About
+
+async def main():
+    async with aggregate.made(About(*{about!r}), "unix:///run/docker.sock") as parent:
+        subprocess.run(["systemctl", "start", parent], check=True)  # as the first container does
+        show = ["systemctl", "show", "--property=MemoryMax,TasksMax,ControlGroup", parent]
+        with open("said.part", "w") as said:
+            subprocess.run(show, stdout=said, check=True)
+    os.rename("said.part", "said")
+
+asyncio.run(main())
+"""
+
+
+async def test_systemd_is_told_of_the_caps_before_the_first_container(
+    docker: Docker, root: None, tmp_path: Path
+) -> None:
+    async with Daemon.open(docker.address) as daemon:
+        about: About = dataclasses.replace(await daemon.about(), cgroup_driver="systemd")
+    said, program = tmp_path / "said", tmp_path / "program.py"
+    program.write_text(TELL_SYSTEMD.format(about=dataclasses.astuple(about)))
+    service = ["Type=exec", f"ExecStart={sys.executable} {program}", f"Environment=PYTHONPATH={ROOT}"]
+    with systemd.booted(tmp_path, [*service, f"WorkingDirectory={tmp_path}"]):
+        await until(said.exists)
+    assert sorted(said.read_text().split()) == [
+        "ControlGroup=/sandboxes.slice",
+        f"MemoryMax={_memory()}",
+        "TasksMax=32768",
+    ]
