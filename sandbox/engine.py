@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sandbox.loop.upstream import CONNECT_S, Upstream
 from sandbox.plans import catalogue
 from sandbox.pool import Pool
 from sandbox.runtime import Runtime
+from sandbox.runtime.docker.systemd import Systemd
 from sandbox.runtime.embedded.runtime import EmbeddedRuntime
 from sandbox.session import Session, checked_timeout
 
@@ -218,6 +220,7 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bo
                 raise
             unfit = error
         else:
+            _give_up_containers()
             why = "it is set" if settings.runtime == "embedded" else "this host can contain sandboxes without a daemon"
             return Choice(embedded, why)
     from sandbox.runtime.docker.runtime import DockerRuntime  # its libraries take 0.1 s, and few need them
@@ -235,6 +238,12 @@ async def _choose(stack: contextlib.AsyncExitStack, settings: Settings, warm: bo
             raise
         raise HostUnfit(f"no runtime works here. embedded: {unfit}. docker: {error}") from error
     return Choice(docker, "it is set" if unfit is None else f"the embedded runtime cannot work here: {unfit}")
+
+
+def _give_up_containers() -> None:
+    """Close what systemd has kept for a server that made containers, as ours was before its settings were changed."""
+    for fd in Systemd.of_environment().inherit().values():
+        os.close(fd)
 
 
 def _spec(settings: Settings, runtime: Runtime) -> Spec:

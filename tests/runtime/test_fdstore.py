@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.config import Settings
+from sandbox.engine import Engine
+from sandbox.image import Image
 from sandbox.runtime.docker.fdstore import FdStore
 from sandbox.runtime.docker.systemd import Systemd
 from tests import systemd
@@ -226,9 +229,22 @@ async def test_what_systemd_keeps_of_others_is_left_to_them(monkeypatch: pytest.
         os.close(fd)
 
 
+async def test_an_engine_that_makes_no_containers_closes_what_systemd_kept_of_them(
+    root: None, python_image: Image, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.runtime.docker.systemd._FIRST", os.dup(pipe.kept))
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDNAMES", "sandbox-container")
+    async with Engine.open(Settings.load().model_copy(update={"runtime": "embedded"}), warm=False):
+        await pipe.closed()
+
+
 ONE_OF_THREE = """
 import asyncio, os, signal
 from pathlib import Path
+from sandbox.config import Settings
+from sandbox.engine import Engine
+from sandbox.image import Image
 from sandbox.runtime.docker.fdstore import FdStore
 
 async def main():
