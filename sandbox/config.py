@@ -116,9 +116,10 @@ class Settings(BaseSettings):
     )
     docker_cgroup_parent: str = Field(
         default="",
-        pattern=r"^(/?[A-Za-z0-9][A-Za-z0-9._/:-]{0,255})?$",
-        description="The control group that all containers are in, for a server that cannot make one itself because it "
-        "is not root or not on the daemon's host. Its caps are yours to set.",
+        max_length=255,
+        pattern=r"^(/?[A-Za-z0-9][A-Za-z0-9._:\\-]*(/[A-Za-z0-9][A-Za-z0-9._:\\-]*)*)?$",
+        description="The control group that all containers are in, instead of the server's own, with caps that are "
+        "yours to set: for a server that cannot make one because it is not root or not on the daemon's host.",
         json_schema_extra={
             "default": "`/sandbox/docker` or `sandboxes.slice`, made by the server where it may",
             "allowed": "a path, or where the daemon leaves control groups to systemd a slice",

@@ -14,8 +14,8 @@ from sandbox.execution import MIB, Artifact, Spec, Status, Truncated, mime_of
 from sandbox.runtime import Exit, Usage
 
 _SIGNALS = {9: "SIGKILL", 11: "SIGSEGV", 6: "SIGABRT", 15: "SIGTERM", 7: "SIGBUS", 8: "SIGFPE", 31: "SIGSYS"}
-_FULL = 0.9
-"""Of its memory: who dies with less need not have died of its own limit."""
+_NEARLY_FULL = 0.9
+"""Of its memory: who was never seen to hold so much may have died because others left none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +184,10 @@ def _artifact(path: str, size: object, change: object) -> Artifact:
 
 def _oom_words(measured: Measured, spec: Spec) -> str:
     limit = f"the memory limit of {spec.limits.memory_mb} MB"
-    if measured.after.peak_bytes >= _FULL * spec.limits.memory_mb * MIB:
+    if measured.after.peak_bytes >= _NEARLY_FULL * spec.limits.memory_mb * MIB:
         return f"{limit} was reached"
-    # Not where the meters are coarse, or were last read some time before its end.
-    return f"{limit} was reached, or that of all sandboxes together"
+    # Not always: the meters may be coarse, or were last read some time before its end.
+    return f"{limit} was reached, or others had left less than that"
 
 
 def _exit_words(status: int) -> str:

@@ -16,6 +16,7 @@ from sandbox.execution import MIB
 from sandbox.runtime.docker import aggregate
 from sandbox.runtime.docker import image as docker_images
 from sandbox.runtime.docker.daemon import DEFAULT_ADDRESS, About, address_of, client_for
+from sandbox.runtime.docker.vicinity import why_elsewhere
 from sandbox.runtime.embedded import cgroup
 
 if TYPE_CHECKING:
@@ -61,12 +62,26 @@ def _containers(info: Mapping[str, Any], version: Mapping[str, Any], settings: S
 def _aggregate(about: About, settings: Settings) -> Finding:
     name, chosen = "all sandboxes together", settings.docker_cgroup_parent
     if chosen:
-        return Finding(name, Grade.A, f"in the control group {chosen}, with the caps that it was given")
+        return _chosen(name, about, settings)
     if not (why := aggregate.obstacle(about, address_of(settings.docker_host))):
         most = cgroup.aggregate_caps().memory_bytes // MIB
-        return Finding(name, Grade.A, f"in the control group {aggregate.named(about)}, of at most {most} MiB")
+        return Finding(name, Grade.A, f"in the control group {aggregate.name(about)}, of at most {most} MiB")
     fix = "make a control group with a cap of memory and set SANDBOX_DOCKER_CGROUP_PARENT to it"
     return Finding(name, Grade.B, f"in the daemon's own control group, with no cap of ours: {why}", fix)
+
+
+def _chosen(name: str, about: About, settings: Settings) -> Finding:
+    chosen = settings.docker_cgroup_parent
+    try:
+        aggregate.check_named(about, chosen)
+    except HostUnfit as error:
+        return Finding(name, Grade.FAIL, str(error), "set SANDBOX_DOCKER_CGROUP_PARENT to the name of a slice")
+    if why := why_elsewhere(about, address_of(settings.docker_host)):
+        return Finding(name, Grade.A, f"in the control group {chosen}, which cannot be looked at: {why}")
+    if (cap := aggregate.cap_of(about, chosen)) is None:
+        fix = "give it one; a group that is not there is made without"
+        return Finding(name, Grade.B, f"in the control group {chosen}, which has no cap of memory", fix)
+    return Finding(name, Grade.A, f"in the control group {chosen}, of at most {cap // MIB} MiB")
 
 
 def _dated(name: str, found: str, good: tuple[int, int, int], why: str) -> Finding:

@@ -7,15 +7,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker import APIClient
 
 from sandbox.config import Settings
+from sandbox.errors import HostUnfit
 from sandbox.execution import Limits, Spec, Status
 from sandbox.image import Image
 from sandbox.runtime.docker import aggregate
-from sandbox.runtime.docker.daemon import About, Daemon
+from sandbox.runtime.docker.daemon import About, Daemon, address_of
 from sandbox.runtime.docker.image import Built
 from sandbox.runtime.docker.runtime import DockerRuntime
 from sandbox.runtime.embedded import cgroup
@@ -48,11 +50,14 @@ def group(root: None) -> Iterator[cgroup.Group]:
     name = f"together-{os.getpid()}"
     mountinfo = Path("/proc/self/mountinfo").read_text()
     group = cgroup.Group(cgroup.Layout.detect(mountinfo), name)
-    group.create(cgroup.Caps(TOGETHER, 1000), leaf=False)
-    yield group
-    for hierarchy in cgroup.hierarchies(mountinfo):
-        with contextlib.suppress(FileNotFoundError):
-            (hierarchy / name).rmdir()
+    try:
+        group.create(cgroup.Caps(TOGETHER, 1000), leaf=False)
+        yield group
+    finally:
+        for hierarchy in cgroup.hierarchies(mountinfo):
+            with contextlib.suppress(OSError):
+                (hierarchy / name).rmdir()
+    assert groups_named(name) == []
 
 
 @pytest.mark.attack("C02")
@@ -66,23 +71,30 @@ async def test_what_all_take_together_has_a_bound_and_who_dies_of_it_is_told(
             _, end = await run(other, HOLD)
             await one.stop()
         with contextlib.closing(cgroup.Meters(group.open_meters())) as meters:
-            assert TOGETHER // 2 < meters.read().peak_bytes <= TOGETHER
+            # The kernel lets some of its own allocations through, by a page or two.
+            assert TOGETHER // 2 < meters.read().peak_bytes < TOGETHER + MIB
     [killed] = [ending for ending in (end, endings[one]) if ending.status is Status.OOM]
-    assert "or that of all sandboxes together" in killed.reason
+    assert "or others had left less" in killed.reason
     assert {end.status, endings[one].status} <= {Status.OOM, Status.OK, Status.CANCELLED}
 
 
+@pytest.fixture
+async def about(docker: Docker) -> About:
+    async with Daemon.open(docker.address) as daemon:
+        return await daemon.about()
+
+
 async def test_a_container_is_below_the_aggregate_group_which_goes_with_the_last_engine(
-    docker: Docker, docker_client: APIClient, docker_image: Built, root: None, tmp_path: Path
+    docker: Docker, docker_client: APIClient, docker_image: Built, about: About, root: None, tmp_path: Path
 ) -> None:
+    name = aggregate.name(about).strip("/")
     async with DockerRuntime.open(tmp_path / "neighbour", address=docker.address):
         async with DockerRuntime.open(tmp_path / "one", address=docker.address) as runtime, kernel_of(runtime, Spec()):
             [init] = Containers.of(docker_client, runtime).inits()
-            assert aggregate.GROUP in _parents(init)
-        assert groups_named("sandbox/docker"), "another engine lives"
-        assert _limits("sandbox/docker") == {str(_memory() // PAGE * PAGE), "32768"}
-    if not locked("docker"):  # somebody else's engine, beside these tests
-        assert groups_named("sandbox/docker") == []
+            assert f"/{name}" in _parents(init)
+        assert _limits(name) == {str(_memory() // PAGE * PAGE), "32768"}, "another engine lives"
+    if about.cgroup_driver == "cgroupfs" and not locked("docker"):  # somebody else's engine, beside these tests
+        assert groups_named(name) == []
 
 
 def _parents(pid: int) -> set[str]:
@@ -107,50 +119,74 @@ async def test_the_embedded_runtime_has_the_same_caps_above_its_sandboxes(root: 
         assert _limits(f"sandbox/{instance}") == _limits("sandbox") == {str(_memory() // PAGE * PAGE), "32768"}
 
 
-async def test_where_it_cannot_be_made_it_says_why(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Daemon.open(docker.address) as daemon:
-        here = await daemon.about()
-    assert aggregate.obstacle(here, "unix:///run/docker.sock") == ""
-    elsewhere = dataclasses.replace(here, host="other 6.1")
-    assert "another one (other 6.1)" in aggregate.obstacle(elsewhere, "unix:///run/docker.sock")
-    assert "another host" in aggregate.obstacle(here, "tcp://127.0.0.1:1")
-    assert "ordinary user" in aggregate.obstacle(dataclasses.replace(here, rootless=True), "unix:///run/docker.sock")
-    assert "no control groups" in aggregate.obstacle(dataclasses.replace(here, cgroup_driver="none"), "unix:///x")
-    async with aggregate.made(elsewhere, "unix:///run/docker.sock") as parent:
+async def test_where_it_cannot_be_made_it_says_why(
+    docker: Docker, about: About, root: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = address_of(docker.address)
+
+    def why(address: str = address, **differs: Any) -> str:
+        return aggregate.obstacle(dataclasses.replace(about, **differs), address)
+
+    assert why() == ""
+    assert "another one (other 6.1)" in why(host="other 6.1")
+    assert "another host" in why("tcp://127.0.0.1:1")
+    assert "outside of the container" in why("unix:///none.sock")
+    assert "ordinary user" in why(rootless=True)
+    assert "no control groups" in why(cgroup_driver="none")
+    async with aggregate.made(dataclasses.replace(about, rootless=True), address) as parent:
         assert parent == ""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "only root" in aggregate.obstacle(here, "unix:///run/docker.sock")
+    assert "only root" in why()
+
+
+def test_a_name_that_systemd_does_not_know_is_refused_at_once(about: About) -> None:
+    of_systemd = dataclasses.replace(about, cgroup_driver="systemd")
+    with pytest.raises(HostUnfit, match="name a slice"):
+        aggregate.check_named(of_systemd, "/mine")
+    aggregate.check_named(of_systemd, "mine.slice")
+    aggregate.check_named(of_systemd, "")
+
+
+def test_a_group_that_somebody_has_made_is_looked_at(about: About, group: cgroup.Group) -> None:
+    of_files = dataclasses.replace(about, cgroup_driver="cgroupfs")
+    assert aggregate.cap_of(of_files, f"/{group.name}") == TOGETHER
+    assert aggregate.cap_of(of_files, "/none") is aggregate.cap_of(of_files, "/") is None
 
 
 TELL_SYSTEMD = """
-import asyncio, os, subprocess
+import asyncio, os, socket, subprocess
 from sandbox.runtime.docker import aggregate
 from sandbox.runtime.docker.daemon import About
 
 async def main():
-    async with aggregate.made(About(*{about!r}), "unix:///run/docker.sock") as parent:
-        subprocess.run(["systemctl", "start", parent], check=True)  # as the first container does
-        show = ["systemctl", "show", "--property=MemoryMax,TasksMax,ControlGroup", parent]
-        with open("said.part", "w") as said:
-            subprocess.run(show, stdout=said, check=True)
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind("daemon")
+        daemon.listen()
+        about = About.of({"CgroupDriver": "systemd", "Name": os.uname().nodename, "KernelVersion": os.uname().release})
+        for _ in range(2):  # as servers come and go
+            async with aggregate.made(about, "unix://daemon") as parent:
+                pass
+    subprocess.run(["systemctl", "start", parent], check=True)  # as the first container does
+    show = ["systemctl", "show", "--property=MemoryMax,TasksMax,CPUWeight,ControlGroup", parent]
+    with open("said.part", "w") as said:
+        subprocess.run(show, stdout=said, check=True)
+        print("Seen", aggregate.cap_of(about, parent), sep="=", file=said)
     os.rename("said.part", "said")
 
 asyncio.run(main())
 """
 
 
-async def test_systemd_is_told_of_the_caps_before_the_first_container(
-    docker: Docker, root: None, tmp_path: Path
-) -> None:
-    async with Daemon.open(docker.address) as daemon:
-        about: About = dataclasses.replace(await daemon.about(), cgroup_driver="systemd")
+async def test_systemd_is_told_of_the_caps_before_the_first_container(root: None, tmp_path: Path) -> None:
     said, program = tmp_path / "said", tmp_path / "program.py"
-    program.write_text(TELL_SYSTEMD.format(about=dataclasses.astuple(about)))
+    program.write_text(TELL_SYSTEMD)
     service = ["Type=exec", f"ExecStart={sys.executable} {program}", f"Environment=PYTHONPATH={ROOT}"]
     with systemd.booted(tmp_path, [*service, f"WorkingDirectory={tmp_path}"]):
         await until(said.exists)
     assert sorted(said.read_text().split()) == [
+        "CPUWeight=25",
         "ControlGroup=/sandboxes.slice",
         f"MemoryMax={_memory()}",
+        f"Seen={_memory()}",
         "TasksMax=32768",
     ]

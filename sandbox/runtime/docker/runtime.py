@@ -38,6 +38,7 @@ from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters, group_of
 from sandbox.runtime.docker.options import Place, options
 from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
+from sandbox.runtime.embedded.cgroup import Group
 from sandbox.runtime.embedded.precedence import Precedence
 
 _logger = logs.logger(__name__)
@@ -69,6 +70,7 @@ class DockerRuntime:
         """What the daemon's host calls the instance's directory; None where it cannot be shown to containers."""
         self._parent = parent
         """The control group of all containers; empty for the daemon's own choice."""
+        self._looked_above = False
         self._sandboxes: dict[str, DockerSandbox] = {}
         self._left: dict[str, int] = {}
         """The slots of containers that could not be removed yet."""
@@ -105,6 +107,7 @@ class DockerRuntime:
             sockets = None if channel == "stdio" else await vicinity.shown(daemon, instance.directory)
             if sockets is None and channel == "socket":
                 raise HostUnfit(f"the daemon cannot show {directory} to containers; set docker_channel to stdio")
+            aggregate.check_named(about, cgroup_parent)
             parent = cgroup_parent or await stack.enter_async_context(aggregate.made(about, daemon.address))
             store = await stack.enter_async_context(FdStore.open(instance.fdstore))
             runtime = cls(daemon, instance, about, sockets, store, parent)
@@ -274,6 +277,13 @@ class DockerRuntime:
             with contextlib.suppress(OSError):  # the daemon's will do
                 sandbox.meters = GroupMeters(group)
             sandbox.group = group
+            self._look_above(group)
+
+    def _look_above(self, group: Group) -> None:
+        """Say so, once, should containers be elsewhere than where we want them."""
+        if not self._looked_above and self._parent.strip("/") not in group.name:
+            _logger.warning("containers are without their caps for all together", wanted=self._parent, found=group.name)
+        self._looked_above = True
 
     # The way out.
 

@@ -3,19 +3,40 @@
 import contextlib
 import os
 import re
+import socket
+import struct
 from pathlib import Path
 
 from sandbox.runtime.docker.daemon import About, Daemon, Refused
 
+_PEER = struct.Struct("3i")
+"""`struct ucred`, of which the first is the pid."""
+
 
 def why_elsewhere(about: About, address: str) -> str:
-    """Why what the daemon calls its host need not be ours; empty where it is."""
+    """Why the control groups that we see need not be the daemon's; empty where they are."""
     if not address.startswith("unix://"):
         return "the daemon may be another host's"
-    if _own_container() is not None:
-        return "this server is in a container"
+    try:
+        listener = os.stat(f"/proc/{_listener(address.removeprefix('unix://'))}/ns/cgroup")
+    except OSError:  # nobody whom we see
+        return "the daemon is outside of the container that this server is in"
+    if listener.st_ino != os.stat("/proc/self/ns/cgroup").st_ino:
+        return "the daemon has control groups of its own"
+    # Who listens may only pass it on to another host.
     ours = os.uname()
     return "" if about.host == f"{ours.nodename} {ours.release}" else f"the daemon's host is another one ({about.host})"
+
+
+def _listener(path: str) -> int:
+    """The pid of whoever has begun to listen there: the daemon, or systemd for it; 0 for one whom we do not see.
+
+    Raises `OSError`.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        pid: int = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0]
+    return pid
 
 
 async def shown(daemon: Daemon, directory: Path) -> Path | None:

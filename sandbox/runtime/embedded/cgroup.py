@@ -22,6 +22,8 @@ _SOCKETS_SHARE = 8
 _RECEDED_SHARES, _RECEDED_WEIGHT = "8", "1"
 """Of a group that nobody waits for, where others have 256 and 50 (containers 10): it still gets done beside programs
 that compute for ever."""
+_NO_CAP = 1 << 62
+"""Of memory, in version 1: what stands for none is a little less than twice this."""
 _CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
 SPARED_PERCENT, SPARED_MIB = 15, 1024
 """How much of the machine's memory, the larger of both, all sandboxes together leave to others."""
@@ -285,6 +287,12 @@ class Group:
         if self._layout.version == 2:
             return self._paths["unified"] / "memory.current"
         return self._paths["memory"] / "memory.usage_in_bytes"
+
+    def memory_cap(self) -> int | None:
+        """Bytes that all below may hold. Raises `OSError`."""
+        name = "memory.max" if self._layout.version == 2 else "memory.limit_in_bytes"
+        cap = self.memory_file().with_name(name).read_text().strip()
+        return None if cap == "max" or int(cap) >= _NO_CAP else int(cap)
 
     def recede(self) -> None:
         """Nobody waits for what its processes do: whoever has to answer somebody goes first, where we may say so."""
