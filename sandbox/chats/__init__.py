@@ -82,7 +82,10 @@ class Chats:
 
     def _keep_shadow(self, shadowed: Shadowed) -> None:
         recorder = Recorder.of_shadow(shadowed, self._secrets)
-        self._node.background(self._node.store.add_trace(recorder.row()), f"keep {recorder.id}")
+        self._node.background(self._keep(recorder), f"keep {recorder.id}")
+
+    async def _keep(self, recorder: Recorder) -> None:
+        await self._node.store.add_trace(await asyncio.to_thread(recorder.row))
 
     async def pass_through(self, owner: Owner, request: Request, *, whole: bool) -> AsyncGenerator[Delta | Reply, None]:
         """A request that wants no tool of ours. See `Models.stream`; raises `Draining`, `Overloaded`, too."""
@@ -218,7 +221,7 @@ class Chat:
 
     async def _end(self) -> None:
         try:
-            await self._node.store.add_trace(self._recorder.row())
+            await self._node.store.add_trace(await asyncio.to_thread(self._recorder.row))
         except SandboxError as error:  # the answer is good without it
             _logger.warning("trace_lost", trace_id=self.trace_id, error=str(error))
         finally:

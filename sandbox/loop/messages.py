@@ -132,6 +132,10 @@ class Request:
     """Who asks, and takes turns with others; no part of what is asked."""
 
 
+MOST_TOKENS = 1 << 53
+"""What a server says that it has used is believed below this, which is also what every reader of JSON can hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens."""

@@ -12,7 +12,8 @@ A trace's records are JSON objects, each with a `kind` and the time `at` (second
     repair     failures in a row that are over: `error_class`, `failures`, `repaired`, `tokens`, `seconds`
     end        `why`, `answer`; or `error` and `detail` where we or the upstream failed
 
-Secrets are blotted out before anything is kept.
+Secrets are blotted out before anything is kept. Of very long texts, and of all texts where they are many, beginning and
+end are kept.
 """
 
 from sandbox.traces.lines import to_lines

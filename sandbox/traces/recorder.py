@@ -5,21 +5,24 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from sandbox.execution import as_json
 from sandbox.loop.attempt import Attempt
 from sandbox.loop.events import Event, Finished, Ran, Repair, Replied, Unusable, Wants
-from sandbox.loop.messages import Message, Part, Request, Text, ToolCall
+from sandbox.loop.messages import Message, Request, Text
 from sandbox.loop.shadow import Shadowed
 from sandbox.store.rows import TraceRow
 from sandbox.traces import parts
 from sandbox.traces.secrets import Secrets
 
-P = TypeVar("P", bound=Part)
 _PROMPT = 200
 _DATA_KEPT = 8 << 20
 """Characters of pictures and other encoded data that one trace keeps; what comes after is left out."""
+_TEXT_KEPT, _TEXTS_KEPT = 512 << 10, 4 << 20
+"""Characters of one text, and of all, that a trace keeps; of what is longer beginning and end."""
+_LEAST_KEPT = 1000
+"""Of each text, whatever came before."""
 _NOBODY = "shadow"
 """No key's id."""
 _ARGUMENTS = 2000
@@ -58,6 +61,7 @@ class Recorder:
         self._turns = self._executions = self._failures = 0
         self._ending = "cancelled"
         self._data_left = _DATA_KEPT
+        self._texts_left = _TEXTS_KEPT
         self._calls_left = _CALLS
         self._prompt = _prompt(request.messages)
         for message in request.messages:
@@ -80,8 +84,7 @@ class Recorder:
         elif isinstance(event, Unusable):
             self._failures += 1
             call = event.call
-            arguments = self._secrets.blot_json(call.arguments)
-            self._keep("unusable", call_id=call.id, name=call.name, arguments=arguments, told=event.told)
+            self._keep("unusable", call_id=call.id, name=call.name, arguments=call.arguments, told=event.told)
         elif isinstance(event, Repair):
             told = dataclasses.asdict(event)
             self._keep("repair", **told)
@@ -109,7 +112,10 @@ class Recorder:
         return recorder
 
     def row(self) -> TraceRow:
-        """The trace as far as it has come; a run that has not finished was cancelled."""
+        """The trace as far as it has come, without secrets; a run that has not finished was cancelled.
+
+        It takes up to a second where there is much to look through, so call it in a thread.
+        """
         return TraceRow(
             id=self.id,
             owner=self._owner,
@@ -125,7 +131,7 @@ class Recorder:
             input_tokens=self._usage["input_tokens"],
             output_tokens=self._usage["output_tokens"],
             cost=self._cost,
-            records=tuple(self._records),
+            records=tuple(self._secrets.blot_all(record) for record in self._records),
         )
 
     def _replied(self, event: Replied) -> None:
@@ -147,8 +153,8 @@ class Recorder:
             cached=reply.cached,
             finish=reply.finish,
             text=reply.message.text,
-            calls=[dataclasses.asdict(self._without_secrets(call)) for call in reply.message.calls],
-            parts=parts.to_json([self._without_secrets(part) for part in reply.message.parts]),
+            calls=[dataclasses.asdict(call) for call in reply.message.calls],
+            parts=parts.to_json(reply.message.parts),
         )
 
     def _ran(self, event: Ran) -> None:
@@ -160,26 +166,29 @@ class Recorder:
         outcome["results"] = [_texts(bundle) for bundle in outcome["results"]]
         self._keep("execution", call_id=event.call.id, code=event.code, execution=outcome, told=told)
 
-    def _without_secrets(self, part: P) -> P:
-        """A call's arguments are JSON, and stay so; what else there is, is blotted as text."""
-        if isinstance(part, ToolCall):
-            return dataclasses.replace(part, arguments=self._secrets.blot_json(part.arguments))
-        return part
-
     def _keep(self, kind: str, **fields: Any) -> None:
-        record = {"kind": kind, "at": self._clock(), **fields}
-        self._records.append(self._bounded(self._secrets.blot_all(record)))
+        self._records.append({"kind": kind, "at": self._clock(), **self._bounded(fields)})
 
     def _bounded(self, value: Any, key: str = "") -> Any:
-        """Without the encoded data that is too much."""
-        if isinstance(value, dict):
+        """Without what is too much."""
+        if isinstance(value, Mapping):
             return {name: self._bounded(each, name) for name, each in value.items()}
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return [self._bounded(each) for each in value]
-        if isinstance(value, str) and (key == "data" or ("/" in key and not key.startswith(_TEXTUAL))):
+        if not isinstance(value, str):
+            return value
+        if key == "data" or ("/" in key and not key.startswith(_TEXTUAL)):
             self._data_left -= len(value)
             return value if self._data_left >= 0 else ""
-        return value
+        kept = _cut(value, min(_TEXT_KEPT, max(_LEAST_KEPT, self._texts_left)))
+        self._texts_left -= len(kept)
+        return kept
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}… {len(text) - most:,} characters left out …{text[len(text) - most + most // 2 :]}"
 
 
 def _prompt(messages: tuple[Message, ...]) -> str:

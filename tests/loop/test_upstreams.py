@@ -369,6 +369,52 @@ async def test_headers_of_a_gateway_may_be_long_and_many(dialect: Dialect) -> No
 
 
 @both
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_nobody_is_followed_elsewhere(dialect: Dialect, status: int) -> None:
+    async with Scripted(dialect, Says("I listen.")) as elsewhere:
+        told = await failure(dialect, Raw(b"", "text/plain", status, {"location": f"{elsewhere.url}/messages"}))
+        assert (elsewhere.asked, elsewhere.connections) == ([], 0)
+    assert isinstance(told, UpstreamFailed)
+    assert f"elsewhere (HTTP {status}). Set its url" in str(told)
+
+
+@both
+@pytest.mark.parametrize("status", [200, 400])
+async def test_an_answer_without_end_is_not_read_to_it(dialect: Dialect, status: int) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n\r\n".encode() + b'{"x": "')
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"A" * (1 << 20))
+                await writer.drain()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    try:
+        async with upstream(dialect, f"http://{host}:{port}") as opened:
+            with pytest.raises(UpstreamRefused if status == 400 else UpstreamFailed):
+                await turn(opened)
+            with pytest.raises(UpstreamError):
+                await opened.models()
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@both
+async def test_what_no_model_writes_is_refused(dialect: Dialect) -> None:
+    told = await failure(dialect, Says("", (Call("run_python", {"code": "#" * (1 << 20)}, "a"),), piece=1 << 20))
+    assert "1,048,576 characters of arguments" in str(told)
+
+
+@both
+async def test_more_tokens_than_there_are_numbers_for_were_none(dialect: Dialect) -> None:
+    async with scripted(dialect, Says("Hello.", usage=(10**30, 5))) as (_, opened):
+        assert (await turn(opened)).usage == Usage(0, 5)
+
+
+@both
 async def test_pieces_come_before_the_failure(dialect: Dialect) -> None:
     async with scripted(dialect, Breaks("cut", Says("word " * 20), after=8)) as (_, opened):
         said: list[Delta | Reply] = []

@@ -122,6 +122,19 @@ def test_pictures_beyond_what_a_trace_keeps_are_left_out() -> None:
     assert [len(each) for each in kept] == [3 << 20, 3 << 20, 0, 0]
 
 
+def test_of_very_long_texts_beginning_and_end_are_kept() -> None:
+    long = "begins " + "A" * (30 << 20) + " ends"
+    messages = (Message.of("user", long), *[Message.of("user", "B" * 2000)] * 5000)
+    recorder = Recorder(Request("m", messages), "me", Secrets())
+    recorder.add(Replied(1, says("", ToolCall("1", "run_python", json.dumps({"code": long}))), 0.0))
+    trace = recorder.row()
+    first, text, call = trace.records[0], trace.records[0]["parts"][0]["text"], trace.records[-1]["calls"][0]
+    assert first["text"] == text
+    assert (text[:7], text[-5:], "characters left out" in text) == ("begins ", " ends", True)
+    assert call["arguments"].startswith('{"code": "begins')
+    assert len(json.dumps(trace.records)) < 20 << 20
+
+
 def test_as_lines_the_first_is_the_whole_and_the_others_are_the_records() -> None:
     trace = a_whole_run()
     first, *others = to_lines(trace)

@@ -1,11 +1,10 @@
 """What an upstream answers."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from sandbox.loop.messages import Delta, Finish, Message, Opaque, Part, Reply, Text, ToolCall, Usage
+from sandbox.loop.messages import MOST_TOKENS, Delta, Finish, Message, Opaque, Part, Reply, Text, ToolCall, Usage
 from sandbox.loop.surrogates import encodable
 
 _FINISHES: Mapping[Any, Finish] = {
@@ -171,7 +170,7 @@ def usage(said: Mapping[str, Any]) -> Usage:
 
 def _count(said: Mapping[str, Any], name: str) -> int:
     value = said.get(name)
-    return int(value) if isinstance(value, int | float) and 0 < value < math.inf else 0
+    return int(value) if isinstance(value, int | float) and 0 < value < MOST_TOKENS else 0
 
 
 def _mapping(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,13 +1,12 @@
 """What an upstream answers."""
 
 import json
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.loop.messages import Delta, Finish, Message, Opaque, Reply, Text, ToolCall, Usage
+from sandbox.loop.messages import MOST_TOKENS, Delta, Finish, Message, Opaque, Reply, Text, ToolCall, Usage
 from sandbox.loop.openai_chat.fields import rest, written_out
 from sandbox.loop.surrogates import encodable
 
@@ -256,4 +255,4 @@ def _mapping(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _count(value: Any) -> int:
-    return int(value) if isinstance(value, int | float) and 0 < value < math.inf else 0
+    return int(value) if isinstance(value, int | float) and 0 < value < MOST_TOKENS else 0

@@ -13,10 +13,11 @@ from sandbox.client.events import Decoder, Message
 from sandbox.errors import UpstreamFailed
 from sandbox.loop.messages import Delta, Reply
 from sandbox.loop.upstream.failures import Failures
+from sandbox.loop.upstream.transport import MOST_BYTES
 
 _T = TypeVar("_T")
-_MOST_BYTES = 64 << 20
-"""Of one answer: no model writes as much, and a server that does not stop must not fill our memory."""
+_MOST_ARGUMENTS, _MOST_PARTS = 1 << 20, 10_000
+"""Characters of a call's arguments, and parts of an answer: no model writes as much, and each costs us time."""
 _LINGER_S = 0.1
 """For how long the end of an answer is waited for after its last event: with it the connection can be used again."""
 
@@ -82,15 +83,22 @@ class Answer:
                     raise self.failures.cut()
                 await _drain(pieces)
                 reply = self._understood(reading.reply)
+            self._bound(reply)
             yield reply
+
+    def _bound(self, reply: Reply) -> None:
+        if len(reply.message.parts) > _MOST_PARTS:
+            raise self.failures.nonsense(f"an answer of more than {_MOST_PARTS:,} parts")
+        if any(len(call.arguments) > _MOST_ARGUMENTS for call in reply.message.calls):
+            raise self.failures.nonsense(f"a call with more than {_MOST_ARGUMENTS:,} characters of arguments")
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         size = 0
         try:
             async for piece in self.response.aiter_bytes():
                 size += len(piece)
-                if size > _MOST_BYTES:
-                    raise self.failures.nonsense(f"an answer of more than {_MOST_BYTES >> 20} MB")
+                if size > MOST_BYTES:  # where it was compressed
+                    raise self.failures.nonsense(f"an answer of more than {MOST_BYTES >> 20} MB")
                 yield piece
         except httpx2.ReadTimeout as error:
             raise self.failures.silent(self.silence_s) from error

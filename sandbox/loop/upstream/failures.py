@@ -115,6 +115,8 @@ class Failures:
     def _error(
         self, status: int | None, words: str, error: Mapping[str, Any], retry_after: float | None
     ) -> UpstreamError:
+        if status is not None and 300 <= status < 400:
+            return self._failed(f"says that it is elsewhere (HTTP {status})", "Set its url to where it is.", status)
         told = f" (HTTP {status}): {words}" if status else f": {words}"
         if _NO_MONEY in (error.get("code"), error.get("type")):
             status = 402

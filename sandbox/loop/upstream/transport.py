@@ -30,17 +30,24 @@ _FIELD = 64 << 10
 _FIELDS = 256
 _LARGE = 1 << 20
 """Bytes from which on a body is sent in pieces, between which others have their turn."""
+MOST_BYTES = 64 << 20
+"""Of one answer: no model writes as much, and a server that does not stop must not fill our memory."""
+_MOST_WORDS = 256 << 10
+"""Bytes of an answer that is an error, which both SDKs read whole; what comes after is not read."""
 _BEGUN = "begun"
 _IDLE_S, _PROBES = 60, 5
 """Seconds, and how often, after which a connection is asked whether it still is there: what lies between forgets one
 on which nobody has spoken for some minutes, as a model that thinks does."""
 
 
-def client() -> httpx2.AsyncClient | None:
-    """What an SDK is to ask through; None for what it has itself, where the environment names proxies."""
+def client() -> httpx2.AsyncClient:
+    """What an SDK is to ask through; by httpx2's own transport where the environment names proxies.
+
+    It follows nobody elsewhere: whoever answers must not choose who is told what was said, and the headers.
+    """
     if getproxies():
-        return None
-    return httpx2.AsyncClient(transport=Transport(), follow_redirects=True)
+        return httpx2.AsyncClient(limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_KEPT_S))
+    return httpx2.AsyncClient(transport=Transport())
 
 
 def begun(error: httpx2.HTTPError) -> httpx2.Response | None:
@@ -107,9 +114,14 @@ class _Body(httpx2.AsyncByteStream):
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = MOST_BYTES if self._response.ok else _MOST_WORDS
         with _translated():
             async for piece in self._response.content.iter_any():
+                if (left := left - len(piece)) < 0:
+                    break
                 yield piece
+        if left < 0 and self._response.ok:
+            raise httpx2.RemoteProtocolError(f"an answer of more than {MOST_BYTES >> 20} MB")
 
     async def aclose(self) -> None:
         # A connection whose answer has been read to its end is no longer the response's.
