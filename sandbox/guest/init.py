@@ -623,8 +623,8 @@ def _changes(before: Walk, after: Walk) -> list[list[Any]]:
 
 def _lives(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+        with open(f"/proc/{pid}/stat", "rb") as file:  # its name may be any bytes
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
 

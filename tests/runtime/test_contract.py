@@ -264,6 +264,21 @@ class TestStatus:
                 outputs, _ = await run(kernel, "print(open('kept').read(), end='')")
                 assert outputs == [Stream("stdout", "x")]
 
+    async def test_what_a_program_shuts_or_is_called_keeps_no_other_from_beginning(
+        self, runtime: Runtime, spec: Spec
+    ) -> None:
+        shut = (
+            "import contextlib, os\nfor name in ('/mnt/data', '/tmp', '/dev/shm'):\n"
+            "    with contextlib.suppress(OSError): os.chmod(name, 0)"
+        )
+        name = "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xff\\xfe', 0, 0, 0)"
+        async with kernel_of(runtime, spec) as kernel:
+            await run(kernel, f"open('kept', 'w').write('x')\n{name}")
+            assert (await run(kernel, shut))[1].status is Status.OK
+            await kernel.restart()
+            outputs, _ = await run(kernel, "print(open('kept').read(), end='')")
+            assert outputs == [Stream("stdout", "x")]
+
     async def test_a_restart_keeps_the_files(self, runtime: Runtime, spec: Spec) -> None:
         async with kernel_of(runtime, spec) as kernel:
             await run(kernel, "open('kept', 'w').write('x'); y = 1")

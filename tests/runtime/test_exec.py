@@ -253,6 +253,14 @@ try:
 except OSError:
     pass
 """
+FILL = """
+import contextlib, os, shutil
+for name in (".matplotlib", ".ipython", ".jupyter"):
+    shutil.rmtree(f"/tmp/{name}", ignore_errors=True)
+with contextlib.suppress(OSError):
+    while True:
+        os.close(os.open(f"/tmp/{os.urandom(8).hex()}", os.O_CREAT))
+"""
 LOOK = """
 import os, sys
 print(os.path.exists("/dev/shm/ran"), os.getcwd(), "numpy" in sys.modules)
@@ -263,9 +271,12 @@ print(matplotlib.get_backend(), matplotlib.rcParams["lines.linewidth"])
 
 @pytest.mark.parametrize("ground", ["root"], indirect=True, scope="module")
 class TestBegins:
-    async def test_what_a_program_leaves_has_no_part_in_how_the_next_kernel_begins(self, runtime: Runtime) -> None:
+    @pytest.mark.parametrize("leave", [LEAVE, FILL])
+    async def test_what_a_program_leaves_has_no_part_in_how_the_next_kernel_begins(
+        self, runtime: Runtime, leave: str
+    ) -> None:
         async with kernel_of(runtime, Spec()) as kernel:
-            assert (await run(kernel, LEAVE))[1].status is Status.OK
+            assert (await run(kernel, leave))[1].status is Status.OK
             await kernel.restart()
             outputs, end = await run(kernel, LOOK)
             assert (end.status, text(outputs)) == (Status.OK, "False /mnt/data True\ninline 1.5\n")

@@ -1,5 +1,6 @@
 """The embedded runtime of an ordinary user: what holds it up, what is weaker there, and who is told."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.config import Settings
-from sandbox.errors import HostUnfit
+from sandbox.errors import HostUnfit, SandboxFailed, SessionClosed
 from sandbox.execution import Error, Result, Status, Stream
 from sandbox.health import Checkup, Memory
 from sandbox.image import Image
@@ -214,7 +215,16 @@ class TestSoftCap:
         "take",
         [
             pytest.param(
-                "import mmap\nm = mmap.mmap(-1, 1 << 30)\nfor i in range(0, 1 << 30, 4096): m[i] = 1", id="shared"
+                "import ctypes, os, threading, time\n"
+                "def hold():\n    x = bytearray(b'1') * (1 << 30)\n    time.sleep(60)\n"
+                "if os.fork() == 0:\n    threading.Thread(target=hold).start()\n    ctypes.CDLL(None).syscall(60, 0)\n"
+                "os.wait()",
+                id="a thread whose first one has ended",
+            ),
+            pytest.param(
+                "import mmap\nm = mmap.mmap(-1, 400 << 30, mmap.MAP_PRIVATE | 0x4000, mmap.PROT_READ)\nm.madvise(15)\n"
+                "for i in range(0, 400 << 30, 2 << 20): m[i]",
+                id="tables of pages that are not there",
             ),
             pytest.param("x = bytearray(1 << 30)", id="heap"),
             pytest.param(
@@ -242,12 +252,40 @@ class TestSoftCap:
         assert found.ready
         assert "the memory limit of sandboxes is soft" in [reason.words for reason in found.reasons]
 
-    async def test_memory_that_no_process_maps_cannot_be_had(self, ground: Ground) -> None:
+    @pytest.mark.parametrize(
+        ("take", "words"),
+        [
+            ("import os; os.memfd_create('x')", "not implemented"),
+            ("import mmap; mmap.mmap(-1, 4096)", "not permitted"),
+            ("open('/dev/zero')", "No such file"),
+        ],
+    )
+    async def test_memory_that_no_process_maps_cannot_be_had(self, ground: Ground, take: str, words: str) -> None:
         async with kernel_of(ground.runtime, ground.spec) as kernel:
-            outputs, _ = await run(kernel, "import os\nos.memfd_create('x')")
-            [error] = outputs
+            [error], _ = await run(kernel, take)
             assert isinstance(error, Error)
-            assert "not implemented" in error.value
+            assert words in error.value
+
+    async def test_nobody_ends_another_by_a_name_that_looks_like_a_size(self, ground: Ground) -> None:
+        name = "import ctypes; ctypes.CDLL(None).prctl(15, b'abc kB', 0, 0, 0)"
+        async with kernel_of(ground.runtime, ground.spec) as kernel, kernel_of(ground.runtime, ground.spec) as other:
+            _, end = await run(kernel, f"{name}\nx = bytearray(b'1') * (40 << 20)")
+            assert end.status is Status.OK
+            assert (await kernel.sandbox.usage()).peak_bytes >= 40 << 20
+            assert (await run(other, "1"))[1].status is Status.OK
+
+    async def test_descriptors_on_their_way_end_nobody_who_has_begun(self, ground: Ground) -> None:
+        fill = (
+            "import contextlib, socket\na, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+            "a.setblocking(False)\nwith contextlib.suppress(OSError):\n"
+            "    while True: socket.send_fds(a, [b'x'], [0] * 250)"
+        )
+        async with kernel_of(ground.runtime, ground.spec) as other, kernel_of(ground.runtime, ground.spec) as kernel:
+            await run(kernel, fill)
+            with contextlib.suppress(SandboxFailed, SessionClosed):  # they count for all who have the same id
+                async with kernel_of(ground.runtime, ground.spec):
+                    pass
+            assert (await run(other, "1"))[1].status is Status.OK
 
     async def test_what_is_shared_is_counted_once(self, ground: Ground) -> None:
         async with kernel_of(ground.runtime, ground.spec) as kernel:

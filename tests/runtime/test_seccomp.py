@@ -106,6 +106,16 @@ def test_no_argument_opens_what_the_table_closes(machine: Machine, number: int, 
         assert verdict == ALLOW
 
 
+def test_where_memory_is_watched_none_is_shared_that_is_no_file() -> None:
+    usual, watched = Machine(seccomp.program()), Machine(seccomp.program(nameless=False))
+    mmap, private, shared, validated, anonymous = seccomp.ALLOWED["mmap"], 2, 1, 3, 0x20
+    for flags in (private, shared, validated, private | anonymous):
+        assert watched.verdict(mmap, (0, 0, 0, flags, 0, 0)) == ALLOW
+    for flags in (shared | anonymous, validated | anonymous, shared | anonymous | 0x4000):
+        assert watched.verdict(mmap, (0, 0, 0, flags, 0, 0)) == "EPERM"
+        assert usual.verdict(mmap, (0, 0, 0, flags, 0, 0)) == ALLOW
+
+
 @pytest.mark.attack("A03")
 def test_every_number_of_x32_is_unknown(machine: Machine) -> None:
     assert {machine.verdict(0x40000000 + number) for number in range(2048)} == {"ENOSYS"}

@@ -16,6 +16,7 @@ from sandbox.guest import pack, process
 if TYPE_CHECKING:
     from sandbox.guest.kernel import Kernel
 
+_WORKSPACE = "/mnt/data"
 PRELOAD, MODULES = "/opt/image/preload.py", "/opt/image/modules"
 
 
@@ -24,6 +25,7 @@ def _contain(request: dict[str, Any], fds: list[int]) -> socket.socket:
     process.close_all_but({fds[0]})
     process.reset_signals()
     os.umask(0o077)
+    os.chmod(_WORKSPACE, 0o700)  # a program before may have shut it
     process.allow_dumps()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # before zygote and init
@@ -49,10 +51,10 @@ def main(link_fd: int) -> NoReturn:
     link = socket.socket(fileno=link_fd)
     link.set_inheritable(False)
     # Imports read settings from where they are, which is the program's directory by the time of a second zygote.
-    workspace = os.getcwd()
     os.chdir("/")
     kernel = prepared({0, 1, 2, link_fd})
-    os.chdir(workspace)
+    os.chmod(_WORKSPACE, 0o700)
+    os.chdir(_WORKSPACE)
     from sandbox.guest.zygote import Zygote
 
     Zygote(link, kernel, lambda request, fds: None, _contain).run()

@@ -19,14 +19,15 @@ def become(
     channel: socket.socket,
     control: socket.socket,
     nodes: str,
+    devices: Sequence[str],
 ) -> NoReturn:
     """Be PID 1. The stage must be the working directory.
 
-    request: the launcher's `start`. nodes: see `mounts.build`.
+    request: the launcher's `start`. nodes, devices: see `mounts.build`.
     """
     try:
         sizes = mounts.Sizes(**request["sizes"])
-        mounts.build(shown, sizes, ids, proc=True, nodes=nodes)
+        mounts.build(shown, sizes, ids, proc=True, nodes=nodes, devices=devices)
         process.close_all_but({channel.fileno(), control.fileno()})
         jail.confine_init(ids)
         process.name_process("sandbox-init")

@@ -46,7 +46,7 @@ _NR_MEMFD_CREATE = seccomp.ALLOWED["memfd_create"]
 _INIT_FILTER = seccomp.program(also_allow=(_NR_OPENAT2, seccomp.ALLOWED["fcntl"]))
 _KERNEL_FILTER = seccomp.program()
 # Bytes of a memory file that nobody maps belong to no process, so whoever watches processes would not see them.
-_WATCHED_KERNEL_FILTER = seccomp.program(absent=(_NR_MEMFD_CREATE,))
+_WATCHED_KERNEL_FILTER = seccomp.program(absent=(_NR_MEMFD_CREATE,), nameless=False)
 _WATCHED_NICENESS = 5
 
 _LANDLOCK_EXECUTE, _LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1, 2, 4, 8
@@ -147,13 +147,22 @@ def contain_kernel(cell: Cell, namespaces: Sequence[int], keep: set[int]) -> Non
     if cell.soft:
         os.setpriority(os.PRIO_PROCESS, 0, _WATCHED_NICENESS)  # whoever watches must come first
     _drop_privileges(cell)
-    os.chdir(mounts.WORKSPACE)  # which is the program's alone
+    _enter_workspace(cell)
     # As the sandbox's own uid: keys are counted per uid, and 200 sandboxes would use up a common one.
     linux.new_session_keyring()
     process.forbid_dumps()
     process.forbid_new_privileges()
     _restrict_files(cell)
     process.load_seccomp(_WATCHED_KERNEL_FILTER if cell.soft else _KERNEL_FILTER)
+
+
+def _enter_workspace(cell: Cell) -> None:
+    """Which is the program's alone. One before may have shut it, and where there is one id all that it writes to."""
+    os.chmod(mounts.WORKSPACE, 0o700)
+    if cell.shown != cell.uid:
+        for shared in ("/tmp", "/dev/shm"):
+            os.chmod(shared, 0o1777)
+    os.chdir(mounts.WORKSPACE)
 
 
 def _enter_own_user_namespace(cell: Cell) -> None:
@@ -215,7 +224,7 @@ def _restrict_files(cell: Cell) -> None:
     rules = [(tree, read | _LANDLOCK_EXECUTE) for tree in cell.readable]
     rules += [("/etc", read), ("/proc", read), ("/dev", read)]
     rules += [(tree, everything) for tree in (mounts.WORKSPACE, "/tmp", "/dev/shm")]
-    rules += [(f"/dev/{name}", device) for name in ("null", "zero", "full")]
+    rules += [(f"/dev/{name}", device) for name in ("null", "full", *(() if cell.soft else ("zero",)))]
     linux.landlock(handled, scoped, rules)
 
 
@@ -259,5 +268,5 @@ def lives(pid: int) -> bool:
 
 def status_of(pid: int) -> dict[str, list[str]]:
     """`/proc/PID/status`, each field's words."""
-    with open(f"/proc/{pid}/status") as file:
+    with open(f"/proc/{pid}/status", errors="replace") as file:  # its name may be any bytes
         return {key: value.split() for key, _, value in (line.partition(":") for line in file)}

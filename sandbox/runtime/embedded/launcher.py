@@ -239,8 +239,12 @@ class Launcher:
 
     def _look(self, sandbox: Sandbox, shared: int, *, thoroughly: bool = False) -> None:
         if sandbox.watched is not None:
-            with contextlib.suppress(OSError):  # it ends just now; its own end will say so
+            try:
                 sandbox.watched.look(shared, thoroughly=thoroughly)
+            except OSError:
+                pass  # it ends just now; its own end will say so
+            except ValueError as error:  # nobody else is to end of what can be seen of it
+                self._kill(sandbox, f"it cannot be watched: {error}")
 
     def _look_thoroughly(self, sandbox: Sandbox) -> None:
         if sandbox.watched is not None:  # what is shared takes 10 ms to find out
@@ -428,7 +432,8 @@ class Launcher:
                     linux.bound_unaccepted(terms.UNACCEPTED)
                 pid = os.fork()
                 if pid == 0:
-                    init.become(sandbox.ids, image.layers, request, channel, control, nodes)
+                    devices = mounts.WATCHED_DEVICES if sandbox.cell.soft else mounts.DEVICES
+                    init.become(sandbox.ids, image.layers, request, channel, control, nodes, devices)
                 control.send(json.dumps({"init": pid}).encode())
             except BaseException as error:
                 control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
@@ -501,8 +506,13 @@ class Launcher:
             if image.zygote is None:
                 self._send_kernel(sandbox, image, request, fds)
                 return
-            with contextlib.suppress(ConnectionError):  # it is dead: its link will say so
+            try:
                 image.zygote.ask(request, fds)
+            except ConnectionError:
+                pass  # it is dead: its link will say so
+            except OSError as error:  # others of our id have too many descriptors on their way
+                self._kill(sandbox, f"no kernel could be asked for: {error}")
+                return
         self._renew(image)
 
     def _may_fork(self, zygote: Zygote, sandbox: Sandbox) -> bool:
@@ -613,8 +623,12 @@ class Launcher:
                 self._setups.pop(sandbox.setup_pid, None)
                 sandbox.setup_pid = 0
             message = json.dumps({"kernel": inner_pid}).encode()
-            with contextlib.suppress(ConnectionError):
+            try:
                 socket.send_fds(sandbox.control, [message], [gate.fileno()])
+            except ConnectionError:
+                pass  # init is dead, which its own end says
+            except OSError as error:  # as where a kernel is asked for
+                self._kill(sandbox, f"its kernel could not be handed over: {error}")
 
     # The way out.
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from sandbox.runtime.embedded import linux
 
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+WATCHED_DEVICES = tuple(name for name in DEVICES if name != "zero")
+"""Where memory is watched: what is mapped of `zero` and shared is memory that need not belong to any process."""
 _HOSTS_DEVICES = "/dev"
 _DEVICES_HERE = "devices"
 """Below a stage, where nodes can be made."""
@@ -137,7 +139,7 @@ def devices() -> str:
     # One for each: how many nodes there are, and their numbers, would tell of other sandboxes.
     options = "size=4k,nr_inodes=16,mode=755"
     linux.mount("devices", _DEVICES_HERE, "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, options)
-    for name in _DEVICES:
+    for name in DEVICES:
         _make_node(f"{_DEVICES_HERE}/{name}", name)
         os.chmod(f"{_DEVICES_HERE}/{name}", 0o666)
     return _DEVICES_HERE
@@ -156,11 +158,19 @@ def _may_make_nodes(directory: Path) -> bool:
     return True
 
 
-def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool, nodes: str = _HOSTS_DEVICES) -> None:
+def build(
+    shown: Sequence[Layer],
+    sizes: Sizes,
+    ids: Ids,
+    *,
+    proc: bool,
+    nodes: str = _HOSTS_DEVICES,
+    devices: Sequence[str] = DEVICES,
+) -> None:
     """Make the root in the current mount namespace and pivot into it. The stage must be the working directory.
 
-    With `proc`, the caller must be PID 1 of its pid namespace. nodes: the directory with its device nodes, as `devices`
-    gives it. Raises `OSError` at the first step that fails.
+    With `proc`, the caller must be PID 1 of its pid namespace. nodes: the directory with its device nodes, as
+    `devices()` gives it. devices: those that it shows. Raises `OSError` at the first step that fails.
     """
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     tight = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
@@ -180,7 +190,7 @@ def build(shown: Sequence[Layer], sizes: Sizes, ids: Ids, *, proc: bool, nodes: 
         if os.path.isdir(f"root/usr/{name}"):
             os.symlink(f"usr/{name}", f"root/{name}")
     _etc(ids)
-    _show_devices(nodes)
+    _show_devices(nodes, devices)
     os.makedirs("root/proc")
     if proc:
         options = f"subset=pid,hidepid=invisible,gid={ids.init}"
@@ -215,11 +225,11 @@ def _etc(ids: Ids) -> None:
     os.symlink("/usr/share/zoneinfo/UTC", "root/etc/localtime")
 
 
-def _show_devices(source: str) -> None:
+def _show_devices(source: str, names: Sequence[str]) -> None:
     os.makedirs("root/dev")
     options = "size=64k,nr_inodes=32,mode=755"
     linux.mount("dev", "root/dev", "tmpfs", linux.MS_NOSUID | linux.MS_NOEXEC, options)
-    for name in _DEVICES:
+    for name in names:
         os.close(os.open(f"root/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
         linux.mount(f"{source}/{name}", f"root/dev/{name}", None, linux.MS_BIND)
         if source == _HOSTS_DEVICES:

@@ -84,6 +84,8 @@ _OPTIONS = {
 packets. All others are refused. Many keep memory that no control group is charged for, or is one pool for all of the
 host: compiled filters, keys of signed TCP, groups of multicast, flow labels of IPv6, datagrams that UDP_CORK holds.
 TLS and IPsec in the kernel are for nobody who reaches no network."""
+_SHARED_ANONYMOUS = 0x21
+"""MAP_SHARED and MAP_ANONYMOUS."""
 _MSG_MORE = 0x8000
 """A datagram that waits for its rest is held in memory that no control group is charged for."""
 _SENDS = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
@@ -191,6 +193,11 @@ def _refused(argument: int, values: Sequence[int]) -> list[_Instruction]:
     return [_load(_argument(argument)), *known, _return(_ERRNO | _EPERM)]
 
 
+def _refused_together(argument: int, bits: int) -> list[_Instruction]:
+    """Refuses whatever has all of these bits."""
+    return [_load(_argument(argument)), _and(bits), _equals(bits, 0, 1), _return(_ERRNO | _EPERM), _return(_ALLOW)]
+
+
 def _allowed_options(level: int) -> list[_Instruction]:
     """Allows those of the level; goes on with all others."""
     options = _OPTIONS[level]
@@ -232,11 +239,12 @@ def _membership(numbers: Iterable[int], verdict: int) -> list[_Instruction]:
     return program
 
 
-def program(also_allow: Iterable[int] = (), absent: Iterable[int] = ()) -> bytes:
+def program(also_allow: Iterable[int] = (), absent: Iterable[int] = (), *, nameless: bool = True) -> bytes:
     """The filter as an array of struct sock_filter.
 
     `also_allow`: numbers that our own init needs beyond the table, or whatever the arguments; `absent`: numbers of the
-    table that are not there all the same. Raises `NotImplementedError` on an architecture that has no table.
+    table that are not there all the same; `nameless`: whether memory may be shared that is no file. Raises
+    `NotImplementedError` on an architecture that has no table.
     """
     machine = os.uname().machine
     if machine not in ARCHITECTURES:
@@ -250,6 +258,7 @@ def program(also_allow: Iterable[int] = (), absent: Iterable[int] = ()) -> bytes
         _at_least(_X32_BIT, 0, 1),
         _return(_ERRNO | _ENOSYS),
         *_argument_rules(extra),
+        *([] if nameless else _only_for(ALLOWED["mmap"], _refused_together(3, _SHARED_ANONYMOUS))),
         *_membership((set(ALLOWED.values()) | extra) - hidden, _ALLOW),
         *_membership((set(ABSENT.values()) - extra) | hidden, _ERRNO | _ENOSYS),
         _at_least(NEWEST + 1, 0, 1),

@@ -6,7 +6,7 @@ is above the cap loses its largest process, as to the kernel's own hand, only la
 take what the machine gives it in that time.
 
 Everything is read below the sandbox's own `/proc`, which shows all of its processes and nobody else. All of it is the
-kernel's word; no byte read here was written by a program.
+kernel's word, but for the names of processes, which nothing here reads.
 """
 
 import contextlib
@@ -19,11 +19,15 @@ _PERIOD_SECONDS, _GROWING_SECONDS = 0.05, 0.01
 """Between two rounds; the second while a sandbox grows."""
 _PAUSE, _GROWING_PAUSE = 20, 2
 """How many times its own length at least is the pause after a round, so that many sandboxes do not cost a core."""
+_LONGEST_PAUSE = 0.5
+"""Seconds, whatever a round has taken: a program can make it long."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _WRITABLE = ("mnt/data", "tmp", "dev/shm")
 _NOTICEABLE = 256
 """Pages and page faults below which a sandbox is taken to hold what it held."""
+_SIZES = frozenset({b"VmHWM", b"VmRSS", b"VmPTE", b"Anonymous", b"Private_Dirty", b"Pss_Anon", b"Pss_Shmem"})
+"""What is read of a process. Another field is its name, which may look like a size."""
 _FORGET_PEAK = b"5"
 """What the kernel wants to be written to `clear_refs` to start a process's peak anew."""
 
@@ -36,6 +40,8 @@ class Glance:
     pages: int
     ticks: int
     """Processor time, its own and that of children that it has waited for."""
+    headless: bool
+    """Whether its first thread has ended and others have not: what it holds is to be seen of those only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +52,14 @@ class Held:
     private: int
     unnamed: int
     """Shared memory that is in no writable mount."""
+    tables: int
+    """Of pages, which can be many times what they lead to."""
     excess: int
     """How far below its peak it is."""
 
     @property
     def total(self) -> int:
-        return self.anonymous + self.unnamed
+        return self.anonymous + self.unnamed + self.tables
 
 
 @dataclass(slots=True)
@@ -124,7 +132,7 @@ class Watched:
             fd = os.open(f"{pid}/clear_refs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.processes)
         except PermissionError:
             # Executed in a user namespace without a root, and not to be looked into: nobody owns its files.
-            self.known_peaks[pid] = _kilobytes(self._read(pid, "status")).get(b"VmHWM", 0)
+            self.known_peaks[pid] = _sizes(self._read(str(pid), "status")).get(b"VmHWM", 0)
             return
         try:
             os.write(fd, _FORGET_PEAK)
@@ -139,9 +147,9 @@ class Watched:
         for pid in self._pids():
             with contextlib.suppress(OSError):
                 # After the name, which is the program's to choose and may hold anything.
-                fields = self._read(pid, "stat").rpartition(b")")[2].split()
-                faults = int(fields[7]) + int(fields[9])
-                glances[pid] = Glance(faults, int(fields[21]), sum(int(word) for word in fields[11:15]))
+                fields = self._read(str(pid), "stat").rpartition(b")")[2].split()
+                faults, ticks = int(fields[7]) + int(fields[9]), sum(int(word) for word in fields[11:15])
+                glances[pid] = Glance(faults, int(fields[21]), ticks, fields[0] == b"Z" and int(fields[17]) > 1)
         return glances
 
     def _count_time(self, glances: dict[int, Glance]) -> None:
@@ -159,11 +167,11 @@ class Watched:
     def _weigh(self, glances: dict[int, Glance], files: int, shared: int) -> None:
         self.seen, self.files = glances, files
         held: dict[int, Held] = {}
-        for pid in glances:
+        for pid, glance in glances.items():
             with contextlib.suppress(OSError):
-                held[pid] = self._held(pid)
+                held[pid] = self._held(pid, self._thread_of(pid) if glance.headless else str(pid))
         whole = sum(each.total for each in held.values())
-        own = sum(each.private + each.unnamed for each in held.values())
+        own = sum(each.private + each.unnamed + each.tables for each in held.values())
         before, self.held = self.held, max(whole - shared, own) + files
         self.grows = self.held - before >= _NOTICEABLE * _PAGE
         self.peak = max(self.peak, self.held + max((each.excess for each in held.values()), default=0))
@@ -171,19 +179,26 @@ class Watched:
         if self.held > self.cap and held:
             self._kill(max(held, key=lambda pid: held[pid].total))
 
-    def _held(self, pid: int) -> Held:
-        rollup = _kilobytes(self._read(pid, "smaps_rollup"))
-        status = _kilobytes(self._read(pid, "status"))
-        unnamed = self._unnamed(pid) if rollup.get(b"Pss_Shmem", 0) >= 1 << 20 else 0
-        private = rollup.get(b"Private_Dirty", 0)
-        peak = status.get(b"VmHWM", 0)
-        excess = peak - status.get(b"VmRSS", 0) if peak > self.known_peaks.get(pid, 0) else 0
-        return Held(rollup.get(b"Pss_Anon", 0), min(private, rollup.get(b"Pss_Anon", 0)), unnamed, max(excess, 0))
+    def _thread_of(self, pid: int) -> str:
+        """Where one of its threads is that has not ended; all that there are see the same memory."""
+        fd = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.processes)
+        try:
+            return f"{pid}/task/{max(os.listdir(fd), key=int)}"
+        finally:
+            os.close(fd)
 
-    def _unnamed(self, pid: int) -> int:
+    def _held(self, pid: int, where: str) -> Held:
+        rollup, status = _sizes(self._read(where, "smaps_rollup")), _sizes(self._read(where, "status"))
+        unnamed = self._unnamed(where) if rollup.get(b"Pss_Shmem", 0) >= 1 << 20 else 0
+        anonymous, peak = rollup.get(b"Pss_Anon", 0), status.get(b"VmHWM", 0)
+        private = min(rollup.get(b"Private_Dirty", 0), anonymous)
+        excess = peak - status.get(b"VmRSS", 0) if peak > self.known_peaks.get(pid, 0) else 0
+        return Held(anonymous, private, unnamed, status.get(b"VmPTE", 0), max(excess, 0))
+
+    def _unnamed(self, where: str) -> int:
         """Shared memory of mappings that have no file in a mount of the sandbox's."""
         total, counts = 0, False
-        for line in self._read(pid, "smaps").splitlines():
+        for line in self._read(where, "smaps").splitlines():
             word, _, rest = line.partition(b" ")
             if b"-" in word:
                 counts = rest.split(maxsplit=4)[4:5] == [b"/dev/zero (deleted)"] or b" /memfd:" in rest
@@ -201,8 +216,8 @@ class Watched:
             finally:
                 os.close(fd)
 
-    def _read(self, pid: int, name: str) -> bytes:
-        fd = os.open(f"{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.processes)
+    def _read(self, where: str, name: str) -> bytes:
+        fd = os.open(f"{where}/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.processes)
         with open(fd, "rb", buffering=0) as file:
             return file.read()
 
@@ -210,19 +225,14 @@ class Watched:
 def anonymous_of(pid: int) -> tuple[int, int]:
     """Bytes of anonymous memory of a process of ours: all, and its part of them where others share."""
     with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-        rollup = _kilobytes(file.read())
+        rollup = _sizes(file.read())
     return rollup.get(b"Anonymous", 0), rollup.get(b"Pss_Anon", 0)
 
 
-def _kilobytes(text: bytes) -> dict[bytes, int]:
-    """The fields of a `smaps_rollup` or `status` that are sizes, in bytes."""
-    found = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition(b":")
-        words = rest.split()
-        if len(words) == 2 and words[1] == b"kB":
-            found[name] = int(words[0]) << 10
-    return found
+def _sizes(text: bytes) -> dict[bytes, int]:
+    """What is read of a `smaps_rollup` or `status`, in bytes."""
+    lines = (line.partition(b":") for line in text.splitlines())
+    return {name: int(rest.split()[0]) << 10 for name, _, rest in lines if name in _SIZES}
 
 
 def _used(mount: int) -> int:
@@ -244,4 +254,4 @@ class Rounds:
         """A round that began then (monotonic) is over. grows: whether it has seen a sandbox grow."""
         now = time.monotonic()
         period, pause = (_GROWING_SECONDS, _GROWING_PAUSE) if grows else (_PERIOD_SECONDS, _PAUSE)
-        self.due = now + max(period, pause * (now - began))
+        self.due = now + max(period, min(pause * (now - began), _LONGEST_PAUSE))

@@ -162,7 +162,7 @@ SHARED = {
     "watching files, the old way": Door("F06", "syscall(253)", ("ENOSYS",)),
     "a file system watch for all": Door("F06", "syscall(300, 0, 0)"),
     "whether a page is in memory, by mapping": Door(
-        "F07", "m = mmap.mmap(-1, 4096); syscall(27, ctypes.addressof(ctypes.c_char.from_buffer(m)), 4096, bytes(1))"
+        "F07", "m = mmap.mmap(-1, 4096, 2); syscall(27, ctypes.addressof(ctypes.c_char.from_buffer(m)), 4096, bytes(1))"
     ),
     "whether a page is in memory, by count": Door(
         "F07",

@@ -112,7 +112,8 @@ LACKS = {
         Lack(
             "pools of the host's kernel that are its own",
             (SINGLE,),
-            "what the kernel counts by user, such as room in pipes and descriptors on their way, all of one id share",
+            "what the kernel counts by user, such as room in pipes and descriptors on their way, all of one id share: "
+            "with enough descriptors on their way one keeps others from starting, and from having a next kernel",
         ),
         Lack(
             "processes that the host can look at",

@@ -73,7 +73,7 @@ may end who asks. All of them are in `tests/runtime/test_seccomp.py`."""
 HARMLESS = (29, 64, 68, 149, 165, 179, 206, 248, 250, 253, 272, 275, 276, 278, 294, 298, 300, 303, 304, 308, 310, 312)
 """Numbers off the table that do nothing when their arguments are nonsense, even to root."""
 INT_80 = """
-    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(b"\\xb8\\x14\\x00\\x00\\x00\\xcd\\x80\\xc3")  # mov eax, 20 (getpid); int 0x80; ret
     call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
     return in_child(call)

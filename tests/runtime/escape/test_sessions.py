@@ -295,7 +295,7 @@ async def test_what_the_dead_had_in_memory_is_not_found_in_ours(engine: Engine, 
     assert await inside(session, fill) == "80"
     await session.close()
     look = """
-        page = mmap.mmap(-1, 100 << 20)
+        page = mmap.mmap(-1, 100 << 20, mmap.MAP_PRIVATE)
         file = os.open("/mnt/data/hole", os.O_CREAT | os.O_RDWR)
         os.ftruncate(file, 64 << 20)
         hole = mmap.mmap(file, 64 << 20)
