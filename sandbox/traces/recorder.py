@@ -114,7 +114,7 @@ class Recorder:
     def row(self) -> TraceRow:
         """The trace as far as it has come, without secrets; a run that has not finished was cancelled.
 
-        It takes up to a second where there is much to look through, so call it in a thread.
+        It takes long where there is much to look through, so call it in a thread where others wait.
         """
         return TraceRow(
             id=self.id,

@@ -53,7 +53,7 @@ _MARKS = (
     *("hf_", "sk_", "rk_", "eyj", "-----begin", "bearer", "password", "passwd", "secret", ":/", ":\\/"),
     *("api_key", "api-key", "apikey", "access_key", "access-key", "accesskey", "auth_token", "auth-token", "authtoken"),
 )
-"""One of them is in whatever is found by the above, as `_folded` has it. To look for each takes a tenth of the time."""
+"""One of them is in whatever is found by the above, as `_folded` has it. To look for all of them takes less time."""
 _LEAST = 8
 """A known secret shorter than this would blot out harmless words."""
 _NAME_KEPT, _NAMES_KEPT = 64, 1024
@@ -80,7 +80,7 @@ class Secrets:
         self._seen = functools.lru_cache(_NAMES_KEPT)(self._look_at)
 
     def blot(self, text: str) -> str:
-        """The text without secrets. It takes 0.2 s for a MB with many words that could begin one."""
+        """The text without secrets. It takes long where a long text has many words that could begin one."""
         if not self._tells(text):
             return text
         if self._known is not None:

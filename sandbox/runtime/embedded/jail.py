@@ -45,7 +45,8 @@ _NR_MEMFD_CREATE = seccomp.ALLOWED["memfd_create"]
 # Built once: every fork of a launcher or a zygote finds them ready.
 _INIT_FILTER = seccomp.program(also_allow=(_NR_OPENAT2, seccomp.ALLOWED["fcntl"]))
 _KERNEL_FILTER = seccomp.program()
-# Bytes of a memory file that nobody maps belong to no process, so whoever watches processes would not see them.
+# Bytes of a memory file that nobody maps belong to no process, nor do those of shared memory that was mapped and let go
+# of, so whoever watches processes would not see them.
 _WATCHED_KERNEL_FILTER = seccomp.program(absent=(_NR_MEMFD_CREATE,), nameless=False)
 _WATCHED_NICENESS = 5
 
