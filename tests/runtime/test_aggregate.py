@@ -73,8 +73,10 @@ async def test_what_all_take_together_has_a_bound_and_who_dies_of_it_is_told(
         with contextlib.closing(cgroup.Meters(group.open_meters())) as meters:
             # The kernel lets some of its own allocations through, by a page or two.
             assert TOGETHER // 2 < meters.read().peak_bytes < TOGETHER + MIB
-    [killed] = [ending for ending in (end, endings[one]) if ending.status is Status.OOM]
-    assert "or others had left less" in killed.reason
+    killed = [ending for ending in (end, endings[one]) if ending.status is Status.OOM]
+    # Linux cannot take the memory of gVisor's sandboxes before they have ended: it may go on to the next one meanwhile.
+    assert len(killed) in ({1, 2} if oci_runtime == "runsc" else {1})
+    assert all("or others had left less" in ending.reason for ending in killed)
     assert {end.status, endings[one].status} <= {Status.OOM, Status.OK, Status.CANCELLED}
 
 
