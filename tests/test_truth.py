@@ -241,6 +241,49 @@ async def test_an_interrupt_that_comes_before_the_program_has_begun_is_heard_by_
     assert (await run(session, "print(time.__name__)")).stdout == "time\n"
 
 
+async def test_an_interrupt_that_comes_just_before_the_program_waits_is_heard_by_it(session: Session) -> None:
+    # That moment is too short to be met. Here another thread takes the signal, and who waits is not woken either.
+    code = """
+        import signal, threading, time
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            time.sleep(60)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    """
+    execution = await session.execute(textwrap.dedent(code), timeout=1)
+    assert (execution.status, execution.reason, execution.state_lost) == (Status.TIMEOUT, "", False)
+
+
+@pytest.mark.parametrize(
+    "swallowing",
+    [
+        "class Slow:\n    def __del__(self): time.sleep(60)\nslow = Slow(); del slow",
+        "class Ring: pass\nring = Ring(); ring.ring = ring\n"
+        "callback = weakref.ref(ring, lambda _: time.sleep(60)); del ring; gc.collect()",
+    ],
+)
+async def test_an_interrupt_that_python_can_raise_nowhere_comes_again(session: Session, swallowing: str) -> None:
+    execution = await session.execute(f"import gc, time, weakref\n{swallowing}\ntime.sleep(60)", timeout=1)
+    assert (execution.status, execution.reason, execution.state_lost) == (Status.TIMEOUT, "", False)
+    assert "Exception ignored" not in execution.stderr
+
+
+async def test_an_interrupt_that_a_finalizer_makes_up_is_only_told(session: Session) -> None:
+    code = """
+        class Odd:
+            def __del__(self): raise KeyboardInterrupt
+        odd = Odd()
+        del odd
+        import time; time.sleep(0.1)
+        print("on")
+    """
+    execution = await run(session, code)
+    assert (execution.status, execution.stdout) == (Status.OK, "on\n")
+    assert "Exception ignored" in execution.stderr
+
+
 @pytest.mark.parametrize("event", ["pre_execute", "pre_run_cell", "post_execute", "post_run_cell"])
 async def test_an_interrupt_of_a_callback_around_the_program_is_one_of_the_program(
     session: Session, event: str

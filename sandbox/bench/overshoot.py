@@ -39,8 +39,9 @@ OVERTIMES: Mapping[str, Overtime] = {
         "def spin():\n    while going: pass\n"
         "going = True\n"
         "threads = [threading.Thread(target=spin) for _ in range(8)]\n"
-        "for thread in threads: thread.start()\n"
-        "try:\n    for thread in threads: thread.join()\n"
+        "try:\n"
+        "    for thread in threads: thread.start()\n"
+        "    for thread in threads: thread.join()\n"
         "finally: going = False",
         20,
     ),

@@ -34,13 +34,15 @@ from sandbox.guest.frames import (
     encode_json,
     encode_rows,
 )
-from sandbox.guest.link import STREAMS, InitEnd, Message
+from sandbox.guest.link import NUDGE, STREAMS, InitEnd, Message
 from sandbox.guest.output import Spill, Text
 from sandbox.guest.walk import Walk
 from sandbox.guest.workspace import Refused, Workspace
 
 GRACE_S = 2.0
 """Between SIGINT and SIGKILL."""
+_NUDGE_S = 0.05
+"""Between an interrupt and a nudge, and from one to the next."""
 _SLACK_S = 0.25
 """So long after the deadline a reply may be read: it may have been there before, and who reads it is not always asked
 at once. Whose reply comes later has not ended in time, and may itself have kept us from seeing that.
@@ -116,6 +118,8 @@ class Running:
     timed_out: bool = False
     interrupted: bool = False
     kill_at: float | None = None
+    nudge_at: float = 0.0
+    """From the interrupt on."""
     begun: bool = False
     reply: dict[str, Any] | None = None
     read_results: int = 0
@@ -223,7 +227,7 @@ class Relay:
             return None
         moments = []
         if running.kill_at is not None:
-            moments.append(running.kill_at)
+            moments += [running.kill_at, running.nudge_at]
         elif running.deadline.since is None:
             moments.append(running.deadline.moment)
         return max(0, int((min(moments) - time.monotonic()) * 1000) + 1) if moments else None
@@ -241,14 +245,26 @@ class Relay:
             if now >= running.kill_at:
                 running.kill_at = now + GRACE_S
                 self._kill_all()
+            elif now >= running.nudge_at:
+                running.nudge_at = now + _NUDGE_S
+                self._nudge()
         elif running.deadline.left(now) <= 0:
             running.timed_out = True
             self._interrupt(running)
 
     def _interrupt(self, running: Running) -> None:
         if running.kill_at is None:
-            running.kill_at = time.monotonic() + GRACE_S
-            _signal_all(signal.SIGINT)
+            self._send_interrupt(running)
+
+    def _send_interrupt(self, running: Running) -> None:
+        now = time.monotonic()
+        running.kill_at, running.nudge_at = now + GRACE_S, now + _NUDGE_S
+        _signal_all(signal.SIGINT)
+
+    def _nudge(self) -> None:
+        if self._kernel is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._kernel.pid, NUDGE)
 
     def _kill_all(self, but: frozenset[int] = frozenset()) -> None:
         spared = self._spawner.needed() | but
@@ -476,8 +492,7 @@ class Relay:
     def _begun(self, running: Running) -> None:
         """From now on the kernel hears an interrupt, also one that it was sent before."""
         if not running.begun and running.kill_at is not None:
-            running.kill_at = time.monotonic() + GRACE_S
-            _signal_all(signal.SIGINT)
+            self._send_interrupt(running)
         running.begun = True
 
     def _on_text(self, kernel: Live, message: Message) -> None:

@@ -33,13 +33,14 @@ from traitlets.config import Config
 from sandbox.guest import figures, pending, tracebacks
 from sandbox.guest.adoption import adopt_process, flush
 from sandbox.guest.calls import Calls
-from sandbox.guest.link import STREAMS, KernelEnd, Message
+from sandbox.guest.link import NUDGE, STREAMS, KernelEnd, Message
 from sandbox.guest.link_session import LinkSession
 from sandbox.guest.mapped import Mapped
 from sandbox.guest.randomness import reseed
 from sandbox.guest.rehearsal import touch
 from sandbox.guest.shell import Compiler, Shell
 from sandbox.guest.streams import Output, execution_of
+from sandbox.guest.unraisable import insist_on_interrupts
 
 _SETTLE_S = 0.5
 """A wait for init's word before a process is started; without it the order of output is all that suffers."""
@@ -88,6 +89,7 @@ class Kernel(IPythonKernel):
             figures.keep_inline()
         warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         _follow_threads(kernel)
+        insist_on_interrupts(cls.on_sigint)
         return kernel
 
     link: KernelEnd
@@ -373,9 +375,14 @@ def serve(kernel: Kernel, link: socket.socket) -> NoReturn:
     for each in (*pipes, acknowledge, fd):
         os.close(each)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(NUDGE, _on_nudge)
     kernel.start()
     kernel.io_loop.start()
     os._exit(0)
+
+
+def _on_nudge(number: int, frame: Any) -> None:
+    """Whatever else has come is seen now."""
 
 
 def _become_environment(wanted: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ import collections
 import contextlib
 import json
 import math
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,10 @@ from sandbox.guest.frames import MAX_BODY
 STREAMS = ("stdout", "stderr")
 BODY = 64 << 10
 """Bytes of content in one packet."""
+NUDGE = signal.SIGURG
+"""Breaks a kernel's waits and means nothing else. Python looks for signals and then waits: one that comes in between is
+heard when the wait ends, and that may be never. Who has no handler for this one does not notice it.
+"""
 _PACKET = BODY + 1024
 _MAX_CONTENT = MAX_BODY
 _AT_A_TIME = 64

@@ -1,0 +1,42 @@
+"""What is raised in a finalizer or a callback of the collector, where Python has nobody to give it to."""
+
+import _thread
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+_LATER_S = 0.001
+"""For the finalizer to return. If another one is next, then once more."""
+
+
+def insist_on_interrupts(handler: Callable[..., Any]) -> None:
+    """From now on an interrupt that came there comes again: Python would print it, and the program would go on.
+
+    handler: of SIGINT, a function that raises. An exception that a program raises itself is not one of these.
+    """
+
+    def on_unraisable(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt and _came_by(handler, unraisable):
+            try:
+                _thread.start_new_thread(_interrupt, ())
+                return
+            except RuntimeError:  # no room for a thread
+                pass
+        sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = on_unraisable
+
+
+def _came_by(handler: Callable[..., Any], unraisable: Any) -> bool:
+    return any(frame.f_code is handler.__code__ for frame, _ in traceback.walk_tb(unraisable.exc_traceback))
+
+
+def _interrupt() -> None:
+    time.sleep(_LATER_S)
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
