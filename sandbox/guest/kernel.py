@@ -89,7 +89,7 @@ class Kernel(IPythonKernel):
             figures.keep_inline()
         warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         _follow_threads(kernel)
-        insist_on_interrupts(cls.on_sigint)
+        insist_on_interrupts(cls.on_sigint, lambda: kernel._request)
         return kernel
 
     link: KernelEnd
@@ -98,6 +98,8 @@ class Kernel(IPythonKernel):
     mapped: Mapped
     generators: tuple[Any, ...] = ()
     """Of random numbers, that all forks would share."""
+    _request: "asyncio.Task[None] | None" = None
+    """The cell that runs, or ran last."""
     settled: int | None = None
     """Readable once init has seen what was sent before `flushed`."""
     _functions: Mapping[str, Sequence[str]] = {}

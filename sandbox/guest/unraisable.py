@@ -13,16 +13,17 @@ _LATER_S = 0.001
 """For the finalizer to return. If another one is next, then once more."""
 
 
-def insist_on_interrupts(handler: Callable[..., Any]) -> None:
+def insist_on_interrupts(handler: Callable[..., Any], running: Callable[[], object]) -> None:
     """From now on an interrupt that came there comes again: Python would print it, and the program would go on.
 
     handler: of SIGINT, a function that raises. An exception that a program raises itself is not one of these.
+    running: what it was meant for. It comes to nothing else.
     """
 
     def on_unraisable(unraisable: Any) -> None:
         if unraisable.exc_type is KeyboardInterrupt and _came_by(handler, unraisable):
             try:
-                _thread.start_new_thread(_interrupt, ())
+                _thread.start_new_thread(_interrupt, (running, running()))
                 return
             except RuntimeError:  # no room for a thread
                 pass
@@ -35,8 +36,8 @@ def _came_by(handler: Callable[..., Any], unraisable: Any) -> bool:
     return any(frame.f_code is handler.__code__ for frame, _ in traceback.walk_tb(unraisable.exc_traceback))
 
 
-def _interrupt() -> None:
+def _interrupt(running: Callable[[], object], meant: object) -> None:
     time.sleep(_LATER_S)
     main = threading.main_thread().ident
-    if main is not None:
+    if main is not None and running() is meant:
         signal.pthread_kill(main, signal.SIGINT)
