@@ -119,7 +119,7 @@ class Running:
     interrupted: bool = False
     kill_at: float | None = None
     nudge_at: float = 0.0
-    """From the interrupt on."""
+    """When the next one is due, once it was interrupted."""
     begun: bool = False
     reply: dict[str, Any] | None = None
     read_results: int = 0

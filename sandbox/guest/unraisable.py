@@ -10,13 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 _LATER_S = 0.001
-"""For the finalizer to return. If another one is next, then once more."""
+"""For the finalizer to return. If the next one gets it, it comes once more."""
 
 
 def insist_on_interrupts(handler: Callable[..., Any], running: Callable[[], object]) -> None:
     """From now on an interrupt that came there comes again: Python would print it, and the program would go on.
 
-    handler: of SIGINT, a function that raises. An exception that a program raises itself is not one of these.
+    Not where the program has a handler or a hook of its own, or as many threads as it may, nor if it comes while the
+    hook tells of something else.
+
+    handler: of SIGINT, a function that raises. What a program makes up itself has not come through it.
     running: what it was meant for. It comes to nothing else.
     """
 
