@@ -5,9 +5,9 @@ end whatever the program started. The path of an execution: a frame EXECUTE arri
 code → text, results and errors are bounded and become frames → the kernel's reply, the last thing it says, ends it →
 DONE tells what was seen. Where it can fail: the kernel dies (the spawner says so: DONE says `died`, everything else in
 the sandbox is killed, a new kernel is asked for; what it had written and not sent is read from its memory); the
-deadline passes (SIGINT, grace, SIGKILL); the host stops reading (the kernel is no longer read, so it blocks, and the
-deadline goes on); the host goes away (we end, and with PID 1 the sandbox; one that nobody has used yet may take its
-time, see `Policy.linger_s`).
+deadline passes (SIGINT, nudges lest it go unheard, SIGKILL after a grace); the host stops reading (the kernel is no
+longer read, so it blocks, and the deadline goes on); the host goes away (we end, and with PID 1 the sandbox; one that
+nobody has used yet may take its time, see `Policy.linger_s`).
 
 (Long for one file: it is one loop, and that path is easier to follow in one place. What may pass is `bounds`' to say.)
 """
