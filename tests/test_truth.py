@@ -270,6 +270,20 @@ async def test_an_interrupt_that_python_can_raise_nowhere_comes_again(session: S
     assert "Exception ignored" not in execution.stderr
 
 
+async def test_an_interrupt_that_comes_while_python_tells_of_a_finalizer_comes_again(session: Session) -> None:
+    code = """
+        class Broken:
+            def __del__(self): raise ValueError
+        while True:
+            broken = Broken()
+            del broken
+    """
+    for _ in range(3):
+        execution = await session.execute(textwrap.dedent(code), timeout=0.5)
+        assert (execution.status, execution.reason, execution.state_lost) == (Status.TIMEOUT, "", False)
+        assert "KeyboardInterrupt" not in execution.stderr
+
+
 async def test_an_interrupt_that_a_finalizer_makes_up_is_only_told(session: Session) -> None:
     code = """
         class Odd:

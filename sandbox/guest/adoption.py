@@ -26,7 +26,7 @@ def adopt_process(kernel: "Kernel") -> None:
     kernel._stdout, kernel._stderr = kernel.outputs
     sys.stdout, sys.stderr = kernel.outputs
     os.register_at_fork(before=flush, after_in_child=lambda: _forget(kernel))
-    sys.addaudithook(functools.partial(_before, kernel))
+    sys.addaudithook(functools.partial(audit, kernel))
     for name in ("_exit", "abort"):  # no audit event tells of these
         setattr(os, name, _flushed_before(kernel, getattr(os, name)))
 
@@ -50,7 +50,8 @@ def _forget(kernel: "Kernel") -> None:
         output.after_fork_in_child()
 
 
-def _before(kernel: "Kernel", event: str, args: tuple[Any, ...]) -> None:
+def audit(kernel: "Kernel", event: str, args: tuple[Any, ...]) -> None:
+    """Audit hook: before somebody is started, signalled, or given a file as memory."""
     if event in _SPAWNS and os.getpid() == kernel.session.pid:
         kernel.settle()
     elif event in _SIGNALS and os.getpid() == kernel.session.pid:

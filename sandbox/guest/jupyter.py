@@ -57,8 +57,8 @@ class JupyterKernel(Kernel):
         self._publish_status("starting", "shell")
 
     def _on_shell(self, message: Any) -> None:
-        self._request = asyncio.create_task(self.shell_main(None, message), context=self._cell_context)
-        self._request.add_done_callback(insist)
+        self._cell = asyncio.create_task(self.shell_main(None, message), context=self._cell_context)
+        self._cell.add_done_callback(insist)
 
     def _abort_queues(self, subshell_id: str | None = None) -> None:
         # A client that wants it: requests that are already here when one fails are answered, not run.
@@ -79,7 +79,8 @@ class JupyterKernel(Kernel):
 
     def on_sigint(self, number: int, frame: FrameType | None) -> None:
         """Signal handler, while a cell runs."""
-        self.publisher.on_sigint(number, frame)
+        if not self.publisher.puts_off():
+            super().on_sigint(number, frame)
 
     def do_shutdown(self, restart: bool) -> dict[str, Any]:
         self.io_loop.call_later(0.05, self.io_loop.stop)
@@ -118,12 +119,10 @@ class Publisher:
             self._interrupted = False
             raise KeyboardInterrupt
 
-    def on_sigint(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: a KeyboardInterrupt between the parts of a message would garble the next one."""
-        if self._sending:
-            self._interrupted = True
-        else:
-            signal.default_int_handler(number, frame)
+    def puts_off(self) -> bool:
+        """Whether an interrupt comes later instead: between the parts of a message it would garble the next one."""
+        self._interrupted |= self._sending
+        return self._sending
 
 
 def _bind(kernel: JupyterKernel, context: "zmq.Context[zmq.Socket[bytes]]", endpoints: dict[str, str]) -> None:

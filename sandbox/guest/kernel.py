@@ -31,7 +31,7 @@ from tornado.platform import asyncio as _  # noqa: F401  # IOLoop would import i
 from traitlets.config import Config
 
 from sandbox.guest import figures, pending, tracebacks
-from sandbox.guest.adoption import adopt_process, flush
+from sandbox.guest.adoption import adopt_process, audit, flush
 from sandbox.guest.calls import Calls
 from sandbox.guest.link import NUDGE, STREAMS, KernelEnd, Message
 from sandbox.guest.link_session import LinkSession
@@ -40,7 +40,7 @@ from sandbox.guest.randomness import reseed
 from sandbox.guest.rehearsal import touch
 from sandbox.guest.shell import Compiler, Shell
 from sandbox.guest.streams import Output, execution_of
-from sandbox.guest.unraisable import insist_on_interrupts
+from sandbox.guest.unraisable import Insistence
 
 _SETTLE_S = 0.5
 """A wait for init's word before a process is started; without it the order of output is all that suffers."""
@@ -89,7 +89,8 @@ class Kernel(IPythonKernel):
             figures.keep_inline()
         warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         _follow_threads(kernel)
-        insist_on_interrupts(cls.on_sigint, lambda: kernel._request)
+        kernel._insistence = Insistence(cls.on_sigint, audit, lambda: kernel._cell)
+        kernel._insistence.begin()
         return kernel
 
     link: KernelEnd
@@ -98,8 +99,9 @@ class Kernel(IPythonKernel):
     mapped: Mapped
     generators: tuple[Any, ...] = ()
     """Of random numbers, that all forks would share."""
-    _request: "asyncio.Task[None] | None" = None
-    """The cell that runs, or ran last."""
+    _insistence: Insistence
+    _cell: "asyncio.Task[None] | None" = None
+    """That runs, or ran last."""
     settled: int | None = None
     """Readable once init has seen what was sent before `flushed`."""
     _functions: Mapping[str, Sequence[str]] = {}
@@ -130,8 +132,8 @@ class Kernel(IPythonKernel):
     def _on_execute(self, message: Message) -> None:
         running = self.run(message.execution, **json.loads(message.content))
         # One context for all cells: a context variable set in one is there in the next.
-        self._request = asyncio.create_task(running, context=self._cell_context)
-        self._request.add_done_callback(insist)
+        self._cell = asyncio.create_task(running, context=self._cell_context)
+        self._cell.add_done_callback(insist)
 
     async def run(
         self, execution: str, code: str, functions: Mapping[str, Sequence[str]], history: bool = True
@@ -198,7 +200,8 @@ class Kernel(IPythonKernel):
 
     def on_sigint(self, number: int, frame: Any) -> None:
         """Signal handler, while a cell runs."""
-        signal.default_int_handler(number, frame)
+        if not self._insistence.puts_off(frame):
+            signal.default_int_handler(number, frame)
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, future: "asyncio.Task[Any]") -> Iterator[None]:
