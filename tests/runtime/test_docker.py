@@ -343,6 +343,19 @@ class TestPrecedence:
             assert shares(house, container_of(kernel)) == shares(house, container_of(other))
             await kernel.stop()
 
+    async def test_who_starts_for_nobody_leaves_others_a_processor_until_it_is_warm(
+        self, runtime: DockerRuntime, house: Containers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if os.cpu_count() == 1:
+            pytest.skip("this host has one processor")
+        monkeypatch.setattr(sandboxes, "_RECEDES_SECONDS", 600.0)
+        kernel = await Kernel.start(runtime, SPEC, defers=True)
+        init = house.init_of(container_of(kernel))
+        await until(lambda: os.sched_getaffinity(init) < os.sched_getaffinity(0))
+        kernel.sandbox.on_warm()
+        await until(lambda: os.sched_getaffinity(init) == os.sched_getaffinity(0))
+        await kernel.stop()
+
     async def test_who_computes_goes_behind_and_is_as_all_others_afterwards(
         self, runtime: DockerRuntime, house: Containers
     ) -> None:

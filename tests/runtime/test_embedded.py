@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -135,6 +136,37 @@ class TestPrecedence:
             await until(lambda: precedence(init).idle)
             await until(functools.partial(_is_after, time.monotonic() + 0.2))  # it has been looked at again
             assert os.sched_getaffinity(init) == os.sched_getaffinity(0)
+            await kernel.interrupt()
+
+    async def test_all_together_have_less_than_a_usual_group_beside_them(
+        self, runtime: EmbeddedRuntime, host: Embedded
+    ) -> None:
+        async with kernel_of(runtime, SPEC):
+            [init] = host.inits()
+            file = group_of(init)
+            usual = 1024 if file.name == "cpu.shares" else 100
+            assert int((file.parents[2] / file.name).read_text()) < usual
+
+    async def test_who_uses_half_a_processor_is_as_all_others(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
+        code = """
+            import time
+            print(1)
+            while True:
+                pause = time.perf_counter() + 0.01
+                while time.perf_counter() < pause: pass
+                time.sleep(0.01)
+        """
+        async with kernel_of(runtime, SPEC) as kernel, running(kernel, textwrap.dedent(code)):
+            [init] = host.inits()
+            seen = set[bool]()
+
+            def looked_at_for_a_second() -> bool:
+                seen.add(precedence(init).idle)
+                return is_past()
+
+            is_past = functools.partial(_is_after, time.monotonic() + 1)
+            await until(looked_at_for_a_second)
+            assert seen == {False}
             await kernel.interrupt()
 
     async def test_who_sleeps_is_as_all_others(self, runtime: EmbeddedRuntime, host: Embedded) -> None:

@@ -264,6 +264,7 @@ class DockerRuntime:
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
         sandbox.cpus = spec.limits.cpus
         await self._find_group(sandbox)
+        sandbox.claimed = awaited
         if defers:
             sandbox.recede()
         sandbox.started = True
@@ -332,9 +333,11 @@ class DockerRuntime:
         precedence = Precedence()
         while (patience := precedence.wait()) is not None:
             await asyncio.sleep(patience)
-            seen = {each.group: each.cpus for each in self._sandboxes.values() if each.group and each.claimed}
+            seen = [each for each in self._sandboxes.values() if each.claimed or each.recedes]
+            all_of_them = {each.group: each.cpus for each in seen if each.group}
+            starting = {each.group for each in seen if each.group and each.recedes}
             try:
-                await asyncio.to_thread(precedence.look, seen)
+                await asyncio.to_thread(precedence.look, all_of_them, starting)
             except RuntimeError as error:  # no more threads
                 _logger.warning("precedence not kept", why=str(error))
                 await asyncio.sleep(_RECONNECT_MAX_S)

@@ -43,8 +43,9 @@ class DockerSandbox:
         self.cpus = 0.0
         """How many processors it may use."""
         self.claimed = False
-        """Whether somebody has it: what computes until then is its start."""
-        self._recedes = False
+        """Whether somebody has it, or waits for it: what computes until then is its start."""
+        self.recedes = False
+        """Whether others go first, because it starts and nobody waits for it."""
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     @property
@@ -71,7 +72,7 @@ class DockerSandbox:
         """What it imports takes processor seconds: until it is warm, others go first, where its group is seen."""
         if self.group is not None:
             self.group.recede()
-            self._recedes = True
+            self.recedes = True
             asyncio.get_running_loop().call_later(_RECEDES_SECONDS, self._advance)
 
     def on_warm(self) -> None:
@@ -87,9 +88,9 @@ class DockerSandbox:
         self._advance()
 
     def _advance(self) -> None:
-        if self.group is not None and self._recedes:
+        if self.group is not None and self.recedes:
             self.group.advance()
-            self._recedes = False
+            self.recedes = False
 
     def on_gone(self, reason: str, *, oom_killed: bool = False) -> None:
         """Nothing of it is left, or nothing that we can reach."""
