@@ -117,7 +117,7 @@ class Publisher:
                 self._sending = False
         if self._interrupted:
             self._interrupted = False
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     def puts_off(self) -> bool:
         """Whether an interrupt comes later instead: between the parts of a message it would garble the next one."""

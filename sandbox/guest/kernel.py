@@ -200,7 +200,11 @@ class Kernel(IPythonKernel):
 
     def on_sigint(self, number: int, frame: Any) -> None:
         """Signal handler, while a cell runs."""
-        if not self._insistence.puts_off(frame):
+        try:
+            is_put_off = self._insistence.puts_off(frame)
+        except RecursionError:  # the program's frames leave no room to look
+            is_put_off = False
+        if not is_put_off:
             signal.default_int_handler(number, frame)
 
     @contextlib.contextmanager

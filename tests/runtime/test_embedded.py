@@ -138,19 +138,14 @@ class TestPrecedence:
             assert os.sched_getaffinity(init) == os.sched_getaffinity(0)
             await kernel.interrupt()
 
-    async def test_all_together_have_less_than_a_usual_group_beside_them(
+    async def test_who_uses_half_a_processor_is_as_all_others_even_after_more(
         self, runtime: EmbeddedRuntime, host: Embedded
     ) -> None:
-        async with kernel_of(runtime, SPEC):
-            [init] = host.inits()
-            file = group_of(init)
-            usual = 1024 if file.name == "cpu.shares" else 100
-            assert int((file.parents[2] / file.name).read_text()) < usual
-
-    async def test_who_uses_half_a_processor_is_as_all_others(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
         code = """
             import time
             print(1)
+            start = time.perf_counter()
+            while time.perf_counter() < start + 0.7: pass
             while True:
                 pause = time.perf_counter() + 0.01
                 while time.perf_counter() < pause: pass
@@ -158,6 +153,8 @@ class TestPrecedence:
         """
         async with kernel_of(runtime, SPEC) as kernel, running(kernel, textwrap.dedent(code)):
             [init] = host.inits()
+            await until(lambda: precedence(init).idle)
+            await until(lambda: not precedence(init).idle)
             seen = set[bool]()
 
             def looked_at_for_a_second() -> bool:
@@ -168,6 +165,15 @@ class TestPrecedence:
             await until(looked_at_for_a_second)
             assert seen == {False}
             await kernel.interrupt()
+
+    async def test_who_dies_of_it_is_as_all_others_afterwards(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
+        async with kernel_of(runtime, SPEC) as kernel:
+            [init] = host.inits()
+            [process] = host.kernels()
+            async with running(kernel, "print(1)\nwhile True: pass"):
+                await until(lambda: precedence(init).idle)
+                os.kill(process, signal.SIGKILL)
+            await until(lambda: not precedence(init).idle)
 
     async def test_who_sleeps_is_as_all_others(self, runtime: EmbeddedRuntime, host: Embedded) -> None:
         async with kernel_of(runtime, SPEC) as sleeper, running(sleeper):

@@ -39,7 +39,7 @@ from sandbox.runtime.docker.options import Place, options
 from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
 from sandbox.runtime.embedded.cgroup import Group
-from sandbox.runtime.embedded.precedence import Precedence
+from sandbox.runtime.embedded.precedence import Precedence, release
 
 _logger = logs.logger(__name__)
 ChannelKind = Literal["auto", "socket", "stdio"]
@@ -227,6 +227,9 @@ class DockerRuntime:
             sandbox.cpus = spec.limits.cpus
             try:
                 await self._find_group(sandbox)
+                if sandbox.group is not None:
+                    with contextlib.suppress(OSError):
+                        release(sandbox.group)
                 return sandbox
             except (SandboxFailed, Refused):
                 self._inheritance.refuse(sandbox)
@@ -264,7 +267,6 @@ class DockerRuntime:
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
         sandbox.cpus = spec.limits.cpus
         await self._find_group(sandbox)
-        sandbox.claimed = awaited
         if defers:
             sandbox.recede()
         sandbox.started = True

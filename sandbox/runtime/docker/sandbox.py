@@ -43,7 +43,7 @@ class DockerSandbox:
         self.cpus = 0.0
         """How many processors it may use."""
         self.claimed = False
-        """Whether somebody has it, or waits for it: what computes until then is its start."""
+        """Whether somebody has it: what computes until then is its start."""
         self.recedes = False
         """Whether others go first, because it starts and nobody waits for it."""
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()

@@ -22,8 +22,6 @@ _SOCKETS_SHARE = 8
 _RECEDED_SHARES, _RECEDED_WEIGHT = "8", "1"
 """Of a group that nobody waits for, where others have 256 and 50 (containers 10): it still gets done beside programs
 that compute for ever."""
-_TOGETHER_SHARES, _TOGETHER_WEIGHT = "256", "25"
-"""Of all sandboxes together, where others have 1024 and 100."""
 _NO_CAP = 1 << 62
 """Of memory, in version 1: what stands for none is a little less than twice this."""
 _CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
@@ -302,12 +300,7 @@ class Group:
             with contextlib.suppress(OSError):
                 self.set_idle(idle=False)  # or the kernel would refuse
                 self._usual = share.read_text()
-                self.weigh(_RECEDED_SHARES, _RECEDED_WEIGHT)
-
-    def weigh(self, shares: str, weight: str) -> None:
-        """What it gets of the processors beside others, in the words of version 1 and 2. Raises `OSError`."""
-        if (share := self.share_file()) is not None:
-            _write(share, shares if self._layout.version == 1 else weight)
+                _write(share, _RECEDED_SHARES if self._layout.version == 1 else _RECEDED_WEIGHT)
 
     def advance(self) -> None:
         """Somebody does, after all."""
@@ -408,18 +401,13 @@ def aggregate_caps() -> Caps:
 
 
 def open_parent(layout: Layout, name: str) -> Group:
-    """Make the groups above all sandboxes of an instance, `name` like `sandbox/3`, with the aggregate caps.
-
-    Where all want the processors, whoever has a group of the usual weight beside them has four fifths, and that is the
-    server: its own priority counts only in its own group, of which Linux makes one for each login, too (autogroup).
-    """
+    """Make the groups above all sandboxes of an instance, `name` like `sandbox/3`, with the aggregate caps."""
     if layout.version == 2:
         root = layout.roots["unified"]
         _write(root / "cgroup.subtree_control", layout.handed_down)
     caps = aggregate_caps()
     parent = Group(layout, name.split("/")[0])
     parent.create(caps, leaf=False)
-    parent.weigh(_TOGETHER_SHARES, _TOGETHER_WEIGHT)
     group = Group(layout, name)
     group.create(caps, leaf=False)
     return group

@@ -21,7 +21,7 @@ from sandbox.runtime.embedded.cgroup import Group
 _LOOK_SECONDS, _CALM_LOOK_SECONDS, _LONGEST_SECONDS = 0.05, 0.1, 0.3
 _LOOKS_SHARE = 0.02
 """Of a processor, at most, for all looks, but for the longest pause: there may be hundreds of sandboxes."""
-_MUCH, _STILL_MUCH = 0.6, 0.4
+_MUCH, _STILL_MUCH = 0.6, 0.55
 """Of a processor, to go behind and to stay there. On gVisor who has one line after the other run uses nearly half of
 one, and should be behind nobody.
 """
@@ -120,25 +120,30 @@ class Precedence:
                 if load.behind != behind:
                     group.set_idle(idle=behind)
                     load.behind = behind
-        for group, load in loads.items():  # it has started, and is no longer of those that are looked at
-            with contextlib.suppress(OSError, ValueError):
-                self._place(group, load, may=False)
+        for group, load in loads.items():  # that has started, or has no kernel any more
+            if load.behind or load.kept_off:
+                self._loads[group] = load
+                load.behind = False
+                with contextlib.suppress(OSError):
+                    group.set_idle(idle=False)
 
     def _spread(self, sandboxes: Mapping[Group, float], starting: Collection[Group]) -> None:
-        """Leave one processor to all who are not behind, as long as those who are find room on the rest. Those who
-        start have to.
+        """Leave one processor to all who are not behind, as long as those who are find room on the rest beside those
+        who start, who have to.
         """
-        wanted = sum(sandboxes[group] for group, load in self._loads.items() if load.behind)
+        wanted = sum(sandboxes[group] for group, load in self._loads.items() if load.behind or group in starting)
         # Of several engines one may, or all their sandboxes would be on the same processors.
         may = False
         with contextlib.suppress(OSError):
-            may = bool(wanted or starting) and (self._whole is None or self._whole.is_first())
+            may = wanted > 0 and (self._whole is None or self._whole.is_first())
         for group, load in self._loads.items():
             starts = group in starting
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 self._place(group, load, may=may and (load.behind or starts), wanted=0.0 if starts else wanted)
+            except (OSError, ValueError):  # it ends just now
+                load.kept_off = False
 
-    def _place(self, group: Group, load: _Load, *, may: bool, wanted: float = 0.0) -> None:
+    def _place(self, group: Group, load: _Load, *, may: bool, wanted: float) -> None:
         if not may and not load.kept_off:
             return
         threads = group.threads()
@@ -149,6 +154,11 @@ class Precedence:
         # Again with each look: there are new threads of those that were missed, and a program may move its own.
         moved = _move(threads, rest if keep_off else load.processors) if keep_off or load.kept_off else False
         load.kept_off = keep_off or moved
+
+
+def release(group: Group) -> None:
+    """Whoever has started it may have kept it off a processor, and cannot take that back any more. Raises `OSError`."""
+    _move(group.threads(), os.sched_getaffinity(0))
 
 
 def _uses(much: float, used_ns: int, passed: float) -> bool:
