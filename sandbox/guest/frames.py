@@ -62,6 +62,8 @@ class Frame(IntEnum):
     that nobody answers any more."""
     INHERIT = 7
     """{number}: another engine has the channel now. A sandbox that nobody has used says READY again; any other ends."""
+    KILL = 8
+    """{}: kill the kernel and whatever else programs have started, because they hold too much memory."""
 
     READY = 64
     """{restarts, inherit?}: a kernel listens that was requested after the restart of this number; 0 for none. `inherit`

@@ -306,6 +306,10 @@ class Relay:
                 self._answered = self._restarts
             self._deaths_in_a_row = 0
             self._kill_all()
+        elif kind is Frame.KILL:
+            if self._kernel is not None and self._running is None:
+                self._kernel.deaf = True  # what is to be run from now on is for the next one
+            self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)
         elif kind is Frame.ANSWER:

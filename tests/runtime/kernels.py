@@ -20,6 +20,7 @@ async def kernel_of(runtime: Runtime, spec: Spec, *, awaited: bool = False) -> A
 
 
 async def run(kernel: Kernel, code: str, timeout: float = 20.0) -> tuple[list[Output], Ending]:
+    kernel.sandbox.on_claimed()
     outputs: list[Output] = []
     async for item in kernel.stream("exe_1", code, timeout):
         if isinstance(item, Ending):
@@ -32,6 +33,7 @@ async def run(kernel: Kernel, code: str, timeout: float = 20.0) -> tuple[list[Ou
 @contextlib.asynccontextmanager
 async def running(kernel: Kernel, code: str = "print('on'); import time; time.sleep(60)") -> AsyncIterator[Kernel]:
     """With an execution in flight; the caller ends it somehow and reads how in the task."""
+    kernel.sandbox.on_claimed()
     started = asyncio.Event()
 
     async def follow() -> Ending:

@@ -45,7 +45,7 @@ class GroupMeters:
 
     def __init__(self, group: cgroup.Group) -> None:
         self._files = cgroup.Meters(group.open_meters())
-        self._memory = group.memory_file()
+        self._group = group
 
     async def read(self) -> Reading:
         """See `Meters`."""
@@ -58,7 +58,7 @@ class GroupMeters:
     def held_bytes(self) -> int:
         """See `Meters`."""
         try:
-            return int(self._memory.read_text())
+            return self._group.held_bytes()
         except OSError:
             return 0
 

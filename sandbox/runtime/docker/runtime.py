@@ -18,12 +18,13 @@ import random
 import socket
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
 from sandbox import logs
 from sandbox.errors import HostUnfit, ImageNotBuilt, SandboxFailed, UnknownImage
-from sandbox.execution import Spec
+from sandbox.execution import MIB, Spec
 from sandbox.guest.frames import Frame, encode_json
 from sandbox.image import Manifest, sources
 from sandbox.runtime import terms
@@ -33,9 +34,10 @@ from sandbox.runtime.docker import image as images
 from sandbox.runtime.docker import inheritance as inheritances
 from sandbox.runtime.docker.daemon import About, Daemon, Found, Gone, Refused, client_for
 from sandbox.runtime.docker.fdstore import FdStore
+from sandbox.runtime.docker.headroom import Headroom
 from sandbox.runtime.docker.instance import LABEL, Instance
 from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters, group_of
-from sandbox.runtime.docker.options import Place, options
+from sandbox.runtime.docker.options import Place, has_own_kernel, options
 from sandbox.runtime.docker.sandbox import DockerSandbox
 from sandbox.runtime.embedded import seccomp
 from sandbox.runtime.embedded.cgroup import Group
@@ -217,16 +219,23 @@ class DockerRuntime:
         """Empty for one with secrets, which ends with its engine."""
         if spec.env:
             return ""
-        # Whatever is not the same for all of a kind: its number, its names, its directory.
-        place = Place(image, 0, {}, None, self._about.cgroup_version, self._parent)
+        place = self._place(spec, image)
         policy = terms.policy(spec, awaited=False)
         return inheritances.kind(options(spec, place), self._about.default_runtime, policy, self._filter)
+
+    def _place(self, spec: Spec, image: str) -> Place:
+        """What is the same for all containers of a kind."""
+        own_kernel = self._has_own_kernel(spec)
+        return Place(image, 0, {}, None, self._about.cgroup_version, self._parent, own_kernel)
+
+    def _has_own_kernel(self, spec: Spec) -> bool:
+        return has_own_kernel(spec.oci_runtime or self._about.default_runtime)
 
     async def _inherited(self, kind: str, spec: Spec) -> DockerSandbox | None:
         while not self._closed and (sandbox := await self._inheritance.take(kind)) is not None:
             sandbox.cpus = spec.limits.cpus
             try:
-                await self._find_group(sandbox)
+                await self._find_group(sandbox, spec)
                 if sandbox.group is not None:
                     with contextlib.suppress(OSError):
                         release(sandbox.group)
@@ -245,7 +254,7 @@ class DockerRuntime:
         await sandbox.stop()
 
     async def _make(self, sandbox: DockerSandbox, spec: Spec, image: str, *, awaited: bool, defers: bool) -> None:
-        sockets = None if spec.oci_runtime not in ("", "runc", "crun") else self._sockets
+        sockets = None if self._has_own_kernel(spec) else self._sockets
         async with contextlib.AsyncExitStack() as stack:
             shown, listener = None, None
             if sockets is not None:
@@ -255,7 +264,7 @@ class DockerRuntime:
                 shown = sockets / directory.name
             user = self._instance.user(sandbox.slot, mapped=self._about.maps_ids)
             labels = self._instance.labels(sandbox.id) | inheritances.labels(sandbox, attached=listener is None)
-            place = Place(image, user, labels, shown, self._about.cgroup_version, self._parent)
+            place = replace(self._place(spec, image), user=user, labels=labels, socket_directory=shown)
             sandbox.container = await self._daemon.create(f"sandbox-{sandbox.id}", options(spec, place))
             if listener is None:
                 sandbox.connect(await self._daemon.attach(sandbox.container))
@@ -266,12 +275,12 @@ class DockerRuntime:
         begin = {"policy": terms.policy(spec, awaited=awaited, linger_s=linger_s), "filter": self._filter}
         await sandbox.channel.write(encode_json(Frame.BEGIN, begin))
         sandbox.cpus = spec.limits.cpus
-        await self._find_group(sandbox)
+        await self._find_group(sandbox, spec)
         if defers:
             sandbox.recede()
         sandbox.started = True
 
-    async def _find_group(self, sandbox: DockerSandbox) -> None:
+    async def _find_group(self, sandbox: DockerSandbox, spec: Spec) -> None:
         state = await self._daemon.state(sandbox.container)
         if state is None or not state.running:
             raise SandboxFailed("the container ended at once")
@@ -280,6 +289,8 @@ class DockerRuntime:
             with contextlib.suppress(OSError):  # the daemon's will do
                 sandbox.meters = GroupMeters(group)
             sandbox.group = group
+            if self._has_own_kernel(spec):
+                sandbox.headroom = Headroom(group, spec.limits.memory_mb * MIB)
             self._look_above(group)
 
     def _look_above(self, group: Group) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from sandbox.errors import SandboxFailed
+from sandbox.guest.frames import Frame, encode_json
 from sandbox.runtime import Exit, Usage
 from sandbox.runtime.channel import SocketChannel
 from sandbox.runtime.docker.attachment import Attachment
 from sandbox.runtime.docker.fdstore import FdStore
+from sandbox.runtime.docker.headroom import Headroom
 from sandbox.runtime.docker.meters import DaemonMeters, Meters
 from sandbox.runtime.embedded.cgroup import Group, Reading
 
@@ -46,6 +48,12 @@ class DockerSandbox:
         """Whether somebody has it: what computes until then is its start."""
         self.recedes = False
         """Whether others go first, because it starts and nobody waits for it."""
+        self.headroom: Headroom | None = None
+        """Of one with a kernel of its own, where its control group is seen."""
+        self._keeper: asyncio.Task[None] | None = None
+        """Of its headroom, once somebody has it."""
+        self._kills = 0
+        """For want of headroom."""
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
 
     @property
@@ -86,6 +94,13 @@ class DockerSandbox:
         self._store.drop(self.id)  # what may compute must not outlive us
         self.claimed = True
         self._advance()
+        if self.headroom is not None and self._keeper is None and not self._exit.done():
+            self._keeper = asyncio.create_task(self.headroom.keep(self._kill), name=f"headroom {self.id}")
+
+    async def _kill(self) -> None:
+        self._kills += 1  # before whoever sees the death can ask
+        with contextlib.suppress(ConnectionError):  # it ends just now
+            await self.channel.write(encode_json(Frame.KILL, {}))
 
     def _advance(self) -> None:
         if self.group is not None and self.recedes:
@@ -95,6 +110,8 @@ class DockerSandbox:
     def on_gone(self, reason: str, *, oom_killed: bool = False) -> None:
         """Nothing of it is left, or nothing that we can reach."""
         self._store.drop(self.id)
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self._exit.done():
             return
         if oom_killed and not self._last.oom_kills:
@@ -124,7 +141,7 @@ class DockerSandbox:
         if (meters := self.meters) is not None:
             with contextlib.suppress(OSError):  # it may be gone before we are told
                 self._last = await meters.read()
-        return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills)
+        return Usage(self._last.cpu_ns, self._last.peak_bytes, self._last.oom_kills + self._kills)
 
     def reset_peak(self) -> None:
         """See `runtime.Sandbox`."""

@@ -28,7 +28,7 @@ _CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
 SPARED_PERCENT, SPARED_MIB = 15, 1024
 """How much of the machine's memory, the larger of both, all sandboxes together leave to others."""
 MOST_PROCESSES = 32_768
-"""All sandboxes together."""
+"""All sandboxes together, and three quarters of what the machine has numbers for at most."""
 SERVER_GROUP = "server"
 """Where processes go that were in a group which has to hand out controllers."""
 
@@ -288,6 +288,24 @@ class Group:
             return self._paths["unified"] / "memory.current"
         return self._paths["memory"] / "memory.usage_in_bytes"
 
+    def held_bytes(self) -> int:
+        """What all below hold now. Raises `OSError`, `ValueError`."""
+        return int(self.memory_file().read_text())
+
+    def pinned_bytes(self) -> int:
+        """Of that, what is no copy of files: it is free only when who has it gives it back or ends.
+
+        Raises `OSError`, `ValueError`.
+        """
+        held = self.held_bytes()
+        prefix = "total_" if self._layout.version == 1 else ""
+        copies = {f"{prefix}active_file", f"{prefix}inactive_file"}
+        for line in self.memory_file().with_name("memory.stat").read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name in copies:
+                held -= int(number)
+        return held
+
     def memory_cap(self) -> int | None:
         """Bytes that all below may hold. Raises `OSError`."""
         name = "memory.max" if self._layout.version == 2 else "memory.limit_in_bytes"
@@ -397,7 +415,8 @@ def aggregate_caps() -> Caps:
     """For all sandboxes together, so that the host keeps breathing."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     spared = max(SPARED_MIB * MIB, total * SPARED_PERCENT // 100)
-    return Caps(max(total - spared, 256 * MIB), MOST_PROCESSES)
+    numbers = int(Path("/proc/sys/kernel/pid_max").read_text())
+    return Caps(max(total - spared, 256 * MIB), min(MOST_PROCESSES, numbers * 3 // 4))
 
 
 def open_parent(layout: Layout, name: str) -> Group:

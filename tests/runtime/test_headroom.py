@@ -1,0 +1,175 @@
+"""Sandboxes with a kernel of their own, near their memory cap: they lose what runs in them, and live."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.execution import Limits, Spec, Status, Stream
+from sandbox.kernel import Kernel
+from sandbox.runtime.docker.headroom import Headroom, container_bytes
+from sandbox.runtime.docker.image import Built
+from sandbox.runtime.docker.options import Place, has_own_kernel, options
+from sandbox.runtime.docker.runtime import DockerRuntime
+from sandbox.runtime.embedded import cgroup
+from tests.docker import Docker
+from tests.host import WAIT_SECONDS
+from tests.needs import missing
+from tests.runtime.kernels import kernel_of, run
+
+MIB = 1 << 20
+CAP = 128 * MIB
+
+
+@pytest.fixture
+async def kernel(docker: Docker, docker_image: Built, tmp_path: Path) -> AsyncIterator[Kernel]:
+    """On gVisor, with a file."""
+    if shutil.which("runsc") is None:
+        missing("needs runsc: apt-get install runsc")
+    async with (
+        DockerRuntime.open(tmp_path, address=docker.address) as runtime,
+        kernel_of(runtime, Spec(oci_runtime="runsc")) as kernel,
+    ):
+        await run(kernel, "x = 1; open('kept', 'w').write('x')")
+        yield kernel
+
+
+class TestOnGVisor:
+    @pytest.mark.attack("C01", "C10")
+    @pytest.mark.parametrize(
+        "code",
+        [
+            pytest.param("while True:\n    try: os.fork()\n    except OSError: pass", id="a fork bomb"),
+            pytest.param("for _ in range(6): os.fork()\nwhile True: pass", id="64 processes that compute"),
+            pytest.param("held = []\nwhile True: held.append(bytearray(b'x') * (16 << 20))", id="memory"),
+        ],
+    )
+    async def test_who_takes_all_of_it_keeps_its_files(self, kernel: Kernel, code: str) -> None:
+        _, end = await run(kernel, f"import os\n{code}")
+        assert (end.status, end.state_lost, "was reached" in end.reason) == (Status.OOM, True, True)
+        outputs, end = await run(kernel, "print(open('kept').read(), 'x' in globals(), end='')")
+        assert (outputs, end.status, end.state_lost) == ([Stream("stdout", "x False")], Status.OK, False)
+
+    @pytest.mark.attack("C01")
+    async def test_what_is_taken_between_two_executions_is_told_with_the_next(self, kernel: Kernel) -> None:
+        hoard = "import threading, time\ndef hoard():\n    time.sleep(0.2)\n    held = bytearray(b'x') * (2 << 30)\n"
+        _, end = await run(kernel, f"{hoard}threading.Thread(target=hoard).start()")
+        assert end.status is Status.OK
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (await kernel.sandbox.usage()).oom_kills:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        outputs, end = await run(kernel, "print('x' in globals(), end='')")
+        assert (outputs, end.status, end.state_lost) == ([Stream("stdout", "False")], Status.OK, True)
+
+    @pytest.mark.attack("C02", "C10")
+    async def test_it_counts_the_processes_itself_and_the_host_what_it_makes_of_them(self, kernel: Kernel) -> None:
+        outputs, _ = await run(kernel, "import resource; print(resource.getrlimit(resource.RLIMIT_NPROC), end='')")
+        assert outputs == [Stream("stdout", "(128, 128)")]
+
+
+class Holder:
+    """A process that holds what it is told to, in a group of its own."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def does(self, code: str) -> None:
+        """Returns when it has."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(f"{code}\n".encode())
+        assert await stdout.readline() == b"done\n"
+
+
+@pytest.fixture
+def group(root: None) -> Iterator[cgroup.Group]:
+    name = f"headroom-{os.getpid()}"
+    group = cgroup.Group(cgroup.Layout.detect(Path("/proc/self/mountinfo").read_text()), name)
+    try:
+        group.create(cgroup.Caps(8 * CAP, 100), leaf=True)
+        yield group
+    finally:
+        assert group.remove()
+
+
+@pytest.fixture
+async def holder(group: cgroup.Group) -> AsyncIterator[Holder]:
+    loop = "held = {}\nwhile True:\n    exec(input())\n    print('done', flush=True)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", loop, stdin=PIPE, stdout=PIPE)
+    try:
+        group.attach(process.pid)
+        yield Holder(process)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest.fixture
+async def kills(group: cgroup.Group) -> "AsyncIterator[asyncio.Queue[int]]":
+    """What was held when somebody was to be killed; nobody is, here."""
+    kills = asyncio.Queue[int]()
+
+    async def kill() -> None:
+        kills.put_nowait(group.pinned_bytes())
+
+    keeper = asyncio.create_task(Headroom(group, CAP).keep(kill))
+    yield kills
+    keeper.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeper
+
+
+class TestAGroup:
+    async def test_who_is_below_the_cap_is_left_alone(
+        self, holder: Holder, kills: "asyncio.Queue[int]", group: cgroup.Group
+    ) -> None:
+        await holder.does(f"held[0] = bytearray(b'x') * {CAP * 3 // 4}")
+        await holder.does(f"held[1] = bytearray(b'x') * {CAP * 3 // 4}")
+        assert CAP < await kills.get() < container_bytes(2 * CAP)
+        await holder.does("held.clear()")
+        assert kills.empty()
+
+    async def test_who_stays_full_is_killed_again_when_it_takes_more(
+        self, holder: Holder, kills: "asyncio.Queue[int]", group: cgroup.Group
+    ) -> None:
+        await holder.does(f"held[0] = bytearray(b'x') * {CAP + MIB}")
+        first = await kills.get()
+        while kills.empty():  # as files would be, that a program left
+            await holder.does(f"held[len(held)] = bytearray(b'x') * {MIB}")
+            await asyncio.sleep(0.05)
+        assert await kills.get() >= first + CAP // 16
+
+    async def test_copies_of_files_count_for_nobody(
+        self, holder: Holder, kills: "asyncio.Queue[int]", group: cgroup.Group, tmp_path: Path
+    ) -> None:
+        big = tmp_path / "big"
+        await holder.does(f"file = open({str(big)!r}, 'wb')")
+        while group.held_bytes() <= CAP + 16 * MIB:
+            await holder.does(f"file.write(bytes({8 * MIB}))")
+        assert group.pinned_bytes() < CAP // 2
+        await holder.does("import os; file.flush(); os.fsync(file.fileno())")
+        assert kills.empty()
+
+
+@pytest.mark.parametrize(
+    ("name", "has"),
+    [("runsc", True), ("kata", True), ("runc", False), ("io.containerd.runc.v2", False), ("crun", False), ("", False)],
+)
+def test_a_runtime_has_a_kernel_of_its_own_unless_it_is_known_to_have_none(name: str, has: bool) -> None:
+    assert has_own_kernel(name) is has
+
+
+@pytest.mark.attack("J01")
+def test_the_container_of_such_a_kernel_has_room_for_what_it_needs_itself() -> None:
+    place = Place("sha256:0", 1, {}, None, cgroup_version=1, cgroup_parent="", own_kernel=True)
+    host = options(Spec(limits=Limits(memory_mb=512, processes=100)), place)["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == 640 * MIB
+    assert host["PidsLimit"] > 8 * 100
+    assert {"Name": "nproc", "Soft": 100, "Hard": 100} in host["Ulimits"]
