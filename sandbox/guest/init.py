@@ -139,6 +139,8 @@ class Live:
     """Whether it has said `hello`."""
     deaf: bool = False
     """Whether it has closed its end of the link."""
+    doomed: bool = False
+    """Whether it was killed: what is to be run from now on is for the next one."""
     pipes: dict[int, str] = field(default_factory=dict)
     """Read ends of the kernel's descriptors 1 and 2, by stream name."""
     acknowledge: int = -1
@@ -213,7 +215,7 @@ class Relay:
         # A host that does not read must not make us hoard: leave the kernel blocked on its full link instead.
         if len(self._outbox) < _OUTBOX_FULL:
             events.update(dict.fromkeys(kernel.pipes, select.POLLIN))
-            if not kernel.deaf:
+            if not kernel.deaf and (kernel.ready or not kernel.doomed):
                 events[kernel.link.fileno()] = select.POLLIN
         if kernel.link.blocked and not kernel.deaf:
             events[kernel.link.fileno()] = events.get(kernel.link.fileno(), 0) | select.POLLOUT
@@ -307,8 +309,8 @@ class Relay:
             self._deaths_in_a_row = 0
             self._kill_all()
         elif kind is Frame.KILL:
-            if self._kernel is not None and self._running is None:
-                self._kernel.deaf = True  # what is to be run from now on is for the next one
+            if self._kernel is not None:
+                self._kernel.doomed = True
             self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)
@@ -422,7 +424,7 @@ class Relay:
         if happened & ~select.POLLOUT:
             if kernel.ready:
                 self._hear(kernel, 64)
-            else:
+            elif not kernel.doomed:
                 self._greet(kernel)
 
     def _hear(self, kernel: Live, packets: int) -> None:
@@ -551,7 +553,7 @@ class Relay:
 
     def _start_waiting(self) -> None:
         kernel, value = self._kernel, self._waiting
-        if value is None or kernel is None or not kernel.ready or kernel.deaf:
+        if value is None or kernel is None or not kernel.ready or kernel.deaf or kernel.doomed:
             return
         if not _lives(kernel.pid):
             # The news of its death is on its way, and then a kernel that this can run on. But where only its first

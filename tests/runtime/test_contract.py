@@ -14,7 +14,7 @@ import pytest
 from sandbox.config import Settings
 from sandbox.errors import SessionClosed, UnknownImage
 from sandbox.execution import Error, Limits, Result, Spec, Status, Stream
-from sandbox.guest.frames import Decoder, Frame
+from sandbox.guest.frames import Decoder, Frame, encode_json
 from sandbox.kernel import Kernel
 from sandbox.runtime import Runtime
 from sandbox.runtime.docker.runtime import DockerRuntime
@@ -410,6 +410,15 @@ class TestKilled:
             assert (end.status, end.state_lost) == (Status.KILLED, True)
             assert "SIGKILL" in end.reason
             assert (await run(kernel, "1"))[1].status is Status.OK
+
+    async def test_who_is_killed_for_want_of_memory_is_given_nothing_more_to_run(
+        self, runtime: Runtime, spec: Spec
+    ) -> None:
+        async with kernel_of(runtime, spec) as kernel:
+            await run(kernel, "x = 1")
+            await kernel.sandbox.channel.write(encode_json(Frame.KILL, {}))
+            outputs, end = await run(kernel, "print('x' in globals(), end='')")
+            assert (outputs, end.status, end.state_lost) == ([Stream("stdout", "False")], Status.OK, True)
 
     async def test_an_idle_kernel_is_replaced_and_the_next_result_says_so(
         self, runtime: Runtime, spec: Spec, house: House, sees_processes: None

@@ -15,9 +15,8 @@ SOURCES = sorted(Path(str(sandbox.runtime.docker.__file__)).parent.glob("*.py"))
 
 @pytest.fixture(params=[Path("/run/x"), None], ids=["socket", "stdio"])
 def asked(request: pytest.FixtureRequest) -> dict[str, Any]:
-    place = Place(
-        "sha256:" + "0" * 64, 20_001, {}, request.param, cgroup_version=2, cgroup_parent="/all", own_kernel=False
-    )
+    image = "sha256:" + "0" * 64
+    place = Place(image, 20_001, {}, request.param, 2, "/all", own_kernel=False, sees_groups=True)
     return options(Spec(env=(("SECRET", "word"),)), place)
 
 
@@ -67,7 +66,7 @@ def test_nothing_is_left_to_the_daemons_defaults(asked: dict[str, Any]) -> None:
 @pytest.mark.attack("J01")
 def test_limits_are_passed_on_as_they_are() -> None:
     limits = Limits(memory_mb=300, cpus=0.5, processes=20, disk_mb=100, files=50)
-    place = Place("sha256:0", 1, {}, None, cgroup_version=1, cgroup_parent="", own_kernel=False)
+    place = Place("sha256:0", 1, {}, None, cgroup_version=1, cgroup_parent="", own_kernel=False, sees_groups=True)
     host = options(Spec(limits=limits), place)["HostConfig"]
     assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (300 << 20, 500_000_000, 20)
     assert f"size={100 << 20},nr_inodes=50" in host["Tmpfs"]["/mnt/data"]

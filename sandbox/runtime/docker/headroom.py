@@ -10,11 +10,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from sandbox import logs
 from sandbox.runtime.embedded.cgroup import Group
+
+_logger = logs.logger(__name__)
 
 _PART = 4
 """The container has one part in so many more. On gVisor a program that had forked a lot went on for 0.1 s after init
-was told, and took 30 MB; with three other programs on two processors 64 MB.
+was told, and took 30 MB; with three other programs on two processors 0.3 s, and 95 MB.
 """
 _STEP = 16
 """One part in so many of the cap: between what is full and what is so no longer, and what who stays full may take
@@ -23,8 +26,10 @@ before it loses another kernel.
 _FASTEST = 2 << 30
 """Bytes a second that a program is taken to fill at most. One processor on gVisor fills 0.6 GB."""
 _SOONEST_S, _LATEST_S = 0.004, 0.25
+_RESTING_S = 0.05
+"""Who holds no more than at the last look is looked at so much later, however little room is left."""
 _DIES_IN_S = 1.0
-"""What was killed has given back what it will."""
+"""Who is killed may go on to take for so long; from when it gives back, what is taken is another's."""
 
 
 def container_bytes(cap: int) -> int:
@@ -40,24 +45,47 @@ class Headroom:
         self._group = group
         self._cap = cap
         self._step = cap // _STEP
+        self._killed = 0.0
+        """When it was full, the last time; 0 once it is so no longer."""
+        self._at = self._lowest = 0
+        """What it held then, and the least that it has held since."""
 
     async def keep(self, kill: Callable[[], Awaitable[None]]) -> None:
         """Call `kill` whenever there is none left. Ends when the sandbox has."""
-        most, killed = self._cap, 0.0
+        last = 0
         while True:
             try:
                 held = self._held()
-            except (OSError, ValueError):
+            except FileNotFoundError:
                 return
-            now = time.monotonic()
-            if held <= self._cap - self._step:
-                most, killed = self._cap, 0.0
-            elif killed and now - killed >= _DIES_IN_S:  # files, for one, that are still there
-                most, killed = max(self._cap, held + self._step), 0.0
-            elif not killed and held > most:
-                killed = now
+            except (OSError, ValueError) as error:
+                _logger.warning("memory not seen", why=str(error))
+                await asyncio.sleep(_LATEST_S)
+                continue
+            if self._is_full(held, time.monotonic()):
                 await kill()
-            await asyncio.sleep(min(max((most - held) / _FASTEST, _SOONEST_S), _LATEST_S))
+            soonest = _SOONEST_S if held > last else _RESTING_S
+            last = held
+            await asyncio.sleep(min(max((self._most() - held) / _FASTEST, soonest), _LATEST_S))
+
+    def _is_full(self, held: int, now: float) -> bool:
+        """Whether somebody has to be killed now."""
+        if held <= self._cap - self._step:
+            self._killed = 0.0
+            return False
+        self._lowest = min(self._lowest, held)
+        gives_back = self._lowest <= self._at - self._step // 4
+        dies = self._killed and not gives_back and now - self._killed < _DIES_IN_S
+        if held <= self._most() or dies:
+            return False
+        self._killed, self._at, self._lowest = now, held, held
+        return True
+
+    def _most(self) -> int:
+        """What it may hold: where files stay that fill it, a little more, or nobody could remove them."""
+        if not self._killed:
+            return self._cap
+        return min(max(self._cap, self._lowest + self._step), container_bytes(self._cap) - self._step)
 
     def _held(self) -> int:
         held = self._group.held_bytes()

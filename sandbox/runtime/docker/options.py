@@ -13,6 +13,7 @@ from sandbox.guest.frames import SOCKET
 from sandbox.runtime import terms
 from sandbox.runtime.docker.headroom import container_bytes
 from sandbox.runtime.docker.profile import profile
+from sandbox.runtime.embedded.cgroup import MOST_PROCESSES
 
 PYTHON = "/opt/venv/bin/python"
 CODE = "/opt/sandbox"
@@ -22,6 +23,7 @@ _OWN_TASKS, _TASKS_EACH = 64, 8
 """Of the host's, for a kernel of the sandbox's own, and for each process on it. gVisor, by `ptrace`, takes 33, and 5.3
 for each of 64 or 128 that sleep; several times that when all have threads that compute, and then it dies.
 """
+_MOST_TASKS = MOST_PROCESSES // 4
 _MASKED = (
     "/proc/acpi",
     "/proc/asound",
@@ -90,11 +92,13 @@ class Place:
     """See `aggregate`; empty for the daemon's own choice."""
     own_kernel: bool
     """See `has_own_kernel`."""
+    sees_groups: bool
+    """Whether the server sees its control group, and so what it holds."""
 
 
 def has_own_kernel(oci_runtime: str) -> bool:
-    """Whether programs run on a kernel of the sandbox's own, as with gVisor, and not on the host's."""
-    return oci_runtime.removeprefix("io.containerd.").partition(".")[0] not in ("", "runc", "crun", "youki")
+    """Whether it is gVisor, by its name: then programs run on a kernel of the sandbox's own, and not on the host's."""
+    return oci_runtime.removeprefix("io.containerd.").startswith(("runsc", "gvisor"))
 
 
 def options(spec: Spec, place: Place) -> dict[str, Any]:
@@ -121,10 +125,14 @@ def options(spec: Spec, place: Place) -> dict[str, Any]:
 
 def _host_config(spec: Spec, place: Place) -> dict[str, Any]:
     limits, room = spec.limits, terms.room(spec.limits)
-    memory = container_bytes(limits.memory_mb * MIB) if place.own_kernel else limits.memory_mb * MIB
-    ulimits = _ulimits(room)
+    memory = limits.memory_mb * MIB
+    if place.own_kernel and place.sees_groups:
+        memory = container_bytes(memory)
+    tasks, ulimits = limits.processes, _ulimits(room)
     if place.own_kernel:
+        # It counts the program's processes itself, by a limit that is nobody else's; the host, what it makes of them.
         ulimits["nproc"] = limits.processes
+        tasks = min(_OWN_TASKS + _TASKS_EACH * limits.processes, _MOST_TASKS)
     config: dict[str, Any] = {
         "Init": False,  # PID 1 is ours
         "AutoRemove": False,  # how it ended is read first
@@ -152,14 +160,11 @@ def _host_config(spec: Spec, place: Place) -> dict[str, Any]:
         "OomScoreAdj": 800,
         "NanoCpus": int(limits.cpus * 1e9),
         "CpuShares": 256,
-        "PidsLimit": limits.processes,
+        "PidsLimit": tasks,
         "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in ulimits.items()],
         "MaskedPaths": list(_MASKED),
         "ReadonlyPaths": list(_READ_ONLY),
     }
-    if place.own_kernel:
-        # It counts the program's processes itself, by a limit that is nobody else's; the host, what it makes of them.
-        config["PidsLimit"] = _OWN_TASKS + _TASKS_EACH * limits.processes
     if place.cgroup_version == 1:
         config["MemorySwappiness"] = 0
     if spec.oci_runtime:

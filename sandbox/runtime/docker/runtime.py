@@ -72,6 +72,8 @@ class DockerRuntime:
         """What the daemon's host calls the instance's directory; None where it cannot be shown to containers."""
         self._parent = parent
         """The control group of all containers; empty for the daemon's own choice."""
+        self._sees_groups = not vicinity.why_elsewhere(about, daemon.address)
+        """Whether containers' control groups are where we see them."""
         self._looked_above = False
         self._sandboxes: dict[str, DockerSandbox] = {}
         self._left: dict[str, int] = {}
@@ -226,7 +228,7 @@ class DockerRuntime:
     def _place(self, spec: Spec, image: str) -> Place:
         """What is the same for all containers of a kind."""
         own_kernel = self._has_own_kernel(spec)
-        return Place(image, 0, {}, None, self._about.cgroup_version, self._parent, own_kernel)
+        return Place(image, 0, {}, None, self._about.cgroup_version, self._parent, own_kernel, self._sees_groups)
 
     def _has_own_kernel(self, spec: Spec) -> bool:
         return has_own_kernel(spec.oci_runtime or self._about.default_runtime)
@@ -254,7 +256,8 @@ class DockerRuntime:
         await sandbox.stop()
 
     async def _make(self, sandbox: DockerSandbox, spec: Spec, image: str, *, awaited: bool, defers: bool) -> None:
-        sockets = None if self._has_own_kernel(spec) else self._sockets
+        reaches_us = spec.oci_runtime in ("", "runc", "crun") and not self._has_own_kernel(spec)
+        sockets = self._sockets if reaches_us else None
         async with contextlib.AsyncExitStack() as stack:
             shown, listener = None, None
             if sockets is not None:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from sandbox.background import Background
 from sandbox.errors import SandboxFailed
 from sandbox.guest.frames import Frame, encode_json
 from sandbox.runtime import Exit, Usage
@@ -50,6 +51,7 @@ class DockerSandbox:
         """Whether others go first, because it starts and nobody waits for it."""
         self.headroom: Headroom | None = None
         """Of one with a kernel of its own, where its control group is seen."""
+        self._tasks = Background()
         self._keeper: asyncio.Task[None] | None = None
         """Of its headroom, once somebody has it."""
         self._kills = 0
@@ -95,7 +97,7 @@ class DockerSandbox:
         self.claimed = True
         self._advance()
         if self.headroom is not None and self._keeper is None and not self._exit.done():
-            self._keeper = asyncio.create_task(self.headroom.keep(self._kill), name=f"headroom {self.id}")
+            self._keeper = self._tasks.spawn(self.headroom.keep(self._kill), f"headroom {self.id}")
 
     async def _kill(self) -> None:
         self._kills += 1  # before whoever sees the death can ask
@@ -160,3 +162,4 @@ class DockerSandbox:
         finally:
             if self._channel is not None:
                 await self._channel.aclose()
+            await self._tasks.aclose()
