@@ -56,7 +56,8 @@ async def test_line_ends_between_requests_do_not_keep_a_connection(impatient: Se
         writer.write(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
         trickle = asyncio.create_task(_trickle(writer, b"\r\n" * 1000))
-        assert await reader.read() == b""
+        with contextlib.suppress(ConnectionResetError):  # what was on its way when it was closed makes it one
+            assert await reader.read() == b""
         await _stopped(trickle)
 
 
