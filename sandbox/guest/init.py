@@ -311,6 +311,7 @@ class Relay:
         elif kind is Frame.KILL:
             if self._kernel is not None:
                 self._kernel.doomed = True
+            self._deaths_in_a_row = 0
             self._kill_all()
         elif kind is Frame.CALL:
             self._call(value, payload)

@@ -292,7 +292,7 @@ class DockerRuntime:
             with contextlib.suppress(OSError):  # the daemon's will do
                 sandbox.meters = GroupMeters(group)
             sandbox.group = group
-            if self._has_own_kernel(spec):
+            if self._has_own_kernel(spec) and self._sees_groups:
                 sandbox.headroom = Headroom(group, spec.limits.memory_mb * MIB)
             self._look_above(group)
 

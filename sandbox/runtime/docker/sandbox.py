@@ -160,6 +160,8 @@ class DockerSandbox:
         except TimeoutError as error:
             raise SandboxFailed(f"sandbox {self.id} did not end within {_STOP_SECONDS:g} s") from error
         finally:
-            if self._channel is not None:
-                await self._channel.aclose()
-            await self._tasks.aclose()
+            try:
+                await self._tasks.aclose()
+            finally:
+                if self._channel is not None:
+                    await self._channel.aclose()
