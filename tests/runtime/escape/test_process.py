@@ -290,14 +290,18 @@ async def test_no_secret_of_the_server_is_in_the_memory_it_was_forked_from(
     async with Engine.open(Settings(pool_size=0)) as engine:
         await engine.pool.settle()
         host = Embedded.below(os.getpid())
-        helpers = [host.launcher, *host.zygotes()]
-        assert len(helpers) > 1
         assert holds(os.getpid(), secret)
-        assert not any(holds(pid, secret) for pid in helpers)
+        zygotes = host.zygotes()
+        for pid in (host.launcher, *zygotes):
+            try:
+                assert not holds(pid, secret)
+            except (FileNotFoundError, ProcessLookupError):  # one that has a successor ends
+                zygotes.remove(pid)
+        assert zygotes
 
 
 def holds(pid: int, secret: str) -> bool:
-    """Whether a process has the secret anywhere in its writable memory or its environment."""
+    """Whether a process has the secret anywhere in its writable memory or its environment. Raises `OSError`."""
     needle = secret.encode()
     if needle in Path(f"/proc/{pid}/environ").read_bytes():
         return True
