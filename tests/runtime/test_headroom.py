@@ -41,28 +41,28 @@ async def kernel(docker: Docker, docker_image: Built, tmp_path: Path) -> AsyncIt
 
 
 class TestOnGVisor:
-    @pytest.mark.attack("C01", "C10")
+    @pytest.mark.attack("C01")
+    async def test_who_takes_all_memory_keeps_its_files(self, kernel: Kernel) -> None:
+        _, end = await run(kernel, "held = []\nwhile True: held.append(bytearray(b'x') * (16 << 20))")
+        assert (end.status, end.state_lost) == (Status.OOM, True)
+        outputs, end = await run(kernel, "print(open('kept').read(), 'x' in globals(), end='')")
+        assert (outputs, end.status) == ([Stream("stdout", "x False")], Status.OK)
+
+    @pytest.mark.attack("C10")
     @pytest.mark.parametrize(
-        ("code", "statuses"),
+        "code",
         [
-            pytest.param("held = []\nwhile True: held.append(bytearray(b'x') * (16 << 20))", {Status.OOM}, id="memory"),
-            # A quicker gVisor may have room for so many.
-            pytest.param(
-                "while True:\n    try: os.fork()\n    except OSError: pass",
-                {Status.OOM, Status.TIMEOUT},
-                id="a fork bomb",
-            ),
-            pytest.param(
-                "for _ in range(6): os.fork()\nwhile True: pass",
-                {Status.OOM, Status.TIMEOUT},
-                id="64 processes that compute",
-            ),
+            pytest.param("while True:\n    try: os.fork()\n    except OSError: pass", id="a fork bomb"),
+            pytest.param("for _ in range(6): os.fork()\nwhile True: pass", id="64 processes that compute"),
         ],
     )
-    async def test_who_takes_all_of_it_keeps_its_files(self, kernel: Kernel, code: str, statuses: set[Status]) -> None:
+    async def test_who_forks_a_lot_does_so_too_unless_init_has_no_turn(self, kernel: Kernel, code: str) -> None:
         _, end = await run(kernel, f"import os\n{code}")
+        if not kernel.alive:  # among so many, on a busy machine
+            assert (end.status, "the sandbox died of it" in end.reason) == (Status.OOM, True)
+            return
         lost = end.state_lost
-        assert (end.status in statuses, lost or end.status is Status.TIMEOUT) == (True, True)
+        assert end.status is Status.OOM or (end.status is Status.TIMEOUT and not lost), "or there is room for so many"
         outputs, end = await run(kernel, "print(open('kept').read(), 'x' in globals(), end='')")
         assert (outputs, end.status) == ([Stream("stdout", f"x {not lost}")], Status.OK)
 
@@ -179,9 +179,13 @@ class TestFill:
         assert (fill.look(480 * MIB, 1), fill.kills, fill.most) == (False, 0, 512 * MIB)
 
     def test_the_smallest_has_room_for_another_kernel(self) -> None:
-        fill = Fill(192 * MIB)
-        assert [held for held, now in ((193, 0), (170, 0.5), (200, 0.6)) if fill.look(held * MIB, now)] == [193]
-        assert container_bytes(192 * MIB) == 320 * MIB
+        fill = Fill(384 * MIB)
+        assert [held for held, now in ((385, 0), (365, 0.5), (390, 0.6)) if fill.look(held * MIB, now)] == [385]
+
+
+@pytest.mark.parametrize(("cap", "container"), [(192, 192), (383, 383), (384, 512), (512, 640), (4096, 5120)])
+def test_a_container_has_room_where_its_sandbox_has_some(cap: int, container: int) -> None:
+    assert container_bytes(cap * MIB) == container * MIB
 
 
 class TestAGroup:

@@ -36,9 +36,13 @@ _FRUITLESS = 5
 """Kills, from which on the container's own cap is all that there is: something else than programs fills it."""
 
 
+_LEAST_CAP = 384 * MIB
+"""Below it there is no room for this: on gVisor a sandbox in which nothing was run holds some 200 MiB."""
+
+
 def container_bytes(cap: int) -> int:
-    """What a container may hold at most whose sandbox may hold `cap`."""
-    return cap + max(cap // _PART, _LEAST_ROOM)
+    """What a container may hold at most whose sandbox may hold `cap`; the same where there is to be no headroom."""
+    return cap if cap < _LEAST_CAP else cap + max(cap // _PART, _LEAST_ROOM)
 
 
 class Fill:

@@ -34,7 +34,7 @@ from sandbox.runtime.docker import image as images
 from sandbox.runtime.docker import inheritance as inheritances
 from sandbox.runtime.docker.daemon import About, Daemon, Found, Gone, Refused, client_for
 from sandbox.runtime.docker.fdstore import FdStore
-from sandbox.runtime.docker.headroom import Headroom
+from sandbox.runtime.docker.headroom import Headroom, container_bytes
 from sandbox.runtime.docker.instance import LABEL, Instance
 from sandbox.runtime.docker.meters import DaemonMeters, GroupMeters, group_of
 from sandbox.runtime.docker.options import Place, has_own_kernel, options
@@ -292,8 +292,9 @@ class DockerRuntime:
             with contextlib.suppress(OSError):  # the daemon's will do
                 sandbox.meters = GroupMeters(group)
             sandbox.group = group
-            if self._has_own_kernel(spec) and self._sees_groups:
-                sandbox.headroom = Headroom(group, spec.limits.memory_mb * MIB)
+            cap = spec.limits.memory_mb * MIB
+            if self._has_own_kernel(spec) and self._sees_groups and container_bytes(cap) > cap:
+                sandbox.headroom = Headroom(group, cap)
             self._look_above(group)
 
     def _look_above(self, group: Group) -> None:
