@@ -17,6 +17,8 @@ from sandbox.runtime.embedded.cgroup import Group
 
 _logger = logs.logger(__name__)
 
+_LEAST_CAP = 384 * MIB
+"""Below it there is no room for this: on gVisor a sandbox in which nothing was run holds some 200 MiB."""
 _PART, _LEAST_ROOM = 4, 128 * MIB
 """The container has one part in so many more, or so much. On gVisor a program that had forked a lot went on for 0.1 s
 after init was told, and took 30 MB; with three other programs on two processors 0.3 s, and 95 MB.
@@ -34,10 +36,6 @@ _DIES_IN_S = 1.0
 """Who is killed may go on to take for so long; from when it gives back, what is taken is another's."""
 _FRUITLESS = 5
 """Kills, from which on the container's own cap is all that there is: something else than programs fills it."""
-
-
-_LEAST_CAP = 384 * MIB
-"""Below it there is no room for this: on gVisor a sandbox in which nothing was run holds some 200 MiB."""
 
 
 def container_bytes(cap: int) -> int:
